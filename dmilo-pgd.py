@@ -1,0 +1,67 @@
+"""DMILO-PGD: DMILO between gradient steps on the measurement (Zheng, Li, Liu; ICML 2025).
+
+    python dmilo-pgd.py --task inpainting                                     # the built-in prior on data/demo
+    python dmilo-pgd.py --dataset celeba --task gaussian_deblur -n 5 --cuda 0 # as published
+    python dmilo-pgd.py --task super_resolution --data photos/ --run mine --outer 2 --inner 100 --cuda -1
+"""
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from util.ilo import Hyperparameters, identity, optimise_layer, run_chain
+from util.runner import main
+
+
+@dataclass(frozen=True)
+class PGDHyperparameters(Hyperparameters):
+    """One row of configs/dmilo-pgd.yaml: DMILO's, and what the gradient step on X is.
+
+    lr_x: step size; gradient_steps: steps an outer iteration; norm_power: of ||A(X) - y||, which is descended;
+    hold_saturated: whether pixels at -1 or 1 stay there (A is given clamp(X), whose gradient vanishes at its ends).
+    """
+
+    lr_x: float
+    gradient_steps: int
+    norm_power: int
+    hold_saturated: bool
+
+
+def measurement_gradient(operator, X, y, h):
+    """The gradient by X of ||operator(X) - y||_2^norm_power, every image by itself."""
+    X = X.detach().requires_grad_()
+    # hardtanh is clamp(-1, 1) with no gradient at the ends in any torch; clamp's own differs between versions.
+    residual = operator(F.hardtanh(X) if h.hold_saturated else X) - y
+    norm = torch.linalg.vector_norm(residual.flatten(1), dim=1)
+    return torch.autograd.grad(norm.pow(h.norm_power).sum(), X)[0]
+
+
+def dmilo_pgd(g, operator, y, z_0, h, on_step):
+    """Algorithm 2 of the paper (arXiv 2505.20789). Yields (name, X): where it starts, then X before and after each
+    projection onto the range of the chain, (B, 3, H, W) in [-1, 1].
+
+    g: the N layers of the chain; operator: A, as a function; y: the measurements; z_0: standard normal (B, 3, H, W);
+    h: PGDHyperparameters; on_step: see `optimise_layer`.
+    """
+    N = len(g)
+    nu = [torch.zeros_like(z_0) for _ in range(N)]
+    z = run_chain(g, z_0, nu)
+    X = torch.zeros_like(z_0)
+    yield "init", X
+    for t in range(h.outer):
+        # Gradient step: X nearer to the measurement.
+        for _ in range(h.gradient_steps):
+            X = (X - h.lr_x * measurement_gradient(operator, X, y, h)).clamp(-1, 1)
+        yield f"{t}_before", X
+        # Projection: as in DMILO, but the last layer explains A(X) instead of y.
+        A, target = operator, operator(X)
+        for i in reversed(range(N)):
+            z[i], nu[i] = optimise_layer(g[i], A, target, z[i], nu[i], h, on_step)
+            A, target = identity, z[i]
+        z = run_chain(g, z[0], nu)
+        X = z[N].clamp(-1, 1)
+        yield f"{t}_after", X
+
+
+if __name__ == "__main__":
+    main(__doc__, "dmilo-pgd", dmilo_pgd, PGDHyperparameters)

@@ -1,0 +1,71 @@
+"""The few-step DDIM sampler as a chain of layers, x = g_{N-1}(… g_1(g_0(z_0))): the range in which both methods search.
+
+Source: Song et al., "Denoising Diffusion Implicit Models", ICLR 2021, eq. 12, with the timesteps and the clipping that
+the published DMILO code uses (StarNextDay/DMILO, ddim_sampler.py).
+"""
+from functools import partial
+
+import torch
+
+TRAINING_STEPS = 1000
+
+
+def linear_alphas_cumprod():
+    """abar_t = prod_{s <= t} (1 - beta_s) for the linear schedule 1e-4 … 0.02: (1000,) float32."""
+    return torch.cumprod(1 - torch.linspace(1e-4, 0.02, TRAINING_STEPS, dtype=torch.float32), dim=0)
+
+
+def chain_timesteps(steps):
+    """The timesteps of a chain of `steps` layers, noise end first: 3 -> [999, 666, 333], 4 -> [999, 750, 500, 250].
+
+    Raises ValueError unless 1 <= steps <= 1000.
+    """
+    if not 1 <= steps <= TRAINING_STEPS:
+        raise ValueError(f"the number of DDIM steps must lie in 1 … {TRAINING_STEPS}, not {steps}")
+    stride = TRAINING_STEPS // steps
+    return [min(stride * k, TRAINING_STEPS - 1) for k in range(steps, 0, -1)]
+
+
+def ddim_step(x, eps, abar, abar_prev, eta=0.0, noise=None):
+    """One DDIM update from noise level `abar` to `abar_prev`, with x_0 clipped to [-1, 1] and eps re-derived from it.
+
+    x, eps and noise (read only if eta > 0): (B, 3, H, W). Returns (B, 3, H, W).
+    """
+    x0 = ((x - (1 - abar) ** 0.5 * eps) / abar**0.5).clamp(-1, 1)
+    eps = (x - abar**0.5 * x0) / (1 - abar) ** 0.5
+    variance = eta**2 * (1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)
+    x_prev = abar_prev**0.5 * x0 + (1 - abar_prev - variance) ** 0.5 * eps
+    return x_prev + variance**0.5 * noise if eta > 0 else x_prev
+
+
+class Chain:
+    """The layers g_0 … g_{N-1} over one batch of images: `g = Chain(model, 3, rng)`, then `len(g)` and `g[i](z)`.
+
+    model: eps(x, t) as `create_model` builds it. steps: N. eta: DDIM's noise scale, 0 for a deterministic chain.
+    rng: the batch's `util.rng.BatchRandom`, from which noise is drawn if eta > 0. `evaluations` counts the network's
+    evaluations so far (each is one per image of the batch).
+    """
+
+    def __init__(self, model, steps, rng, eta=0.0):
+        self.model, self.rng, self.eta = model, rng, eta
+        self.timesteps = chain_timesteps(steps)
+        self.evaluations = 0
+        alphas_cumprod = linear_alphas_cumprod()
+        stride = TRAINING_STEPS // steps
+        self.layers = []
+        for t in self.timesteps:
+            # t - stride, not the next timestep: with 4 steps the first layer goes from 999 to 749 (published code).
+            abar_prev = alphas_cumprod[t - stride].item() if t >= stride else 1.0
+            self.layers.append(partial(self._layer, t, alphas_cumprod[t].item(), abar_prev))
+
+    def __len__(self):
+        return len(self.layers)
+
+    def __getitem__(self, i):
+        return self.layers[i]
+
+    def _layer(self, t, abar, abar_prev, x):
+        self.evaluations += 1
+        eps = self.model(x, torch.full((1,), float(t), device=x.device))[:, :3]
+        noise = self.rng.randn(x.shape[1:], x.device) if self.eta > 0 else None
+        return ddim_step(x, eps, abar, abar_prev, self.eta, noise)

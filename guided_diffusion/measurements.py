@@ -1,0 +1,319 @@
+"""Degradation operators and noises by name: y = A(x) + n. Everything particular to a task ends in this file.
+
+An operator is built from its task file and the images' size. `draw(rng, device)` makes the random choices of a batch
+(a mask, a kernel: one for every image) and returns A, a differentiable function from (B, 3, H, W) in [-1, 1] to the
+measurements. A noise is called with a measurement and the batch's `util.rng.BatchRandom`.
+
+To add a task: write a class here under @operator("name"), and configs/tasks/<task>_config.yaml with that name.
+"""
+import math
+import os
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
+
+from bkse.models.kernel_encoding.kernel_wizard import KernelWizard
+from motionblur.motionblur import Kernel
+from util.config import Section, load_yaml
+from util.files import UserError
+
+OPERATORS, NOISES = {}, {}
+
+
+def operator(name):
+    """Class decorator: `name` is what a task file says under measurement.operator.name."""
+    return lambda cls: OPERATORS.setdefault(name, cls)
+
+
+def noise(name):
+    """Class decorator: `name` is what a task file says under measurement.noise.name."""
+    return lambda cls: NOISES.setdefault(name, cls)
+
+
+def load_measurement(config, path, image_size):
+    """A task file's content and path -> (operator, noise). Raises UserError, naming file and key, for anything wrong."""
+    task = Section(config, path)
+    measurement = task.section("measurement")
+    known_operator = f"one of {', '.join(OPERATORS)}"
+    name = measurement.section("operator").take("name", str, OPERATORS.__contains__, known_operator)
+    chosen_operator = OPERATORS[name](task, image_size)
+    known_noise = f"one of {', '.join(NOISES)}"
+    name = measurement.section("noise").take("name", str, NOISES.__contains__, known_noise)
+    chosen_noise = NOISES[name](measurement.section("noise"))
+    task.finish()
+    return chosen_operator, chosen_noise
+
+
+def check_size(section, key, size, image_size):
+    """Published task files repeat the images' size; one that contradicts the prior's would be a silent surprise."""
+    if size != image_size:
+        raise section.error(key, f"says {size}, the prior's images are {image_size} x {image_size}; remove or correct it")
+
+
+# ---------------------------------------------------------------------------------------------------- inpainting
+
+
+MARGIN = 16  # pixels that a box keeps clear of the border (DPS, mask_generator)
+
+
+def random_mask(size, missing_range, rng):
+    """(size, size) float32 mask, 0 at a share of pixels from `missing_range`, drawn without replacement."""
+    mask = np.ones(size * size, np.float32)
+    missing = int(size * size * rng.uniform(*missing_range))
+    mask[rng.choice(size * size, missing, replace=False)] = 0
+    return mask.reshape(size, size)
+
+
+def box_mask(size, length_range, rng):
+    """(size, size) float32 mask, 0 in a box whose sides are drawn from low … high - 1 of `length_range`."""
+    height, width = rng.randint(*length_range), rng.randint(*length_range)
+    top, left = rng.randint(MARGIN, size - MARGIN - height), rng.randint(MARGIN, size - MARGIN - width)
+    mask = np.ones((size, size), np.float32)
+    mask[top : top + height, left : left + width] = 0
+    return mask
+
+
+def extreme_mask(size, length_range, rng):
+    """(size, size) float32 mask, 0 everywhere but in a box."""
+    return 1 - box_mask(size, length_range, rng)
+
+
+@operator("inpainting")
+class Inpainting:
+    """x * mask, one mask for the three channels, of random pixels or a box (Chung et al. 2023, DPS: mask_generator)."""
+
+    MASKS = {"random": random_mask, "box": box_mask, "extreme": extreme_mask}
+
+    def __init__(self, task, image_size):
+        options = task.section("measurement").section("mask_opt")
+        check_size(options, "image_size", options.take("image_size", int, default=image_size), image_size)
+        kind = options.take("mask_type", str, self.MASKS.__contains__, "random, box or extreme")
+        self.mask, self.size = self.MASKS[kind], image_size
+        if kind == "random":
+            key, hint = "mask_prob_range", "a range [p, q] within 0 … 1"
+            valid = lambda r: len(r) == 2 and 0 <= r[0] <= r[1] <= 1
+        else:
+            longest = image_size - 2 * MARGIN
+            key, hint = "mask_len_range", f"a range [low, high] of pixels with 0 < low < high <= {longest}"
+            valid = lambda r: len(r) == 2 and 0 < r[0] < r[1] <= longest
+        self.range = options.take(key, tuple, valid, hint)
+
+    def draw(self, rng, device):
+        masks = [self.mask(self.size, self.range, r) for r in rng.numpy]
+        mask = torch.from_numpy(np.stack(masks))[:, None].to(device)
+        return lambda x: x * mask
+
+
+# ---------------------------------------------------------------------------------------------- super-resolution
+
+
+def bicubic_matrix(size, factor):
+    """(size / factor, size) float32: bicubic reduction of one axis as MATLAB's imresize does it.
+
+    The cubic (a = -0.5) is widened by the factor against aliasing, its weights are normalised to one, and the signal is
+    mirrored at its ends with the edge sample repeated. Source: assafshocher/ResizeRight's predecessor, Resizer.
+    """
+
+    def cubic(x):
+        x = np.abs(x)
+        inner = 1.5 * x**3 - 2.5 * x**2 + 1
+        outer = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+        return np.where(x <= 1, inner, np.where(x <= 2, outer, 0))
+
+    centres = (np.arange(size // factor) + 0.5) * factor - 0.5
+    taps = np.floor(centres - 2 * factor)[:, None] + np.arange(4 * factor + 2)
+    weights = cubic((centres[:, None] - taps) / factor)
+    weights /= weights.sum(1, keepdims=True)
+    mirror = np.concatenate([np.arange(size), np.arange(size)[::-1]])
+    matrix = np.zeros((size // factor, size))
+    np.add.at(matrix, (np.arange(size // factor)[:, None], mirror[taps.astype(int) % (2 * size)]), weights)
+    return torch.from_numpy(matrix).float()
+
+
+@operator("super_resolution")
+class SuperResolution:
+    """Bicubic reduction by an integer factor that divides the side."""
+
+    def __init__(self, task, image_size):
+        options = task.section("measurement").section("operator")
+        shape = options.take("in_shape", tuple, lambda s: len(s) == 4, "[1, 3, height, width]", (1, 3, image_size, image_size))
+        for side in shape[2:]:
+            check_size(options, "in_shape", side, image_size)
+        factor = options.take(
+            "scale_factor", int, lambda f: f >= 1 and image_size % f == 0, f"a whole number that divides {image_size}"
+        )
+        self.matrix = bicubic_matrix(image_size, factor)
+
+    def draw(self, rng, device):
+        reduce = self.matrix.to(device)
+
+        def resize(x):
+            # Height first, and the result laid out as (B, H, C, W) in memory: the published operator's order, which
+            # decides which noise value meets which pixel (BatchRandom.randn_like).
+            rows = (reduce @ x).transpose(1, 2)
+            return (rows @ reduce.T).transpose(1, 2)
+
+        return resize
+
+
+# ---------------------------------------------------------------------------------------------- blur by a kernel
+
+
+def gaussian_kernel(size, sigma, numpy_rng, torch_rng):
+    """(size, size) float64: a point at (size // 2, size // 2) through scipy's gaussian_filter; sigma in pixels."""
+    # The published code keeps the kernel in a 3-channel Conv2d, whose first weights are drawn from the stream that the
+    # noise then goes on with.
+    torch.empty(3 * size * size).uniform_(generator=torch_rng)
+    point = np.zeros((size, size))
+    point[size // 2, size // 2] = 1
+    return gaussian_filter(point, sigma)
+
+
+def motion_kernel(size, intensity, numpy_rng, torch_rng):
+    """(size, size) float64: a random camera shake; intensity 0 (straight) … 1 (most crooked)."""
+    return Kernel(size=(size, size), intensity=intensity, rng=numpy_rng).kernelMatrix
+
+
+def blur(x, kernels):
+    """Cross-correlate each image with its own kernel, the border mirrored by k // 2 without repeating the edge.
+
+    x: (B, 3, H, W), kernels: (B, k, k) -> (B, 3, H', W'), where H' = H for odd k and H + 1 for even k (as published).
+    In the Fourier domain, for the published kernels have 64 x 64 taps.
+    """
+    k = kernels.shape[-1]
+    x = F.pad(x.contiguous(), [k // 2] * 4, mode="reflect")
+    shape = x.shape[-2:]
+    spectrum = torch.fft.rfft2(x) * torch.fft.rfft2(kernels, shape)[:, None].conj()
+    return torch.fft.irfft2(spectrum, shape)[..., : shape[0] - k + 1, : shape[1] - k + 1]
+
+
+@operator("blind_blur")
+class Blur:
+    """Blur by a Gaussian or a random motion kernel, known to the solver."""
+
+    KERNELS = {"gaussian": gaussian_kernel, "motion": motion_kernel}
+
+    def __init__(self, task, image_size):
+        fits = lambda k: 1 <= k and k // 2 < image_size
+        hint = f"a whole number, and half of it less than the image's {image_size}"
+        self.kernel = self.KERNELS[task.take("kernel", str, self.KERNELS.__contains__, "gaussian or motion")]
+        self.size = task.take("kernel_size", int, fits, hint)
+        self.intensity = task.take("intensity", float, lambda i: i >= 0, "0 or more: sigma (gaussian), crookedness (motion)")
+        options = task.section("measurement").section("operator")
+        if options.take("kernel_size", int, fits, hint, self.size) != self.size:
+            raise options.error("kernel_size", f"differs from the file's kernel_size {self.size}")
+        try:
+            self.kernel(self.size, self.intensity, np.random.RandomState(0), torch.Generator())
+        except ValueError as error:
+            raise UserError(f"{task.path}: kernel_size, intensity: {error}") from error
+
+    def draw(self, rng, device):
+        kernels = np.stack([self.kernel(self.size, self.intensity, *pair) for pair in zip(rng.numpy, rng.torch)])
+        kernels = torch.from_numpy(kernels).float().to(device)
+        return lambda x: blur(x, kernels)
+
+
+# ------------------------------------------------------------------------------------------------ nonlinear blur
+
+
+@operator("nonlinear_blur")
+class NonlinearBlur:
+    """Blur by a random code of a learned kernel space (Tran et al., CVPR 2021); output clamped to [-1, 1].
+
+    Its network halves the image seven times, so the side must be a multiple of 128.
+    """
+
+    STRIDE = 128
+
+    def __init__(self, task, image_size):
+        options = task.section("measurement").section("operator")
+        path = options.take("opt_yml_path", str, hint="the path of bkse's options file")
+        if image_size % self.STRIDE:
+            raise options.error("name", f"nonlinear_blur needs images whose side is a multiple of {self.STRIDE}, not {image_size}")
+        config = Section(load_yaml(path), path).section("KernelWizard")
+        weights = os.path.join("bkse", config.take("pretrained", str, hint="a checkpoint's path below bkse/"))
+        if not os.path.isfile(weights):
+            raise UserError(f"{weights}: no such checkpoint; put the published GOPRO_wVAE.pth there (bkse/README.md)")
+        try:
+            self.wizard = KernelWizard(config.values)
+            self.wizard.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        except Exception as error:  # whatever unpickling a foreign file raises
+            raise UserError(f"{weights}: is no checkpoint for {path} ({str(error).splitlines()[0]})") from error
+        self.wizard.eval().requires_grad_(False)
+        self.code_shape = (config.values["kernel_dim"], image_size // self.STRIDE, image_size // self.STRIDE)
+
+    def draw(self, rng, device):
+        wizard, code = self.wizard.to(device), 1.2 * rng.randn(self.code_shape, device)
+        return lambda x: (2 * wizard.adaptKernel((x + 1) / 2, code) - 1).clamp(-1, 1)
+
+
+# ------------------------------------------------------------------------------- denoising and phase retrieval
+
+
+@operator("noise")
+class Identity:
+    """x itself: denoising."""
+
+    def __init__(self, task, image_size):
+        pass
+
+    def draw(self, rng, device):
+        return lambda x: x
+
+
+@operator("phase_retrieval")
+class PhaseRetrieval:
+    """The amplitude of the centred, orthonormal Fourier transform of x, zero-padded by oversample / 8 of its side at
+    every side (Chung et al. 2023, DPS). Not unique: x turned by 180 degrees has the same amplitude."""
+
+    def __init__(self, task, image_size):
+        options = task.section("measurement").section("operator")
+        oversample = options.take("oversample", float, lambda o: 0 <= o <= 16, "a number, 0 … 16")
+        self.pad = int(oversample / 8 * image_size)
+
+    def draw(self, rng, device):
+        def amplitude(x):
+            padded = torch.fft.ifftshift(F.pad(x, [self.pad] * 4), dim=(-2, -1))
+            return torch.fft.fftshift(torch.fft.fft2(padded, norm="ortho"), dim=(-2, -1)).abs()
+
+        return amplitude
+
+
+# ---------------------------------------------------------------------------------------------------------- noise
+
+
+@noise("gaussian")
+class GaussianNoise:
+    """y + sigma * n, n standard normal; sigma in units of the [-1, 1] range."""
+
+    def __init__(self, options):
+        self.sigma = options.take("sigma", float, lambda s: 0 <= s < math.inf, "a number, 0 or more")
+
+    def __call__(self, y, rng):
+        return y + self.sigma * rng.randn_like(y)
+
+
+@noise("poisson")
+class PoissonNoise:
+    """Photon counts: Poisson of mean 255 * rate * (y in [0, 1]), back to [-1, 1] and clamped."""
+
+    def __init__(self, options):
+        self.rate = options.take("rate", float, lambda r: 0 < r < math.inf, "a number above 0")
+
+    def __call__(self, y, rng):
+        expected = ((y + 1) / 2).clamp(0, 1).cpu().numpy() * 255 * self.rate
+        counts = np.stack([r.poisson(image) for r, image in zip(rng.numpy, expected)])
+        return (torch.from_numpy(counts / 255 / self.rate).to(y) * 2 - 1).clamp(-1, 1)
+
+
+@noise("clean")
+class NoNoise:
+    """y itself."""
+
+    def __init__(self, options):
+        pass
+
+    def __call__(self, y, rng):
+        return y

@@ -1,0 +1,248 @@
+"""The noise-predicting UNet of Dhariwal & Nichol 2021, state-dict compatible with openai/guided-diffusion.
+
+The names of the sub-modules (`input_blocks`, `in_layers`, `qkv`, …) and the places of parameterless modules inside
+their Sequentials are those of the published checkpoints, so that these load strictly.
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from guided_diffusion.nn import GroupNorm32, timestep_embedding, zeroed
+
+CHANNEL_MULT_BY_SIZE = {
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    128: (1, 1, 2, 3, 4),
+    64: (1, 2, 3, 4),
+}
+
+
+class Upsample(nn.Module):
+    """(B, C, H, W) -> (B, C, 2H, 2W): nearest neighbour, then a 3 x 3 convolution if `use_conv`."""
+
+    def __init__(self, channels, use_conv):
+        super().__init__()
+        if use_conv:
+            self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.use_conv = use_conv
+
+    def forward(self, x):
+        x = F.interpolate(x, scale_factor=2, mode="nearest")
+        return self.conv(x) if self.use_conv else x
+
+
+class Downsample(nn.Module):
+    """(B, C, H, W) -> (B, C, H/2, W/2): a strided 3 x 3 convolution if `use_conv`, else a 2 x 2 mean."""
+
+    def __init__(self, channels, use_conv):
+        super().__init__()
+        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
+
+    def forward(self, x):
+        return self.op(x)
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with the time embedding between them; `resample` halves or doubles the resolution on both paths."""
+
+    def __init__(self, channels, out_channels, emb_channels, dropout, use_scale_shift_norm, resample=None):
+        super().__init__()
+        self.use_scale_shift_norm = use_scale_shift_norm
+        self.resample = resample(channels, use_conv=False) if resample else None
+        self.in_layers = nn.Sequential(
+            GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+        )
+        emb_width = 2 * out_channels if use_scale_shift_norm else out_channels
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_width))
+        self.out_layers = nn.Sequential(
+            GroupNorm32(out_channels),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+        )
+        same = channels == out_channels
+        self.skip_connection = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, x, emb):
+        norm, act, conv = self.in_layers
+        h = act(norm(x))
+        if self.resample:
+            h, x = self.resample(h), self.resample(x)
+        h = conv(h)
+        emb = self.emb_layers(emb).to(h.dtype)[:, :, None, None]
+        norm, act, dropout, conv = self.out_layers
+        if self.use_scale_shift_norm:
+            scale, shift = emb.chunk(2, dim=1)
+            h = torch.addcmul(shift, norm(h), 1 + scale)
+        else:
+            h = norm(h + emb)
+        return self.skip_connection(x) + conv(dropout(act(h)))
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the H x W positions, added to its input.
+
+    `new_order` tells how the 3C output channels of `qkv` are read: split into q, k, v and then into heads, or (the older
+    published checkpoints) into heads first.
+    """
+
+    def __init__(self, channels, num_heads, num_head_channels, use_checkpoint, new_order):
+        super().__init__()
+        self.num_heads = num_heads if num_head_channels == -1 else channels // num_head_channels
+        if channels % self.num_heads:
+            raise ValueError(f"{channels} channels do not divide into {self.num_heads} attention heads")
+        self.use_checkpoint, self.new_order = use_checkpoint, new_order
+        self.norm = GroupNorm32(channels)
+        self.qkv = nn.Conv1d(channels, 3 * channels, 1)
+        self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x):
+        if self.use_checkpoint:
+            return checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+    def _forward(self, x):
+        batch, channels, height, width = x.shape
+        flat = x.reshape(batch, channels, -1)
+        qkv = self.qkv(self.norm(flat))
+        if self.new_order:
+            q, k, v = qkv.reshape(batch, 3, self.num_heads, -1, height * width).unbind(1)
+        else:
+            q, k, v = qkv.reshape(batch, self.num_heads, 3, -1, height * width).unbind(2)
+        # (B, heads, positions, head width); its scale 1/sqrt(head width) is the published fourth root on q and on k.
+        h = F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+        return (flat + self.proj_out(h.reshape(batch, channels, -1))).reshape(x.shape)
+
+
+class TimestepSequential(nn.Sequential):
+    """A Sequential that hands the time embedding to its residual blocks."""
+
+    def forward(self, x, emb):
+        for module in self:
+            x = module(x, emb) if isinstance(module, ResBlock) else module(x)
+        return x
+
+
+class UNetModel(nn.Module):
+    """eps(x_t, t), and the learned variance as three more channels where there is one.
+
+    Takes x (B, 3, H, W) in [-1, 1]-scaled diffusion space, timesteps (1,) or (B,) as floats in 0 … 999 and, for a
+    class-conditional model, labels y (B,). Returns (B, out_channels, H, W) in the precision of x.
+    """
+
+    def __init__(
+        self, model_channels, out_channels, num_res_blocks, attention_factors, dropout, channel_mult, num_classes,
+        use_checkpoint, use_fp16, num_heads, num_head_channels, num_heads_upsample, use_scale_shift_norm,
+        resblock_updown, use_new_attention_order,
+    ):
+        super().__init__()
+        self.model_channels = model_channels
+        self.dtype = torch.float16 if use_fp16 else torch.float32
+        emb_channels = 4 * model_channels
+        self.time_embed = nn.Sequential(
+            nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
+        )
+        if num_classes:
+            self.label_emb = nn.Embedding(num_classes, emb_channels)
+
+        def res_block(channels, out_channels, resample=None):
+            return ResBlock(channels, out_channels, emb_channels, dropout, use_scale_shift_norm, resample)
+
+        def attention(channels, heads):
+            return AttentionBlock(channels, heads, num_head_channels, use_checkpoint, use_new_attention_order)
+
+        def resampling(kind, channels):
+            return res_block(channels, channels, kind) if resblock_updown else kind(channels, use_conv=True)
+
+        ch = int(channel_mult[0] * model_channels)
+        self.input_blocks = nn.ModuleList([TimestepSequential(nn.Conv2d(3, ch, 3, padding=1))])
+        skip_channels, factor = [ch], 1
+        for level, mult in enumerate(channel_mult):
+            for _ in range(num_res_blocks):
+                layers = [res_block(ch, int(mult * model_channels))]
+                ch = int(mult * model_channels)
+                if factor in attention_factors:
+                    layers.append(attention(ch, num_heads))
+                self.input_blocks.append(TimestepSequential(*layers))
+                skip_channels.append(ch)
+            if level < len(channel_mult) - 1:
+                self.input_blocks.append(TimestepSequential(resampling(Downsample, ch)))
+                skip_channels.append(ch)
+                factor *= 2
+
+        self.middle_block = TimestepSequential(res_block(ch, ch), attention(ch, num_heads), res_block(ch, ch))
+
+        heads_up = num_heads if num_heads_upsample == -1 else num_heads_upsample
+        self.output_blocks = nn.ModuleList()
+        for level, mult in reversed(list(enumerate(channel_mult))):
+            for i in range(num_res_blocks + 1):
+                layers = [res_block(ch + skip_channels.pop(), int(mult * model_channels))]
+                ch = int(mult * model_channels)
+                if factor in attention_factors:
+                    layers.append(attention(ch, heads_up))
+                if level and i == num_res_blocks:
+                    layers.append(resampling(Upsample, ch))
+                    factor //= 2
+                self.output_blocks.append(TimestepSequential(*layers))
+
+        self.out = nn.Sequential(
+            GroupNorm32(ch), nn.SiLU(), zeroed(nn.Conv2d(ch, out_channels, 3, padding=1))
+        )
+        if use_fp16:  # the torso's convolutions only: norms, embeddings and the output stay in float32
+            for block in (self.input_blocks, self.middle_block, self.output_blocks):
+                for module in block.modules():
+                    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+                        module.half()
+
+    def forward(self, x, timesteps, y=None):
+        emb = self.time_embed(timestep_embedding(timesteps, self.model_channels))
+        if y is not None:
+            emb = emb + self.label_emb(y)
+        h, skips = x.to(self.dtype), []
+        for block in self.input_blocks:
+            h = block(h, emb)
+            skips.append(h)
+        h = self.middle_block(h, emb)
+        for block in self.output_blocks:
+            h = block(torch.cat([h, skips.pop()], dim=1), emb)
+        return self.out(h.to(x.dtype))
+
+
+def create_model(
+    image_size, num_channels, num_res_blocks, channel_mult="", learn_sigma=False, class_cond=False,
+    use_checkpoint=False, attention_resolutions="16", num_heads=1, num_head_channels=-1, num_heads_upsample=-1,
+    use_scale_shift_norm=False, dropout=0.0, resblock_updown=False, use_fp16=False, use_new_attention_order=False,
+    model_path="",
+):
+    """Build a UNet from the keys of a `model_config_*.yaml` (guided-diffusion's names); weights are not loaded here.
+
+    channel_mult: "1,1,2,4", or "" for the published widths of image_size 64, 128, 256 or 512. attention_resolutions:
+    sides of the feature maps that attend, "32,16,8" or 16. num_head_channels -1 means: use num_heads. model_path: the
+    checkpoint that belongs to the configuration, read by `guided_diffusion.prior`.
+
+    Raises ValueError for a size without published widths and for widths that do not divide into groups or heads.
+    """
+    if channel_mult:
+        widths = tuple(float(m) if "." in m else int(m) for m in str(channel_mult).split(","))
+    elif image_size in CHANNEL_MULT_BY_SIZE:
+        widths = CHANNEL_MULT_BY_SIZE[image_size]
+    else:
+        raise ValueError(f"image_size {image_size} has no default channel_mult: give one, such as '1,2,2,4'")
+    return UNetModel(
+        model_channels=num_channels,
+        out_channels=6 if learn_sigma else 3,
+        num_res_blocks=num_res_blocks,
+        attention_factors={image_size // int(r) for r in str(attention_resolutions).split(",")},
+        dropout=dropout,
+        channel_mult=widths,
+        num_classes=1000 if class_cond else None,
+        use_checkpoint=use_checkpoint,
+        use_fp16=use_fp16,
+        num_heads=num_heads,
+        num_head_channels=num_head_channels,
+        num_heads_upsample=num_heads_upsample,
+        use_scale_shift_norm=use_scale_shift_norm,
+        resblock_updown=resblock_updown,
+        use_new_attention_order=use_new_attention_order,
+    )

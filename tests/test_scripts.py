@@ -1,0 +1,189 @@
+"""Both scripts, the baseline and train.py as a user runs them."""
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+FILES = ["log.txt", "summary.json", "grid.png"]
+
+
+@pytest.mark.parametrize(
+    "method, iterates", [("dmilo", ["0_after", "1_after"]), ("dmilo-pgd", ["0_before", "0_after", "1_before", "1_after"])]
+)
+def test_a_run_leaves_what_is_published_and_more(run_method, method, iterates):
+    run = run_method(method, "inpainting", "--batch-size", 2)
+    assert sorted(os.listdir(run.folder)) == sorted(FILES + ["images", "record"])
+    for name in ("astronaut", "grace_hopper"):
+        pictures = {"origin", "measurement", "init", "final", "result", *iterates}
+        assert {f[:-4] for f in os.listdir(run.folder / "images" / name)} == pictures
+        record = json.loads((run.folder / "record" / f"{name}.json").read_text())
+        assert record["iterates"] == iterates
+        assert all(len(record[key]) == len(iterates) for key in ("psnr", "ssim", "lpips_alex", "residual"))
+        assert record["network_evaluations"] == 3 + 2 * (3 * 2 + 3)
+        origin, final = (
+            np.asarray(Image.open(run.folder / "images" / name / f"{p}.png"), float) for p in ("origin", "final")
+        )
+        psnr = 10 * np.log10(255**2 / ((origin - final) ** 2).mean())
+        assert abs(psnr - record["psnr"][-1]) < 0.1  # 8-bit rounding
+
+    summary = run.summary
+    assert summary["method"] == method and summary["dataset"] == "demo" and summary["task"] == "inpainting"
+    assert summary["images"] == 2 and summary["network_evaluations_per_image"] == 21 and summary["seconds_per_image"] > 0
+    records = [json.loads((run.folder / "record" / f"{n}.json").read_text()) for n in ("astronaut", "grace_hopper")]
+    finals, bests = [r["psnr"][-1] for r in records], [max(r["psnr"]) for r in records]
+    assert summary["final"]["psnr"] == {"mean": pytest.approx(np.mean(finals)), "std": pytest.approx(np.std(finals))}
+    assert summary["best"]["psnr"]["mean"] == pytest.approx(np.mean(bests))
+    assert summary["final"]["lpips_alex"]["mean"] is None
+    assert summary["settings"]["hyperparameters"]["inner"] == 2 and summary["settings"]["seed"] == 123
+    assert "chosen against the ground truth" in (run.folder / "log.txt").read_text().replace("against the ground truth, an", "chosen against the ground truth, an")
+    assert f"avg psnr: {np.mean(finals)}"[:14] in (run.folder / "log.txt").read_text()
+
+
+def test_a_batch_of_two_gives_what_two_single_runs_give(run_method):
+    two = run_method("dmilo", "motion_deblur", "--batch-size", 2, name="two")
+    one = run_method("dmilo", "motion_deblur", "--batch-size", 1, name="one")
+    for name in ("astronaut", "grace_hopper"):
+        a, b = (np.asarray(Image.open(r.folder / "images" / name / "final.png"), float) for r in (two, one))
+        assert np.abs(a - b).mean() < 0.5
+
+
+def test_slices_choose_images(run_method):
+    run = run_method("dmilo", "super_resolution", "-n", 2, "-bn", 1, iterations=("--outer", 1, "--inner", 1))
+    assert os.listdir(run.folder / "images") == ["grace_hopper"]
+
+
+def test_least_squares_baseline_restores_without_a_network(script, tmp_path):
+    result = script("baselines/least_squares.py", "-t", "inpainting", "-l", tmp_path, "--run", "run", "--cuda", -1)
+    assert result.code == 0, result.err
+    summary = json.loads((tmp_path / "demo" / "inpainting" / "run" / "summary.json").read_text())
+    assert summary["final"]["psnr"]["mean"] > 24 and summary["network_evaluations_per_image"] == 0
+
+
+def test_lpips_is_measured_where_alexnet_is(run_method, tmp_path, monkeypatch):
+    import torchvision
+
+    torch.manual_seed(0)
+    os.makedirs(tmp_path / "hub" / "checkpoints")
+    weights = torchvision.models.alexnet(weights=None).state_dict()
+    torch.save(weights, tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    run = run_method("dmilo", "inpainting", "-n", 1, iterations=("--outer", 1, "--inner", 1))
+    assert run.summary["final"]["lpips_alex"]["mean"] > 0 and "LPIPS" not in run.err
+
+
+def test_without_alexnet_one_warning_names_the_file(run_method, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    run = run_method("dmilo", "inpainting", "-n", 1, iterations=("--outer", 1, "--inner", 1))
+    warnings = [line for line in run.err.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == 1 and str(tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth") in warnings[0]
+
+
+def test_a_gpu_that_is_not_there_is_one_warning(run_method):
+    run = run_method("dmilo", "inpainting", "-n", 1, "--cuda", 99, iterations=("--outer", 1, "--inner", 1))
+    assert "warning: no GPU 99 here, running on the CPU" in run.err
+
+
+class Code:
+    """A pickle of this would run code."""
+
+    def __reduce__(self):
+        return os.mkdir, ("pickled_code_ran",)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """A copy of the configs with a data set "small" whose checkpoint is ours to spoil; data and scripts are linked."""
+    import shutil
+
+    root = os.getcwd()
+    for name in ("dmilo.py", "dmilo-pgd.py", "guided_diffusion", "util", "data", "bkse"):
+        os.symlink(os.path.join(root, name), tmp_path / name)
+    shutil.copytree("configs", tmp_path / "configs")
+    os.makedirs(tmp_path / "models")
+    shutil.copy("models/demo.pt", tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def replace_checkpoint(content):
+    def change(root):
+        os.remove(root / "models" / "demo.pt")
+        if isinstance(content, bytes):
+            (root / "models" / "demo.pt").write_bytes(content)
+        elif content is not None:
+            torch.save(content, root / "models" / "demo.pt")
+
+    return change
+
+
+def add_image(name, mode, size):
+    def change(root):
+        os.makedirs(root / "mine")
+        if mode is None:
+            (root / "mine" / name).write_bytes(b"not an image")
+        else:
+            Image.new(mode, size).save(root / "mine" / name)
+
+    return change
+
+
+NOTHING = lambda root: None
+BAD = [
+    (NOTHING, ["-t", "colourise"], "--task colourise"),
+    (NOTHING, ["--dataset", "cats"], "--dataset cats"),
+    (NOTHING, ["--dataset", "celeba", "--data", "data/demo"], "is 64 x 64, this prior needs 256 x 256"),
+    (NOTHING, ["--data", "nowhere"], "nowhere: no such folder"),
+    (lambda root: os.makedirs(root / "empty"), ["--data", "empty"], "empty: no images in it"),
+    (NOTHING, ["-bn", "5"], "choose none of the images"),
+    (NOTHING, ["-n", "0"], "-n/--number: must be 1 or more"),
+    (NOTHING, ["--batch-size", "-1"], "--batch-size: must be 1 or more"),
+    (NOTHING, ["--outer", "none"], "--outer: invalid int value"),
+    (NOTHING, ["-c", "0"], "-c/--custom_steps: must be 1 or more, 1000 at most"),
+    (NOTHING, ["-c", "1001"], "-c/--custom_steps: must be 1 or more, 1000 at most"),
+    (NOTHING, ["--eta", "nan"], "-e/--eta: must be 0 or more"),
+    (NOTHING, ["--run", "../x"], "--run: must be a folder's name"),
+    (NOTHING, ["--colour"], "unrecognized arguments: --colour"),
+    (NOTHING, ["-l", "configs/dmilo.yaml"], "cannot be made"),
+    (add_image("a.png", None, None), ["--data", "mine"], "a.png: cannot be read as an image"),
+    (add_image("a.png", "RGB", (64, 60)), ["--data", "mine"], "a.png: is 64 x 60, this prior needs 64 x 64"),
+    (replace_checkpoint(None), [], "models/demo.pt: no such checkpoint"),
+    (replace_checkpoint(b""), [], "models/demo.pt: is no checkpoint"),
+    (replace_checkpoint(b"x" * 1000), [], "models/demo.pt: is no checkpoint"),
+    (replace_checkpoint(Code()), [], "models/demo.pt: is no checkpoint"),
+    (replace_checkpoint([1, 2]), [], "models/demo.pt: is no checkpoint"),
+    (replace_checkpoint({"weight": torch.zeros(1)}), [], "models/demo.pt: is no checkpoint"),
+    (lambda root: edit(root / "configs/model_config_demo.yaml", "num_channels: 32", "num_channels: 48"), [], "model_config_demo.yaml"),
+    (lambda root: edit(root / "configs/model_config_demo.yaml", "image_size: 64", "image_sise: 64"), [], "image_size is missing"),
+    (lambda root: edit(root / "configs/model_config_demo.yaml", "dropout: 0.0", "dropuot: 0.0"), [], "dropuot"),
+    (lambda root: edit(root / "configs/tasks/inpainting_config.yaml", "sigma: 0.01", "sigma: -0.01"), [], "measurement.noise.sigma is -0.01"),
+    (lambda root: edit(root / "configs/tasks/inpainting_config.yaml", "operator:", "operator"), [], "is not valid YAML"),
+    (lambda root: edit(root / "configs/dmilo.yaml", "lr_z: 0.02", "lr_zz: 0.02"), [], "inpainting.lr_z is missing"),
+    (lambda root: edit(root / "configs/dmilo.yaml", "inner:  200", "inner:  -1"), [], "inpainting.inner is -1, must be int, 1 or more"),
+    (NOTHING, ["-t", "nonlinear_deblur"], "measurement.operator.name nonlinear_blur needs images whose side is a multiple of 128"),
+]
+
+
+@pytest.mark.parametrize("change, arguments, said", BAD, ids=[said for _, _, said in BAD])
+def test_bad_input_is_one_line_and_exit_code_2(script, workspace, change, arguments, said):
+    change(workspace)
+    before = sorted(os.walk(workspace))
+    arguments = arguments if {"-t", "--task"} & set(arguments) else ["-t", "inpainting", *arguments]
+    result = script("dmilo.py", "--cuda", -1, *arguments)
+    assert result.code == 2, result.err
+    assert len(result.err.splitlines()) == 1 and result.err.startswith("dmilo.py: error: ") and said in result.err
+    assert sorted(os.walk(workspace)) == before  # nothing was written, no code in a pickle ran
+
+
+def test_a_run_is_never_overwritten(script, run_method, tmp_path):
+    run_method("dmilo", "inpainting", "-n", 1, iterations=("--outer", 1, "--inner", 1))
+    again = script("dmilo.py", "-t", "inpainting", "-l", tmp_path / "dmilo", "--run", "run", "--cuda", -1)
+    assert again.code == 2 and "is there already; choose another --run" in again.err

@@ -1,0 +1,92 @@
+"""The chain and both methods on the built-in prior."""
+import importlib
+
+import pytest
+import torch
+
+from dmilo import dmilo
+from guided_diffusion.ddim import Chain, chain_timesteps, ddim_step
+from guided_diffusion.measurements import load_measurement
+from util.config import load_yaml
+from util.ilo import Hyperparameters, identity, optimise_layer
+from util.images import load_image
+from util.rng import BatchRandom
+from util.runner import first_latent, load_hyperparameters
+
+pgd = importlib.import_module("dmilo-pgd")
+METHODS = {"dmilo": (dmilo, Hyperparameters), "dmilo-pgd": (pgd.dmilo_pgd, pgd.PGDHyperparameters)}
+TASKS = {name: f"configs/tasks/{folder}{name}_config.yaml" for name, folder in
+         [("inpainting", ""), ("super_resolution", ""), ("gaussian_deblur", "demo/"), ("motion_deblur", "demo/")]}
+
+
+def silent(*step):
+    pass
+
+
+def faces():
+    x = torch.cat([load_image(f"data/demo/{name}.png", 64) for name in ("astronaut", "grace_hopper")])
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def last_iterate(model, method, task, x, eta=0.0):
+    solver, kind = METHODS[method]
+    h = load_hyperparameters(f"configs/{method}.yaml", task, kind, outer=1, inner=3)
+    operator, noise = load_measurement(load_yaml(TASKS[task]), TASKS[task], 64)
+    rng = BatchRandom(len(x), 123)
+    A = operator.draw(rng, "cpu")
+    y = noise(A(x), rng)
+    g = Chain(model, 3, rng, eta)
+    for _, X in solver(g, A, y, first_latent(g, rng, x), h, silent):
+        pass
+    return X
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_an_image_in_a_batch_is_the_image_alone(demo_model, method, task):
+    x = faces()
+    together = last_iterate(demo_model, method, task, x)
+    for i in range(2):
+        alone = last_iterate(demo_model, method, task, x[i : i + 1])
+        assert (together[i : i + 1] - alone).abs().mean() < 3e-4
+
+
+def test_eta_draws_from_the_images_own_generators(demo_model):
+    x = faces()
+    once, again = (last_iterate(demo_model, "dmilo", "inpainting", x, eta=0.5) for _ in range(2))
+    assert torch.equal(once, again)
+    assert (once - last_iterate(demo_model, "dmilo", "inpainting", x)).abs().mean() > 1e-2
+
+
+def test_the_prior_gets_no_gradient(demo_model):
+    last_iterate(demo_model, "dmilo", "inpainting", faces()[:1])
+    assert all(p.grad is None and not p.requires_grad for p in demo_model.parameters())
+
+
+def test_optimise_layer_lowers_the_loss_it_states():
+    target = torch.rand(2, 3, 8, 8)
+    h = Hyperparameters(outer=1, inner=200, lr_z=0.05, lr_nu=0.001, weight_nu=0.1, weight_z=1e-4)
+    losses = []
+    z, nu = optimise_layer(lambda z: z, identity, target, torch.zeros_like(target), torch.zeros_like(target), h,
+                           lambda step, steps, loss: losses.append(loss.item()))
+    assert len(losses) == 200
+    assert losses[0] == pytest.approx(target.square().flatten(1).mean(1).sum().item(), rel=1e-5)
+    assert losses[-1] < 0.01 * losses[0]
+    torch.testing.assert_close(z, target, rtol=0, atol=0.05)
+
+
+def test_timesteps():
+    assert chain_timesteps(3) == [999, 666, 333]
+    assert chain_timesteps(4) == [999, 750, 500, 250]
+    assert chain_timesteps(7)[0] == 994
+    for bad in (0, 1001):
+        with pytest.raises(ValueError):
+            chain_timesteps(bad)
+
+
+def test_a_perfect_network_gives_back_the_image():
+    """With the true noise as eps, one step to abar_prev = 1 returns x_0, and to another level its noised version."""
+    x0, eps = faces(), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    x = 0.5**0.5 * x0 + 0.5**0.5 * eps
+    torch.testing.assert_close(ddim_step(x, eps, 0.5, 1.0), x0, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ddim_step(x, eps, 0.5, 0.8), 0.8**0.5 * x0 + 0.2**0.5 * eps, rtol=0, atol=1e-4)

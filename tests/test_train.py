@@ -1,0 +1,74 @@
+"""train.py: what it writes can be loaded, and a kill costs nothing but time."""
+import os
+import zipfile
+
+import pytest
+import torch
+
+CONFIG = """
+image_size: 16
+num_channels: 32
+num_res_blocks: 1
+channel_mult: "1,1"
+learn_sigma: True
+attention_resolutions: 8
+num_head_channels: 32
+use_scale_shift_norm: True
+resblock_updown: True
+model_path: unused.pt
+"""
+
+
+@pytest.fixture
+def train(script, tmp_path):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    with zipfile.ZipFile(tmp_path / "faces.zip", "w") as archive:
+        for name in ("astronaut.png", "grace_hopper.png"):
+            archive.write(f"data/demo/{name}", f"folder/{name}")
+
+    def run(out, steps, data="faces.zip"):
+        return script("train.py", "--config", tmp_path / "config.yaml", "--data", tmp_path / data, "--out", tmp_path / out,
+                      "--steps", steps, "--batch-size", 2, "--cuda", -1)
+
+    return run
+
+
+def test_trains_and_writes_a_bare_state_dict_and_samples(train, tmp_path):
+    assert train("model.pt", 3).code == 0
+    assert os.path.isfile(tmp_path / "model_samples.png")
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert "input_blocks.0.0.weight" in state and all(isinstance(v, torch.Tensor) for v in state.values())
+    assert not torch.equal(state["out.2.weight"][:3], torch.zeros_like(state["out.2.weight"][:3]))  # it has learnt
+
+
+def test_a_killed_training_goes_on_and_ends_the_same(train, tmp_path, monkeypatch):
+    assert train("whole.pt", 6).code == 0
+
+    class Killed(Exception):
+        pass
+
+    steps = 0
+    forward = torch.nn.utils.clip_grad_norm_
+
+    def kill_at_the_fifth_step(*arguments):
+        nonlocal steps
+        steps += 1
+        if steps == 5:
+            raise Killed
+        return forward(*arguments)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", kill_at_the_fifth_step)
+    monkeypatch.setattr("time.time", iter(range(0, 10**6, 500)).__next__)  # saves at every step
+    with pytest.raises(Killed):
+        train("killed.pt", 6)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]  # no half-written file
+    again = train("killed.pt", 6)
+    assert again.code == 0 and "going on from step 4" in again.out
+    whole, killed = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "killed.pt"))
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("data", ["nowhere.zip", "config.yaml"])
+def test_no_images_is_one_line(train, data):
+    result = train("model.pt", 1, data)
+    assert result.code == 2 and len(result.err.splitlines()) == 1 and "--data" in result.err

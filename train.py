@@ -1,0 +1,169 @@
+"""Train a prior: the UNet of a model config learns to predict the noise in a folder or zip of images.
+
+    python train.py --config configs/model_config_demo.yaml --data faces.zip --out models/demo.pt
+    python train.py --config configs/model_config_demo.yaml --data photos/ --out models/mine.pt --steps 50000 --bf16
+    torchrun --nproc-per-node 4 train.py --config configs/model_config_demo.yaml --data faces.zip --out models/demo.pt
+
+Writes OUT (the bare state dict of the averaged weights, which dmilo.py loads) and OUT's name with _samples.png. The
+state of the training stands in OUT.training every few minutes; the same command goes on from it after a kill.
+"""
+import copy
+import io
+import math
+import os
+import time
+import zipfile
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image, ImageOps
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from guided_diffusion.ddim import TRAINING_STEPS, Chain, chain_timesteps, linear_alphas_cumprod
+from guided_diffusion.prior import build_model, load_model_config
+from util.cli import Parser, exit_on_user_error, number
+from util.files import UserError, atomic
+from util.images import SUFFIXES, list_images, open_rgb, save_image, tile
+from util.rng import BatchRandom
+
+WARM_UP = 500  # steps of rising learning rate
+EMA_DECAY = 0.999
+GRADIENT_NORM = 1.0
+SAVE_EVERY = 180  # seconds
+
+
+def load_images(path, size):
+    """A folder or zip of images -> (n, 3, size, size) uint8, centre-cropped to a square and resized, held in memory."""
+    if os.path.isdir(path):
+        files = list_images(path)
+    elif zipfile.is_zipfile(path):
+        archive = zipfile.ZipFile(path)
+        files = sorted(n for n in archive.namelist() if n.lower().endswith(SUFFIXES))
+    else:
+        raise UserError(f"{path}: is neither a folder nor a zip file of images; name one with --data")
+    if not files:
+        raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
+    images = np.empty((len(files), 3, size, size), np.uint8)
+    for i, name in enumerate(tqdm(files, desc="reading images", unit="image", disable=None)):
+        image = open_rgb(name if os.path.isdir(path) else io.BytesIO(archive.read(name)))
+        images[i] = np.asarray(ImageOps.fit(image, (size, size), Image.LANCZOS)).transpose(2, 0, 1)
+    return torch.from_numpy(images)
+
+
+def training_batch(images, batch_size, step, rank):
+    """x_0 with random mirrorings, its noise and its timesteps: all drawn from (rank, step), so that a resumed training
+    sees what an uninterrupted one would have seen."""
+    generator = torch.Generator().manual_seed(1_000_003 * rank + step)
+    chosen = torch.randint(len(images), (batch_size,), generator=generator)
+    x0 = images[chosen].float() / 127.5 - 1
+    mirrored = torch.rand(batch_size, 1, 1, 1, generator=generator) < 0.5
+    x0 = torch.where(mirrored, x0.flip(3), x0)
+    noise = torch.randn(x0.shape, generator=generator)
+    # Half of the draws go to the timesteps of the 3-step chain, which is what the methods use; the others keep every
+    # other number of steps usable.
+    timesteps = torch.randint(TRAINING_STEPS, (batch_size,), generator=generator)
+    of_chain = torch.tensor(chain_timesteps(3))[torch.randint(3, (batch_size,), generator=generator)]
+    timesteps = torch.where(torch.rand(batch_size, generator=generator) < 0.5, of_chain, timesteps)
+    return x0, noise, timesteps
+
+
+def learning_rate_factor(step, steps):
+    """Linear warm-up, then half a cosine down to zero."""
+    return min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+
+
+def main():
+    parser = Parser(__doc__)
+    parser.add_argument("--config", required=True, help="the model config, configs/model_config_*.yaml")
+    parser.add_argument("--data", required=True, help="a folder or a zip file of images")
+    parser.add_argument("--out", required=True, help="the checkpoint to write")
+    parser.add_argument("--steps", type=number(int, 1), default=11000, help="optimiser steps in all (default 11000)")
+    parser.add_argument("--batch-size", type=number(int, 1), default=16, help="images a step and process (default 16)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="AdamW's highest learning rate (default 1e-3)")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster where the processor has it")
+    parser.add_argument("--cuda", type=int, default=0, help="GPU number; without a GPU, or with -1, the CPU (default 0)")
+    args = parser.parse_args()
+
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    use_cuda = args.cuda >= 0 and torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", args.cuda))) if use_cuda else torch.device("cpu")
+    if world > 1:
+        dist.init_process_group("nccl" if use_cuda else "gloo")
+
+    torch.manual_seed(0)  # the same first weights on every rank
+    config = load_model_config(args.config)
+    model = build_model(config, args.config).to(device)
+    ema = copy.deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, fused=True)
+    images = load_images(args.data, config["image_size"])
+
+    state_path, step, seconds = args.out + ".training", 0, 0.0
+    if os.path.exists(state_path):
+        state = torch.load(state_path, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        ema.load_state_dict(state["ema"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, seconds = state["step"], state["seconds"]
+        if rank == 0:
+            print(f"{state_path}: going on from step {step} after {seconds / 3600:.2f} h of training")
+
+    def save():
+        with atomic(state_path) as tmp:
+            torch.save(
+                {"model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
+                 "step": step, "seconds": seconds}, tmp)
+        with atomic(args.out) as tmp:
+            torch.save(ema.state_dict(), tmp)
+
+    network = DistributedDataParallel(model) if world > 1 else model
+    alphas_cumprod = linear_alphas_cumprod()
+    mean_loss, last, saved = None, time.time(), time.time()
+    bar = tqdm(total=args.steps, initial=step, unit="step", disable=rank > 0, mininterval=1)
+    while step < args.steps:
+        x0, noise, timesteps = training_batch(images, args.batch_size, step, rank)
+        abar = alphas_cumprod[timesteps][:, None, None, None]
+        x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * learning_rate_factor(step, args.steps)
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+            eps = network(x_t.to(device), timesteps.to(device))[:, :3]
+        loss = (eps.float() - noise.to(device)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
+        optimizer.step()
+        # The average starts as a short one and lengthens, or the random first weights would stay in it.
+        decay = min(EMA_DECAY, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
+        step += 1
+        mean_loss = loss.detach() if mean_loss is None else mean_loss.lerp(loss.detach(), 0.01)
+        bar.update()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{mean_loss.item():.4f}", refresh=False)
+        now = time.time()
+        seconds, last = seconds + now - last, now
+        if rank == 0 and now - saved > SAVE_EVERY:
+            save()
+            saved = now
+    bar.close()
+
+    if rank == 0:
+        save()
+        samples_path = os.path.splitext(args.out)[0] + "_samples.png"
+        shape = (3, config["image_size"], config["image_size"])
+        rng = BatchRandom(1, seed=0)
+        with torch.no_grad():
+            x = torch.cat([rng.randn(shape) for _ in range(32)]).to(device)
+            chain = Chain(ema.eval(), 10, rng)
+            for g in chain:
+                x = g(x)
+        save_image(samples_path, tile([list(x[i : i + 8]) for i in range(0, 32, 8)]))
+        print(f"{step} steps, {seconds / 3600:.2f} h: wrote {args.out} and {samples_path}")
+    if world > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

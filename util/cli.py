@@ -1,0 +1,100 @@
+"""The command line that both scripts share, checked before anything is loaded."""
+import argparse
+import glob
+import math
+import os
+import re
+import sys
+import time
+
+from guided_diffusion.ddim import TRAINING_STEPS
+from util.files import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose help shows the script's docstring as written, and whose errors are one line."""
+
+    def __init__(self, doc):
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message):
+        raise UserError(f"{message}; --help shows what there is")
+
+
+def exit_on_user_error(function):
+    """Call `function`; a UserError becomes one line on standard error and exit code 2."""
+    try:
+        function()
+    except UserError as error:
+        script = os.path.basename(sys.argv[0])
+        print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+def named_by(pattern):
+    """The names for which a config stands: configs/tasks/{}_config.yaml -> {task: path}."""
+    head, tail = pattern.split("{}")
+    return {path[len(head) : -len(tail)]: path for path in sorted(glob.glob(f"{head}*{tail}"))}
+
+
+def config_path(option, name, pattern):
+    """The config that `--option name` means; `pattern` has {} where the name goes."""
+    known = named_by(pattern)
+    if name not in known:
+        there = ", ".join(known) or "none; run from the repository's root"
+        raise UserError(f"--{option} {name}: there is no {pattern.format(name)} (known: {there})")
+    return known[name]
+
+
+def number(kind, low, high=math.inf):
+    """An argparse type: a finite `kind` (int or float) from `low` to `high`."""
+
+    def parse(text):
+        value = kind(text)
+        if not (math.isfinite(value) and low <= value <= high):
+            raise argparse.ArgumentTypeError(f"must be {low} or more{f', {high} at most' if high < math.inf else ''}, not {text}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse says "invalid int value" where kind() fails
+    return parse
+
+
+def folder_name(text):
+    """An argparse type: the name of a folder inside another."""
+    if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", text):
+        raise argparse.ArgumentTypeError(f"must be a folder's name of letters, digits, '.', '-' and '_', not {text!r}")
+    return text
+
+
+def parse_arguments(doc, method):
+    """The arguments of dmilo.py and dmilo-pgd.py. Raises UserError for one that is unknown or out of range.
+
+    Adds `model_config` and `task_config`, the paths that --dataset and --task mean.
+    """
+    parser = Parser(doc)
+    count = number(int, 1)
+    add = parser.add_argument
+    add("--dataset", default="demo", help="configs/model_config_<dataset>.yaml says which prior (default demo)")
+    add("-t", "--task", default="super_resolution", help="configs/tasks/<task>_config.yaml (default super_resolution)")
+    add("--data", metavar="DIR", help="folder of images (default data/<dataset>)")
+    add("-n", "--number", type=count, default=10, help="how many of the images, sorted by name (default 10)")
+    add("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
+    add("-en", "--end_number", type=number(int, -1), default=-1, help="one past the last (default -1: all)")
+    add("--batch-size", type=count, default=1, help="images at once (default 1); results do not depend on it")
+    add("-l", "--logdir", default=f"./{method}", help=f"where results go (default ./{method})")
+    add("--run", type=folder_name, default=time.strftime("%Y-%m-%d_%H-%M-%S"), help="the run's folder in "
+        "<logdir>/<dataset>/<task>/ (default: the time)")
+    add("--outer", type=count, help=f"outer iterations (default: the task's row in configs/{method}.yaml)")
+    add("--inner", type=count, help="steps a layer and outer iteration (default: likewise)")
+    add("-c", "--custom_steps", type=number(int, 1, TRAINING_STEPS), default=3, help="DDIM steps, the layers of the chain (default 3)")
+    add("-e", "--eta", type=number(float, 0), default=0.0, help="DDIM's noise (default 0: deterministic)")
+    add("--seed", type=number(int, 0), default=123, help="seed of every image's draws (default 123)")
+    add("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
+    args = parser.parse_args()
+
+    args.data = args.data or f"data/{args.dataset}"
+    args.model_config = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
+    # A data set may have its own variant of a task: the demo's 64 px pictures need smaller blur kernels.
+    own = named_by(f"configs/tasks/{args.dataset}/{{}}_config.yaml")
+    args.task_config = own.get(args.task) or config_path("task", args.task, "configs/tasks/{}_config.yaml")
+    return args

@@ -1,0 +1,62 @@
+"""Images on disk <-> float tensors in [-1, 1]."""
+import os
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from util.files import UserError, atomic
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def list_images(folder):
+    """Paths of the images in `folder`, sorted by name. Raises UserError where there is no folder or no image."""
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: no such folder; put the images there or name their folder with --data")
+    names = sorted(n for n in os.listdir(folder) if n.lower().endswith(SUFFIXES) and not n.startswith("."))
+    if not names:
+        raise UserError(f"{folder}: no images in it ({', '.join(SUFFIXES)}); put some there or name a folder with --data")
+    return [os.path.join(folder, n) for n in names]
+
+
+def open_rgb(file):
+    """A path or an open file -> an upright RGB Pillow image. Raises UserError for what Pillow cannot read."""
+    try:
+        return ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise UserError(f"{getattr(file, 'name', file)}: cannot be read as an image ({error})") from error
+
+
+def load_image(path, size):
+    """-> (1, 3, size, size) float32 in [-1, 1]. Raises UserError for an unreadable image or one of another size."""
+    image = open_rgb(path)
+    if image.size != (size, size):
+        width, height = image.size
+        raise UserError(f"{path}: is {width} x {height}, this prior needs {size} x {size}; crop and resize it first")
+    pixels = np.asarray(image) / 255.0  # float64 until [-1, 1], as the published scripts do
+    return torch.from_numpy((pixels * 2 - 1).transpose(2, 0, 1)).float()[None]
+
+
+def to_pixels(x):
+    """(3, H, W) in [-1, 1], clamped -> (H, W, 3) float64 in [0, 1], numpy."""
+    return (x.detach().double().cpu().clamp(-1, 1).permute(1, 2, 0).numpy() + 1) / 2
+
+
+def save_image(path, x):
+    """Write (3, H, W) in [-1, 1] as an 8-bit PNG, whole."""
+    with atomic(path) as tmp:
+        Image.fromarray((to_pixels(x) * 255).round().astype(np.uint8)).save(tmp)
+
+
+def tile(rows, pad=2):
+    """A list of rows of (3, H, W) images in [-1, 1], sizes free, -> one (3, H', W') picture on white."""
+    height = max(x.shape[1] for row in rows for x in row)
+    width = max(x.shape[2] for row in rows for x in row)
+    columns = max(len(row) for row in rows)
+    canvas = torch.ones(3, len(rows) * (height + pad) + pad, columns * (width + pad) + pad)
+    for r, row in enumerate(rows):
+        for c, x in enumerate(row):
+            top, left = pad + r * (height + pad), pad + c * (width + pad)
+            canvas[:, top : top + x.shape[1], left : left + x.shape[2]] = x.cpu()
+    return canvas

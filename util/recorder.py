@@ -1,0 +1,111 @@
+"""What a run leaves on disk: pictures, records, log.txt, summary.json and grid.png."""
+import json
+import os
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from util.files import atomic, write_text
+from util.images import save_image
+
+METRICS = ("psnr", "ssim", "lpips_alex")
+BEST_NOTE = (
+    "best: the iterate with the highest PSNR against the ground truth, an oracle's choice, as in the published code "
+    "(result.png); final: the last iterate, which needs no ground truth (final.png)"
+)
+
+
+class ImageRecord:
+    """The iterates of one image: its pictures in images/<name>/, its figures in record/<name>.json.
+
+    origin: the ground truth, (3, H, W) in [-1, 1]; measurement: likewise, of any size.
+    """
+
+    def __init__(self, directory, name, origin, measurement, metrics):
+        self.pictures = os.path.join(directory, "images", name)
+        self.record_path = os.path.join(directory, "record", f"{name}.json")
+        self.name, self.origin, self.metrics = name, origin, metrics
+        self.record = {**{metric: [] for metric in METRICS}, "iterates": [], "residual": []}
+        self._save("origin", origin)
+        self._save("measurement", measurement)
+
+    def _save(self, picture, x):
+        save_image(os.path.join(self.pictures, f"{picture}.png"), x)
+
+    def add(self, iterate, x, residual):
+        """One iterate: its name, (3, H, W), and the RMS of A(x) - y. "init" is where the solver starts: only a picture."""
+        self._save(iterate, x)
+        if iterate == "init":
+            return
+        for metric, value in self.metrics(x, self.origin).items():
+            self.record[metric].append(value)
+        self.record["iterates"].append(iterate)
+        self.record["residual"].append(residual)
+        self._save("final", x)
+        if self.record["psnr"][-1] == max(self.record["psnr"]):
+            self._save("result", x)
+
+    def finish(self, seconds, network_evaluations):
+        """Write the record, whose being there means that the image is done. Returns it."""
+        self.record.update(seconds=seconds, network_evaluations=network_evaluations)
+        write_text(self.record_path, json.dumps(self.record, indent=1))
+        return self.record
+
+
+def choose(record, which):
+    """A record's metrics at its "final" iterate or at its "best" (highest PSNR) one."""
+    i = int(np.argmax(record["psnr"])) if which == "best" else -1
+    return {metric: record[metric][i] for metric in METRICS}
+
+
+def mean_and_std(values):
+    """{"mean", "std"} over the images (population standard deviation, as published), None where a value is None."""
+    if None in values:
+        return {"mean": None, "std": None}
+    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
+
+
+def write_summary(directory, head, records, settings):
+    """summary.json and log.txt of a run. head: method, dataset, task; records: {image: record}. Returns the summary."""
+    summary = {**head, "images": len(records)}
+    for which in ("final", "best"):
+        chosen = [choose(record, which) for record in records.values()]
+        summary[which] = {metric: mean_and_std([c[metric] for c in chosen]) for metric in METRICS}
+    for key in ("seconds", "network_evaluations"):
+        summary[f"{key}_per_image"] = mean_and_std([record[key] for record in records.values()])["mean"]
+    summary["settings"] = settings
+    write_text(os.path.join(directory, "summary.json"), json.dumps(summary, indent=1))
+
+    lines = [f"{head['method']}: {len(records)} images of {head['dataset']}, {head['task']}"]
+    lines += [f"{key}: {value}" for key, value in settings.items()]
+    lines.append(BEST_NOTE)
+    for name, record in records.items():
+        for which in ("final", "best"):
+            values = choose(record, which)
+            lines.append(f"{name}: {which} psnr: {values['psnr']}, ssims: {values['ssim']}, lpips: {values['lpips_alex']}")
+    for which in ("final", "best"):
+        for statistic, word in (("mean", "avg"), ("std", "std")):
+            psnr, ssim, lpips = (summary[which][metric][statistic] for metric in METRICS)
+            lines.append(f"{which} {word} psnr: {psnr}, {word} ssims: {ssim}, {word} lpips: {lpips}")
+    write_text(os.path.join(directory, "log.txt"), "\n".join(lines) + "\n")
+    return summary
+
+
+def write_grid(directory, records, columns=("origin", "measurement", "final"), cell=192, rows=16):
+    """grid.png: a row an image (the first `rows`), read back from images/<name>/, each with its final PSNR."""
+    names = list(records)[:rows]
+    pad, caption = 4, 16
+    height = caption + len(names) * (cell + pad)
+    canvas = Image.new("RGB", (len(columns) * (cell + pad) + pad, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    for c, column in enumerate(columns):
+        draw.text((pad + c * (cell + pad), 2), column, fill="black")
+        for r, name in enumerate(names):
+            picture = Image.open(os.path.join(directory, "images", name, f"{column}.png"))
+            corner = (pad + c * (cell + pad), caption + r * (cell + pad))
+            canvas.paste(picture.resize((cell, cell), Image.NEAREST), corner)
+            if column == "final":
+                box = (corner[0] + 4, corner[1] + cell - 14)
+                draw.text(box, f"{records[name]['psnr'][-1]:.1f} dB", fill="white", stroke_width=2, stroke_fill="black")
+    with atomic(os.path.join(directory, "grid.png")) as tmp:
+        canvas.save(tmp)
