@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard
 from motionblur.motionblur import Kernel
 from util.config import Section, load_yaml
-from util.files import UserError
+from util.files import UserError, read_state_dict
 
 OPERATORS, NOISES = {}, {}
 
@@ -236,11 +236,14 @@ class NonlinearBlur:
         weights = os.path.join("bkse", config.take("pretrained", str, hint="a checkpoint's path below bkse/"))
         if not os.path.isfile(weights):
             raise UserError(f"{weights}: no such checkpoint; put the published GOPRO_wVAE.pth there (bkse/README.md)")
+        state = read_state_dict(weights)
         try:
             self.wizard = KernelWizard(config.values)
-            self.wizard.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except Exception as error:  # whatever unpickling a foreign file raises
-            raise UserError(f"{weights}: is no checkpoint for {path} ({str(error).splitlines()[0]})") from error
+            self.wizard.load_state_dict(state)
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{path}: {error}") from error
+        except RuntimeError as error:
+            raise UserError(f"{weights}: is not the checkpoint that {path} describes") from error
         self.wizard.eval().requires_grad_(False)
         self.code_shape = (config.values["kernel_dim"], image_size // self.STRIDE, image_size // self.STRIDE)
 

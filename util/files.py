@@ -3,6 +3,8 @@ import os
 import tempfile
 from contextlib import contextmanager
 
+import torch
+
 
 class UserError(Exception):
     """Something that the user can put right: one line that says what is wrong, where, and what to do."""
@@ -31,3 +33,17 @@ def write_text(path, text):
     """Write a text file whole."""
     with atomic(path) as tmp, open(tmp, "w", encoding="utf-8") as f:
         f.write(text)
+
+
+def read_state_dict(path):
+    """A checkpoint -> {name: tensor} on the CPU, by `weights_only=True`: a pickle with code in it cannot run.
+
+    Raises UserError for a file that holds anything but a bare state dict.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file makes the unpickler raise nearly anything
+        raise UserError(f"{path}: cannot be read as a checkpoint ({type(error).__name__}); get it anew") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no bare state dict; save model.state_dict() by itself")
+    return state
