@@ -74,14 +74,33 @@ def learning_rate_factor(step, steps):
     return min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
+def noise_prediction_loss(network, x0, noise, timesteps, alphas_cumprod, device, bf16):
+    """mean (eps(sqrt(abar) x_0 + sqrt(1 - abar) noise, t) - noise)^2 (Ho et al. 2020, eq. 14)."""
+    abar = alphas_cumprod[timesteps][:, None, None, None]
+    x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        eps = network(x_t.to(device), timesteps.to(device))[:, :3]
+    return (eps.float() - noise.to(device)).square().mean()
+
+
+@torch.no_grad()
+def write_samples(model, size, device, path):
+    """A grid of 32 plain samples by 10 DDIM steps."""
+    rng = BatchRandom(1, seed=0)
+    x = torch.cat([rng.randn((3, size, size)) for _ in range(32)]).to(device)
+    for g in Chain(model.eval(), 10, rng):
+        x = g(x)
+    save_image(path, tile([list(x[i : i + 8]) for i in range(0, 32, 8)]))
+
+
 def main():
     parser = Parser(__doc__)
     parser.add_argument("--config", required=True, help="the model config, configs/model_config_*.yaml")
     parser.add_argument("--data", required=True, help="a folder or a zip file of images")
     parser.add_argument("--out", required=True, help="the checkpoint to write")
-    parser.add_argument("--steps", type=number(int, 1), default=11000, help="optimiser steps in all (default 11000)")
+    parser.add_argument("--steps", type=number(int, 1), default=9500, help="optimiser steps in all (default 9500)")
     parser.add_argument("--batch-size", type=number(int, 1), default=16, help="images a step and process (default 16)")
-    parser.add_argument("--lr", type=float, default=1e-3, help="AdamW's highest learning rate (default 1e-3)")
+    parser.add_argument("--lr", type=number(float, 0), default=1e-3, help="AdamW's highest learning rate (default 1e-3)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster where the processor has it")
     parser.add_argument("--cuda", type=int, default=0, help="GPU number; without a GPU, or with -1, the CPU (default 0)")
     args = parser.parse_args()
@@ -99,37 +118,42 @@ def main():
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, fused=True)
     images = load_images(args.data, config["image_size"])
 
-    state_path, step, seconds = args.out + ".training", 0, 0.0
+    state_path = args.out + ".training"
+    progress = {"step": 0, "seconds": 0.0, "loss": 1.0}  # loss: a running mean
     if os.path.exists(state_path):
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, seconds = state["step"], state["seconds"]
+        try:
+            state = torch.load(state_path, map_location=device, weights_only=True)
+            model.load_state_dict(state["model"])
+            ema.load_state_dict(state["ema"])
+            optimizer.load_state_dict(state["optimizer"])
+            progress = state["progress"]
+        except Exception as error:  # a foreign file makes the unpickler raise nearly anything
+            raise UserError(f"{state_path}: is not a training of {args.config}; remove it to start anew") from error
         if rank == 0:
-            print(f"{state_path}: going on from step {step} after {seconds / 3600:.2f} h of training")
+            print(f"{state_path}: going on from step {progress['step']} after {progress['seconds'] / 3600:.2f} h of training")
 
     def save():
         with atomic(state_path) as tmp:
-            torch.save(
-                {"model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict(),
-                 "step": step, "seconds": seconds}, tmp)
+            state = {"model": model, "ema": ema, "optimizer": optimizer}
+            torch.save({**{name: part.state_dict() for name, part in state.items()}, "progress": progress}, tmp)
         with atomic(args.out) as tmp:
             torch.save(ema.state_dict(), tmp)
 
+    if rank == 0:
+        try:
+            save()  # a folder that cannot be written to is noticed now
+        except OSError as error:
+            raise UserError(f"{args.out}: cannot be written ({error.strerror})") from error
     network = DistributedDataParallel(model) if world > 1 else model
     alphas_cumprod = linear_alphas_cumprod()
-    mean_loss, last, saved = None, time.time(), time.time()
-    bar = tqdm(total=args.steps, initial=step, unit="step", disable=rank > 0, mininterval=1)
-    while step < args.steps:
-        x0, noise, timesteps = training_batch(images, args.batch_size, step, rank)
-        abar = alphas_cumprod[timesteps][:, None, None, None]
-        x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
+    loss_mean = torch.tensor(progress["loss"], device=device)
+    last = saved = time.time()
+    bar = tqdm(total=args.steps, initial=progress["step"], unit="step", disable=rank > 0, mininterval=1)
+    for step in range(progress["step"], args.steps):
         for group in optimizer.param_groups:
             group["lr"] = args.lr * learning_rate_factor(step, args.steps)
-        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-            eps = network(x_t.to(device), timesteps.to(device))[:, :3]
-        loss = (eps.float() - noise.to(device)).square().mean()
+        batch = training_batch(images, args.batch_size, step, rank)
+        loss = noise_prediction_loss(network, *batch, alphas_cumprod, device, args.bf16)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
@@ -137,30 +161,26 @@ def main():
         # The average starts as a short one and lengthens, or the random first weights would stay in it.
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
-        step += 1
-        mean_loss = loss.detach() if mean_loss is None else mean_loss.lerp(loss.detach(), 0.01)
-        bar.update()
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{mean_loss.item():.4f}", refresh=False)
+        loss_mean.lerp_(loss.detach(), 0.01)
         now = time.time()
-        seconds, last = seconds + now - last, now
+        progress = {"step": step + 1, "seconds": progress["seconds"] + now - last, "loss": progress["loss"]}
+        last = now
+        bar.update()
+        if (step + 1) % 20 == 0:  # fetching the loss makes a GPU wait
+            bar.set_postfix(loss=f"{loss_mean.item():.4f}", refresh=False)
         if rank == 0 and now - saved > SAVE_EVERY:
+            progress["loss"] = loss_mean.item()
             save()
             saved = now
     bar.close()
 
     if rank == 0:
+        progress["loss"] = loss_mean.item()
         save()
         samples_path = os.path.splitext(args.out)[0] + "_samples.png"
-        shape = (3, config["image_size"], config["image_size"])
-        rng = BatchRandom(1, seed=0)
-        with torch.no_grad():
-            x = torch.cat([rng.randn(shape) for _ in range(32)]).to(device)
-            chain = Chain(ema.eval(), 10, rng)
-            for g in chain:
-                x = g(x)
-        save_image(samples_path, tile([list(x[i : i + 8]) for i in range(0, 32, 8)]))
-        print(f"{step} steps, {seconds / 3600:.2f} h: wrote {args.out} and {samples_path}")
+        write_samples(ema, config["image_size"], device, samples_path)
+        hours = progress["seconds"] / 3600
+        print(f"{progress['step']} steps, {hours:.2f} h, loss {progress['loss']:.4f}: wrote {args.out} and {samples_path}")
     if world > 1:
         dist.destroy_process_group()
 

@@ -1,11 +1,13 @@
 import json
 import os
 import runpy
+import shutil
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from guided_diffusion.unet import create_model
 from util.config import load_yaml
@@ -50,3 +52,25 @@ def demo_model():
     model = create_model(**load_yaml("configs/model_config_demo.yaml"))
     model.load_state_dict(torch.load("models/demo.pt", weights_only=True))
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """The current directory becomes a copy of the project whose configs, checkpoints and images are ours to spoil."""
+    root = os.getcwd()
+    for name in ("dmilo.py", "dmilo-pgd.py", "guided_diffusion", "util", "data"):
+        os.symlink(os.path.join(root, name), tmp_path / name)
+    shutil.copytree("configs", tmp_path / "configs")
+    shutil.copytree("bkse", tmp_path / "bkse")
+    os.makedirs(tmp_path / "models")
+    os.makedirs(tmp_path / "black")
+    Image.new("RGB", (256, 256)).save(tmp_path / "black" / "0.png")
+    shutil.copy("models/demo.pt", tmp_path / "models")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))

@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from conftest import edit
+
 FILES = ["log.txt", "summary.json", "grid.png"]
 
 
@@ -91,29 +93,6 @@ class Code:
 
     def __reduce__(self):
         return os.mkdir, ("pickled_code_ran",)
-
-
-@pytest.fixture
-def workspace(tmp_path, monkeypatch):
-    """A copy of the configs with a data set "small" whose checkpoint is ours to spoil; data and scripts are linked."""
-    import shutil
-
-    root = os.getcwd()
-    for name in ("dmilo.py", "dmilo-pgd.py", "guided_diffusion", "util", "data", "bkse"):
-        os.symlink(os.path.join(root, name), tmp_path / name)
-    shutil.copytree("configs", tmp_path / "configs")
-    os.makedirs(tmp_path / "models")
-    os.makedirs(tmp_path / "black")
-    Image.new("RGB", (256, 256)).save(tmp_path / "black" / "0.png")
-    shutil.copy("models/demo.pt", tmp_path / "models")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def edit(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
 
 
 def replace_checkpoint(content):

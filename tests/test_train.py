@@ -1,5 +1,7 @@
 """train.py: what it writes can be loaded, and a kill costs nothing but time."""
 import os
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -72,3 +74,20 @@ def test_a_killed_training_goes_on_and_ends_the_same(train, tmp_path, monkeypatc
 def test_no_images_is_one_line(train, data):
     result = train("model.pt", 1, data)
     assert result.code == 2 and len(result.err.splitlines()) == 1 and "--data" in result.err
+
+
+@pytest.mark.slow
+def test_trains_on_two_processes(train, tmp_path):
+    train("unused.pt", 1)  # writes config and data
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "train.py", "--config",
+               tmp_path / "config.yaml", "--data", tmp_path / "faces.zip", "--out", tmp_path / "two.pt", "--steps", "3",
+               "--batch-size", "1", "--cuda", "-1"]
+    subprocess.run(command, check=True)
+    state = torch.load(tmp_path / "two.pt", weights_only=True)
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_a_foreign_training_state_is_one_line(train, tmp_path):
+    (tmp_path / "model.pt.training").write_bytes(b"something else")
+    result = train("model.pt", 1)
+    assert result.code == 2 and "remove it to start anew" in result.err and not (tmp_path / "model.pt").exists()
