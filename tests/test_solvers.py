@@ -48,7 +48,9 @@ def test_an_image_in_a_batch_is_the_image_alone(demo_model, method, task):
     together = last_iterate(demo_model, method, task, x)
     for i in range(2):
         alone = last_iterate(demo_model, method, task, x[i : i + 1])
-        assert (together[i : i + 1] - alone).abs().mean() < 3e-4
+        # Convolutions round differently by batch size, and the first layer magnifies that up to 157 times; another image's
+        # mask, kernel, noise or gradient would show as 1e-2 and more.
+        assert (together[i : i + 1] - alone).abs().mean() < 1e-3
 
 
 def test_eta_draws_from_the_images_own_generators(demo_model):
