@@ -28,12 +28,13 @@ class PGDHyperparameters(Hyperparameters):
 
 
 def measurement_gradient(operator, X, y, h):
-    """The gradient by X of ||operator(X) - y||_2^norm_power, every image by itself."""
+    """The gradient by X of ||operator(X) - y||_2^norm_power, every image by itself, and that loss summed over them."""
     X = X.detach().requires_grad_()
     # hardtanh is clamp(-1, 1) with no gradient at the ends in any torch; clamp's own differs between versions.
     residual = operator(F.hardtanh(X) if h.hold_saturated else X) - y
     norm = torch.linalg.vector_norm(residual.flatten(1), dim=1)
-    return torch.autograd.grad(norm.pow(h.norm_power).sum(), X)[0]
+    loss = norm.pow(h.norm_power).sum()
+    return torch.autograd.grad(loss, X)[0], loss.detach()
 
 
 def dmilo_pgd(g, operator, y, z_0, h, on_step):
@@ -50,8 +51,10 @@ def dmilo_pgd(g, operator, y, z_0, h, on_step):
     yield "init", X
     for t in range(h.outer):
         # Gradient step: X nearer to the measurement.
-        for _ in range(h.gradient_steps):
-            X = (X - h.lr_x * measurement_gradient(operator, X, y, h)).clamp(-1, 1)
+        for step in range(h.gradient_steps):
+            gradient, loss = measurement_gradient(operator, X, y, h)
+            X = (X - h.lr_x * gradient).clamp(-1, 1)
+            on_step(step + 1, h.gradient_steps, loss)
         yield f"{t}_before", X
         # Projection: as in DMILO, but the last layer explains A(X) instead of y.
         A, target = operator, operator(X)

@@ -4,8 +4,9 @@
     python train.py --config configs/model_config_demo.yaml --data photos/ --out models/mine.pt --steps 50000 --bf16
     torchrun --nproc-per-node 4 train.py --config configs/model_config_demo.yaml --data faces.zip --out models/demo.pt
 
-Writes OUT (the bare state dict of the averaged weights, which dmilo.py loads) and OUT's name with _samples.png. The
-state of the training stands in OUT.training every few minutes; the same command goes on from it after a kill.
+Writes at the end OUT, the bare state dict of the averaged weights, which dmilo.py loads, and OUT's name with
+_samples.png. The state of the training stands in OUT.training every few minutes; after a kill the same command goes on
+from it.
 """
 import copy
 import io
@@ -25,8 +26,9 @@ from guided_diffusion.ddim import TRAINING_STEPS, Chain, chain_timesteps, linear
 from guided_diffusion.prior import build_model, load_model_config
 from util.cli import Parser, exit_on_user_error, number
 from util.files import UserError, atomic
-from util.images import SUFFIXES, list_images, open_rgb, save_image, tile
+from util.images import SUFFIXES, is_image_name, list_images, open_rgb, save_image, tile
 from util.rng import BatchRandom
+from util.runner import choose_device
 
 WARM_UP = 500  # steps of rising learning rate
 EMA_DECAY = 0.999
@@ -40,14 +42,18 @@ def load_images(path, size):
         files = list_images(path)
     elif zipfile.is_zipfile(path):
         archive = zipfile.ZipFile(path)
-        files = sorted(n for n in archive.namelist() if n.lower().endswith(SUFFIXES))
+        files = sorted(filter(is_image_name, archive.namelist()))
     else:
         raise UserError(f"{path}: is neither a folder nor a zip file of images; name one with --data")
     if not files:
         raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
     images = np.empty((len(files), 3, size, size), np.uint8)
     for i, name in enumerate(tqdm(files, desc="reading images", unit="image", disable=None)):
-        image = open_rgb(name if os.path.isdir(path) else io.BytesIO(archive.read(name)))
+        try:
+            file = name if os.path.isdir(path) else io.BytesIO(archive.read(name))
+        except (zipfile.BadZipFile, RuntimeError) as error:  # a wrong checksum, an encrypted entry
+            raise UserError(f"{path}: {name} cannot be read ({error})") from error
+        image = open_rgb(file, name)
         images[i] = np.asarray(ImageOps.fit(image, (size, size), Image.LANCZOS)).transpose(2, 0, 1)
     return torch.from_numpy(images)
 
@@ -86,8 +92,8 @@ def noise_prediction_loss(network, x0, noise, timesteps, alphas_cumprod, device,
 @torch.no_grad()
 def write_samples(model, size, device, path):
     """A grid of 32 plain samples by 10 DDIM steps."""
-    rng = BatchRandom(1, seed=0)
-    x = torch.cat([rng.randn((3, size, size)) for _ in range(32)]).to(device)
+    rng = BatchRandom(range(32))
+    x = rng.randn((3, size, size), device)
     for g in Chain(model.eval(), 10, rng):
         x = g(x)
     save_image(path, tile([list(x[i : i + 8]) for i in range(0, 32, 8)]))
@@ -102,14 +108,15 @@ def main():
     parser.add_argument("--batch-size", type=number(int, 1), default=16, help="images a step and process (default 16)")
     parser.add_argument("--lr", type=number(float, 0), default=1e-3, help="AdamW's highest learning rate (default 1e-3)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster where the processor has it")
-    parser.add_argument("--cuda", type=int, default=0, help="GPU number; without a GPU, or with -1, the CPU (default 0)")
+    parser.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
     args = parser.parse_args()
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    use_cuda = args.cuda >= 0 and torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", args.cuda))) if use_cuda else torch.device("cpu")
+    device = choose_device(-1 if args.cuda == -1 else int(os.environ.get("LOCAL_RANK", args.cuda)))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if world > 1:
-        dist.init_process_group("nccl" if use_cuda else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
     torch.manual_seed(0)  # the same first weights on every rank
     config = load_model_config(args.config)
@@ -136,14 +143,12 @@ def main():
         with atomic(state_path) as tmp:
             state = {"model": model, "ema": ema, "optimizer": optimizer}
             torch.save({**{name: part.state_dict() for name, part in state.items()}, "progress": progress}, tmp)
-        with atomic(args.out) as tmp:
-            torch.save(ema.state_dict(), tmp)
 
     if rank == 0:
         try:
             save()  # a folder that cannot be written to is noticed now
         except OSError as error:
-            raise UserError(f"{args.out}: cannot be written ({error.strerror})") from error
+            raise UserError(f"{state_path}: cannot be written ({error.strerror})") from error
     network = DistributedDataParallel(model) if world > 1 else model
     alphas_cumprod = linear_alphas_cumprod()
     loss_mean = torch.tensor(progress["loss"], device=device)
@@ -177,6 +182,8 @@ def main():
     if rank == 0:
         progress["loss"] = loss_mean.item()
         save()
+        with atomic(args.out) as tmp:
+            torch.save(ema.state_dict(), tmp)
         samples_path = os.path.splitext(args.out)[0] + "_samples.png"
         write_samples(ema, config["image_size"], device, samples_path)
         hours = progress["seconds"] / 3600

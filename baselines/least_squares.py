@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from util.files import UserError
 from util.runner import main
 
 
@@ -28,8 +29,12 @@ def objective(operator, x, y, smoothness):
 
 
 def least_squares(g, operator, y, z_0, h, on_step):
-    """Minimise `objective` by conjugate gradients from grey, for a linear operator. Yields (name, X), X (B, 3, H, W) in
-    [-1, 1]. The chain g is not used."""
+    """Minimise `objective` by conjugate gradients from grey. Yields (name, X), X (B, 3, H, W) in [-1, 1].
+
+    The chain g is not used. Raises UserError for an operator that is not linear.
+    """
+    if not torch.allclose(operator(-2 * z_0), -2 * operator(z_0), atol=1e-4):
+        raise UserError("least squares needs a linear task: this one's operator is not; choose another --task")
 
     def gradient(x):
         x = x.detach().requires_grad_()
@@ -55,4 +60,4 @@ def least_squares(g, operator, y, z_0, h, on_step):
 
 
 if __name__ == "__main__":
-    main(__doc__, "least_squares", least_squares, LeastSquaresHyperparameters)
+    main(__doc__, "least_squares", least_squares, LeastSquaresHyperparameters, uses_prior=False)

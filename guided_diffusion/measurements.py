@@ -46,6 +46,11 @@ def load_measurement(config, path, image_size):
     return chosen_operator, chosen_noise
 
 
+def is_range(pair, kind, low, high):
+    """Is `pair` two numbers of `kind`, rising (or equal) and within low … high?"""
+    return len(pair) == 2 and all(isinstance(v, kind) for v in pair) and low <= pair[0] <= pair[1] <= high
+
+
 def check_size(section, key, size, image_size):
     """Published task files repeat the images' size; one that contradicts the prior's would be a silent surprise."""
     if size != image_size:
@@ -93,11 +98,11 @@ class Inpainting:
         self.mask, self.size = self.MASKS[kind], image_size
         if kind == "random":
             key, hint = "mask_prob_range", "a range [p, q] within 0 … 1"
-            valid = lambda r: len(r) == 2 and 0 <= r[0] <= r[1] <= 1
+            valid = lambda r: is_range(r, (int, float), 0, 1)
         else:
             longest = image_size - 2 * MARGIN
             key, hint = "mask_len_range", f"a range [low, high] of pixels with 0 < low < high <= {longest}"
-            valid = lambda r: len(r) == 2 and 0 < r[0] < r[1] <= longest
+            valid = lambda r: is_range(r, int, 1, longest) and r[0] < r[1]
         self.range = options.take(key, tuple, valid, hint)
 
     def draw(self, rng, device):
@@ -138,9 +143,8 @@ class SuperResolution:
 
     def __init__(self, task, image_size):
         options = task.section("measurement").section("operator")
-        shape = options.take("in_shape", tuple, lambda s: len(s) == 4, "[1, 3, height, width]", (1, 3, image_size, image_size))
-        for side in shape[2:]:
-            check_size(options, "in_shape", side, image_size)
+        shape = options.take("in_shape", tuple, lambda s: len(s) == 4 and s[2] == s[3], "[1, 3, height, width]", (1, 3, image_size, image_size))
+        check_size(options, "in_shape", shape[-1], image_size)
         factor = options.take(
             "scale_factor", int, lambda f: f >= 1 and image_size % f == 0, f"a whole number that divides {image_size}"
         )
@@ -176,17 +180,22 @@ def motion_kernel(size, intensity, numpy_rng, torch_rng):
     return Kernel(size=(size, size), intensity=intensity, rng=numpy_rng).kernelMatrix
 
 
-def blur(x, kernels):
-    """Cross-correlate each image with its own kernel, the border mirrored by k // 2 without repeating the edge.
+def blurring(kernels, image_size):
+    """The function that cross-correlates each image with its own kernel, the border mirrored by k // 2 without repeating
+    the edge: (B, 3, H, H) -> (B, 3, H', H'), where H' = H for odd k and H + 1 for even k (as published).
 
-    x: (B, 3, H, W), kernels: (B, k, k) -> (B, 3, H', W'), where H' = H for odd k and H + 1 for even k (as published).
-    In the Fourier domain, for the published kernels have 64 x 64 taps.
+    kernels: (B, k, k); image_size: H. In the Fourier domain, for the published kernels have 64 x 64 taps.
     """
     k = kernels.shape[-1]
-    x = F.pad(x.contiguous(), [k // 2] * 4, mode="reflect")
-    shape = x.shape[-2:]
-    spectrum = torch.fft.rfft2(x) * torch.fft.rfft2(kernels, shape)[:, None].conj()
-    return torch.fft.irfft2(spectrum, shape)[..., : shape[0] - k + 1, : shape[1] - k + 1]
+    padded_size, result_size = image_size + 2 * (k // 2), image_size + 2 * (k // 2) - k + 1
+    spectrum = torch.fft.rfft2(kernels, (padded_size, padded_size))[:, None].conj()
+
+    def blur(x):
+        x = F.pad(x.contiguous(), [k // 2] * 4, mode="reflect")
+        blurred = torch.fft.irfft2(torch.fft.rfft2(x) * spectrum, (padded_size, padded_size))
+        return blurred[..., :result_size, :result_size]
+
+    return blur
 
 
 @operator("blind_blur")
@@ -199,8 +208,8 @@ class Blur:
         fits = lambda k: 1 <= k and k // 2 < image_size
         hint = f"a whole number, and half of it less than the image's {image_size}"
         self.kernel = self.KERNELS[task.take("kernel", str, self.KERNELS.__contains__, "gaussian or motion")]
-        self.size = task.take("kernel_size", int, fits, hint)
-        self.intensity = task.take("intensity", float, lambda i: i >= 0, "0 or more: sigma (gaussian), crookedness (motion)")
+        self.size, self.image_size = task.take("kernel_size", int, fits, hint), image_size
+        self.intensity = task.take("intensity", float, lambda i: 0 <= i < math.inf, "0 or more: sigma (gaussian), crookedness (motion)")
         options = task.section("measurement").section("operator")
         if options.take("kernel_size", int, fits, hint, self.size) != self.size:
             raise options.error("kernel_size", f"differs from the file's kernel_size {self.size}")
@@ -211,8 +220,7 @@ class Blur:
 
     def draw(self, rng, device):
         kernels = np.stack([self.kernel(self.size, self.intensity, *pair) for pair in zip(rng.numpy, rng.torch)])
-        kernels = torch.from_numpy(kernels).float().to(device)
-        return lambda x: blur(x, kernels)
+        return blurring(torch.from_numpy(kernels).float().to(device), self.image_size)
 
 
 # ------------------------------------------------------------------------------------------------ nonlinear blur
@@ -240,8 +248,8 @@ class NonlinearBlur:
         try:
             self.wizard = KernelWizard(config.values)
             self.wizard.load_state_dict(state)
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{path}: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}: an option is missing or wrong ({error}); restore the published file") from error
         except RuntimeError as error:
             raise UserError(f"{weights}: is not the checkpoint that {path} describes") from error
         self.wizard.eval().requires_grad_(False)

@@ -28,6 +28,6 @@ def timestep_embedding(timesteps, dim, max_period=10000):
     timesteps: (B,) float, in units of the 1000 training steps. Returns (B, dim) float32; dim must be even.
     """
     half = dim // 2
-    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32) / half)
-    angles = timesteps[:, None].float() * frequencies.to(timesteps.device)
+    exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    angles = timesteps[:, None].float() * torch.exp(-math.log(max_period) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=1)

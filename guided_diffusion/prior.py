@@ -5,16 +5,29 @@ import os
 import torch
 
 from guided_diffusion.unet import create_model
-from util.config import load_yaml
+from util.config import Section, load_yaml
 from util.files import UserError, read_state_dict
 
 
+REQUIRED = {"image_size": int, "num_channels": int, "num_res_blocks": int, "model_path": str}
+OPTIONAL = {
+    "channel_mult": str, "attention_resolutions": (int, str), "num_heads": int, "num_head_channels": int,
+    "num_heads_upsample": int, "dropout": float, "learn_sigma": bool, "class_cond": bool, "use_checkpoint": bool,
+    "use_scale_shift_norm": bool, "resblock_updown": bool, "use_fp16": bool, "use_new_attention_order": bool,
+}
+
+
 def load_model_config(path):
-    """The keys of a `model_config_*.yaml` as a dict for `create_model`. Raises UserError for a broken file."""
-    config = load_yaml(path)
-    for key in ("image_size", "num_channels", "num_res_blocks", "model_path"):
-        if key not in config:
-            raise UserError(f"{path}: the key {key} is missing; configs/model_config_demo.yaml shows a complete file")
+    """The keys of a `model_config_*.yaml` as a dict for `create_model`. Raises UserError, naming file and key, for one
+    that is missing, unknown or of the wrong type, and for a class-conditional model."""
+    section = Section(load_yaml(path), path)
+    config = {}
+    for key, kind in {**REQUIRED, **OPTIONAL}.items():
+        if key in REQUIRED or key in section.values:
+            config[key] = section.take(key, kind, lambda v: kind is not int or v > 0 or v == -1)
+    section.finish()
+    if config.get("class_cond"):
+        raise section.error("class_cond", "is True, but both methods need a prior without class labels")
     return config
 
 
@@ -34,9 +47,13 @@ def fitting_configs(state):
     """The shipped model configs whose network has exactly these keys and shapes."""
     fitting = []
     for path in sorted(glob.glob("configs/model_config_*.yaml")):
-        with torch.device("meta"):  # shapes without weights
-            if shapes(build_model(load_model_config(path), path).state_dict()) == shapes(state):
-                fitting.append(path)
+        try:
+            with torch.device("meta"):  # shapes without weights
+                model = build_model(load_model_config(path), path)
+        except UserError:  # broken, but not what the user asked for
+            continue
+        if shapes(model.state_dict()) == shapes(state):
+            fitting.append(path)
     return fitting
 
 
@@ -49,8 +66,6 @@ def load_prior(config, path, device):
     checkpoint = config["model_path"]
     if not os.path.isfile(checkpoint):
         raise UserError(f"{checkpoint}: no such checkpoint ({path} names it); models/README.md says where to get it")
-    if config.get("class_cond"):
-        raise UserError(f"{path}: class_cond is True, but both methods need a prior without class labels")
     model = build_model(config, path)
     state = read_state_dict(checkpoint)
     if shapes(state) != shapes(model.state_dict()):

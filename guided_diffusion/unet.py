@@ -90,8 +90,8 @@ class AttentionBlock(nn.Module):
     def __init__(self, channels, num_heads, num_head_channels, use_checkpoint, new_order):
         super().__init__()
         self.num_heads = num_heads if num_head_channels == -1 else channels // num_head_channels
-        if channels % self.num_heads:
-            raise ValueError(f"{channels} channels do not divide into {self.num_heads} attention heads")
+        if self.num_heads < 1 or channels % self.num_heads or num_head_channels not in (-1, channels // self.num_heads):
+            raise ValueError(f"{channels} channels do not divide into attention heads of {num_head_channels}")
         self.use_checkpoint, self.new_order = use_checkpoint, new_order
         self.norm = GroupNorm32(channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
@@ -229,6 +229,8 @@ def create_model(
         widths = CHANNEL_MULT_BY_SIZE[image_size]
     else:
         raise ValueError(f"image_size {image_size} has no default channel_mult: give one, such as '1,2,2,4'")
+    if image_size % 2 ** (len(widths) - 1):
+        raise ValueError(f"image_size {image_size} cannot be halved {len(widths) - 1} times, as channel_mult asks")
     return UNetModel(
         model_channels=num_channels,
         out_channels=6 if learn_sigma else 3,

@@ -26,14 +26,14 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard  # noqa: E402
 from dmilo import dmilo  # noqa: E402
 from guided_diffusion.ddim import Chain, chain_timesteps  # noqa: E402
-from guided_diffusion.measurements import blur, load_measurement  # noqa: E402
+from guided_diffusion.measurements import blurring, load_measurement  # noqa: E402
 from guided_diffusion.unet import create_model  # noqa: E402
 from motionblur.motionblur import Kernel  # noqa: E402
 from util.config import load_yaml  # noqa: E402
 from util.ilo import Hyperparameters  # noqa: E402
 from util.metrics import Metrics  # noqa: E402
 from util.rng import BatchRandom  # noqa: E402
-from util.runner import first_latent, load_hyperparameters  # noqa: E402
+from util.runner import load_hyperparameters, measure  # noqa: E402
 
 dmilo_pgd = importlib.import_module("dmilo-pgd")
 METHODS = {
@@ -68,9 +68,8 @@ def task(operator, noise=None, **flat):
 def draw(config, size, seed):
     """The operator and the noise of a task file's content, drawn for one image."""
     operator, noise = load_measurement(config, "golden", size)
-    rng = BatchRandom(1, seed)
-    A = operator.draw(rng, "cpu")
-    return A, noise, rng
+    rng = BatchRandom([seed])
+    return operator.draw(rng, "cpu"), noise, rng
 
 
 def mask_bits(size, seed, **options):
@@ -124,7 +123,7 @@ def unit_rows(folder, seed):
         kernel = Kernel((p["size"], p["size"]), p["intensity"], rng=np.random.RandomState(p["numpy_seed"])).kernelMatrix
         yield name, kernel, 1e-6
         if name == "motion_kernel_0":
-            yield "motion_blur_y_8x", blur(x, torch.from_numpy(kernel).float()[None])[..., ::8, ::8], 1e-5
+            yield "motion_blur_y_8x", blurring(torch.from_numpy(kernel).float()[None], size)(x)[..., ::8, ::8], 1e-5
 
     _, noise, rng = draw(task({"name": "super_resolution", "scale_factor": 1}), 8, 3 + seed)
     yield "gaussian_noise", noise(torch.zeros(1, 3, 8, 8), rng), 0
@@ -159,12 +158,11 @@ def trajectory_rows(folder):
             if method == "dmilo-pgd":
                 steps = about["pgd_inner"] if h.gradient_steps > 1 else 1
                 h = dataclasses.replace(h, lr_x=table["lr_x"][name], gradient_steps=steps)
-            A, noise, rng = draw(config, size, about["seed"])
-            y = noise(A(x), rng)
+            operator, noise = load_measurement(config, "golden", size)
+            A, y, g, z_0 = measure(operator, noise, model, x, [about["seed"]], about["ddim_steps"])
             if method == "dmilo":
                 yield f"{name}_y", y, golden[f"{name}_y"], 1e-6
-            g = Chain(model, about["ddim_steps"], rng)
-            iterates = solver(g, A, y, first_latent(g, rng, x), h, lambda *step: None)
+            iterates = solver(g, A, y, z_0, h, lambda *step: None)
             next(iterates)  # where it starts
             psnrs = []
             for i, (iterate, X) in enumerate(iterates):

@@ -16,15 +16,25 @@ ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 os.chdir(ROOT)
 
 
+@pytest.fixture(autouse=True)
+def no_alexnet(tmp_path, monkeypatch):
+    """LPIPS has no AlexNet unless a test puts one into TORCH_HOME."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
 @pytest.fixture
 def script(monkeypatch, capsys):
-    """script("dmilo.py", "--task", …) runs a script in this process -> its exit code, output and error lines."""
+    """script("dmilo.py", "--task", …) runs a script, or a module by its dotted name, in this process -> its exit code,
+    output and error lines."""
 
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         code = 0
         try:
-            runpy.run_path(name, run_name="__main__")
+            if name.endswith(".py"):
+                runpy.run_path(name, run_name="__main__")
+            else:
+                runpy.run_module(name, run_name="__main__")
         except SystemExit as exit:
             code = exit.code
         out, err = capsys.readouterr()

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from guided_diffusion.measurements import blur, load_measurement
+from guided_diffusion.measurements import blurring, load_measurement
 from motionblur.motionblur import Kernel
 from util.cli import named_by
 from util.config import load_yaml
@@ -15,10 +15,10 @@ SIZE = 64
 LINEAR = ["inpainting", "super_resolution", "demo/gaussian_deblur", "demo/motion_deblur", "demo/box_inpainting", "denoising"]
 
 
-def measurement(task, batch=2, size=SIZE, seed=123):
+def measurement(task, seeds=(1, 2)):
     path = f"configs/tasks/{task}_config.yaml"
-    operator, noise = load_measurement(load_yaml(path), path, size)
-    rng = BatchRandom(batch, seed)
+    operator, noise = load_measurement(load_yaml(path), path, SIZE)
+    rng = BatchRandom(seeds)
     return operator.draw(rng, "cpu"), noise, rng
 
 
@@ -26,27 +26,24 @@ def pictures(batch=2, seed=0, size=SIZE):
     return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def adjoint(A, like, y):
-    """The transpose of a linear A, column by column of its Jacobian's action: the vector-Jacobian product at zero."""
-    x = torch.zeros_like(like, requires_grad=True)
-    return torch.autograd.grad(A(x), x, y)[0]
-
-
 @pytest.mark.parametrize("task", LINEAR)
-def test_linear_and_adjoint(task):
+def test_linear(task):
     A, _, _ = measurement(task)
     u, v = pictures(seed=1), pictures(seed=2)
     torch.testing.assert_close(A(2 * u - 3 * v), 2 * A(u) - 3 * A(v), rtol=0, atol=2e-5)
-    y = torch.randn(A(u).shape, generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close((A(u) * y).sum(), (u * adjoint(A, u, y)).sum(), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("task", LINEAR + ["phase_retrieval"])
+@pytest.mark.parametrize("task", LINEAR + ["phase_retrieval", "poisson_denoising"])
 def test_an_image_by_itself(task):
-    """What is measured of an image does not depend on the image beside it."""
+    """What is measured of an image depends on its own seed alone, and on that it does depend."""
     x = pictures()
-    together, alone = measurement(task)[0](x), measurement(task, batch=1)[0](x[:1])
-    torch.testing.assert_close(together[:1], alone, rtol=0, atol=1e-6)
+    A, noise, rng = measurement(task)
+    together = noise(A(x), rng)
+    for i, seed in enumerate((1, 2)):
+        A, noise, rng = measurement(task, [seed])
+        torch.testing.assert_close(together[i : i + 1], noise(A(x[i : i + 1]), rng), rtol=0, atol=1e-6)
+    A, noise, rng = measurement(task, [3])
+    assert (noise(A(x[:1]), rng) - together[:1]).abs().mean() > 1e-3
 
 
 def test_random_mask_hides_seventy_percent_of_all_channels():
@@ -57,16 +54,16 @@ def test_random_mask_hides_seventy_percent_of_all_channels():
 
 
 def test_box_mask_hides_one_box_inside_the_margin():
-    hidden = 1 - measurement("demo/box_inpainting", batch=1)[0](torch.ones(1, 3, SIZE, SIZE))[0, 0]
+    hidden = 1 - measurement("demo/box_inpainting", seeds=[123])[0](torch.ones(1, 3, SIZE, SIZE))[0, 0]
     rows, columns = hidden.any(1).nonzero(), hidden.any(0).nonzero()
     assert len(rows) == len(columns) == 24 and hidden.sum() == 24 * 24
     assert 16 <= rows.min() and rows.max() < SIZE - 16 and 16 <= columns.min() and columns.max() < SIZE - 16
-    extreme = measurement("demo/extreme_inpainting", batch=1)[0](torch.ones(1, 3, SIZE, SIZE))[0, 0]
+    extreme = measurement("demo/extreme_inpainting", seeds=[123])[0](torch.ones(1, 3, SIZE, SIZE))[0, 0]
     assert torch.equal(extreme, hidden)
 
 
 def test_super_resolution_keeps_constants_and_ramps():
-    A, _, _ = measurement("super_resolution", batch=1)
+    A, _, _ = measurement("super_resolution", seeds=[123])
     torch.testing.assert_close(A(torch.full((1, 3, SIZE, SIZE), 0.3)), torch.full((1, 3, 16, 16), 0.3))
     ramp = torch.linspace(-1, 1, SIZE).expand(1, 3, SIZE, SIZE)
     expected = ramp.reshape(1, 3, SIZE, 16, 4).mean(-1)[:, :, ::4]
@@ -79,7 +76,7 @@ def test_blur_is_cross_correlation_with_mirrored_border(k):
     kernels = kernels / kernels.sum((1, 2), keepdim=True)
     padded = F.pad(x, [k // 2] * 4, mode="reflect")
     expected = torch.stack([F.conv2d(p[:, None], kernel[None, None])[:, 0] for p, kernel in zip(padded, kernels)])
-    torch.testing.assert_close(blur(x, kernels), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(blurring(kernels, SIZE)(x), expected, rtol=0, atol=1e-5)
 
 
 def test_phase_retrieval_keeps_energy_and_forgets_a_half_turn():
@@ -91,14 +88,13 @@ def test_phase_retrieval_keeps_energy_and_forgets_a_half_turn():
     torch.testing.assert_close(A(x.flip(2, 3)), y, rtol=0, atol=1e-4)
 
 
-def test_gaussian_noise_has_its_sigma_and_is_the_same_in_a_batch():
+def test_gaussian_noise_has_its_sigma():
     _, noise, rng = measurement("denoising")
-    n = noise(torch.zeros(2, 3, SIZE, SIZE), rng)
-    assert abs(n.std().item() - 0.2) < 0.005 and torch.equal(n[0], n[1])
+    assert abs(noise(torch.zeros(2, 3, SIZE, SIZE), rng).std().item() - 0.2) < 0.005
 
 
 def test_poisson_noise_has_the_mean_and_variance_of_counts():
-    _, noise, rng = measurement("poisson_denoising", batch=1)
+    _, noise, rng = measurement("poisson_denoising", seeds=[123])
     y = noise(torch.zeros(1, 3, 256, 256), rng)  # [0, 1] value 0.5: 25.5 counts
     counts = (y + 1) / 2 * 255 * 0.2
     assert abs(counts.mean() - 25.5) < 0.1 and abs(counts.var() - 25.5) < 0.5
@@ -141,11 +137,12 @@ def test_shipped_task_files_are_valid_at_their_size(path):
         (lambda c: c["measurement"]["noise"].update(sigma=-1), "measurement.noise.sigma is -1"),
         (lambda c: c["measurement"]["noise"].update(sigma="much"), "measurement.noise.sigma is 'much'"),
         (lambda c: c["measurement"]["noise"].update(name="pink"), "one of gaussian, poisson, clean"),
-        (lambda c: c["measurement"]["noise"].update(sigmas=1), "measurement.noise.sigmas is not a key"),
-        (lambda c: c.update(kernle=3), "kernle is not a key"),
+        (lambda c: c["measurement"]["noise"].update(sigmas=1), "measurement.noise.sigmas is not a known key"),
+        (lambda c: c.update(kernle=3), "kernle is not a known key"),
         (lambda c: c["measurement"]["operator"].update(name="paint"), "measurement.operator.name is 'paint'"),
         (lambda c: c["measurement"].update(mask_opt=3), "measurement.mask_opt is 3"),
         (lambda c: c["measurement"]["mask_opt"].update(mask_prob_range=(0.7, 1.2)), "measurement.mask_opt.mask_prob_range"),
+        (lambda c: c["measurement"]["mask_opt"].update(mask_prob_range=("a", 1)), "measurement.mask_opt.mask_prob_range"),
         (lambda c: c["measurement"]["mask_opt"].update(mask_type="hole"), "measurement.mask_opt.mask_type is 'hole'"),
         (lambda c: c["measurement"]["mask_opt"].update(image_size=256), "measurement.mask_opt.image_size says 256"),
     ],

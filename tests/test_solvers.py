@@ -5,13 +5,12 @@ import pytest
 import torch
 
 from dmilo import dmilo
-from guided_diffusion.ddim import Chain, chain_timesteps, ddim_step
+from guided_diffusion.ddim import chain_timesteps, ddim_step
 from guided_diffusion.measurements import load_measurement
 from util.config import load_yaml
 from util.ilo import Hyperparameters, identity, optimise_layer
 from util.images import load_image
-from util.rng import BatchRandom
-from util.runner import first_latent, load_hyperparameters
+from util.runner import load_hyperparameters, measure
 
 pgd = importlib.import_module("dmilo-pgd")
 METHODS = {"dmilo": (dmilo, Hyperparameters), "dmilo-pgd": (pgd.dmilo_pgd, pgd.PGDHyperparameters)}
@@ -24,44 +23,39 @@ def silent(*step):
 
 
 def faces():
-    x = torch.cat([load_image(f"data/demo/{name}.png", 64) for name in ("astronaut", "grace_hopper")])
-    return x.contiguous(memory_format=torch.channels_last)
+    return torch.cat([load_image(f"data/demo/{name}.png", 64) for name in ("astronaut", "grace_hopper")])
 
 
-def last_iterate(model, method, task, x, eta=0.0):
+def last_iterate(model, method, task, x, seeds, eta=0.0):
     solver, kind = METHODS[method]
     h = load_hyperparameters(f"configs/{method}.yaml", task, kind, outer=1, inner=3)
     operator, noise = load_measurement(load_yaml(TASKS[task]), TASKS[task], 64)
-    rng = BatchRandom(len(x), 123)
-    A = operator.draw(rng, "cpu")
-    y = noise(A(x), rng)
-    g = Chain(model, 3, rng, eta)
-    for _, X in solver(g, A, y, first_latent(g, rng, x), h, silent):
+    A, y, g, z_0 = measure(operator, noise, model, x, seeds, 3, eta)
+    for _, X in solver(g, A, y, z_0, h, silent):
         pass
     return X
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("method", METHODS)
-def test_an_image_in_a_batch_is_the_image_alone(demo_model, method, task):
-    x = faces()
-    together = last_iterate(demo_model, method, task, x)
+@pytest.mark.parametrize("method, task, eta", [(m, t, 0.0) for m in METHODS for t in TASKS] + [("dmilo", "inpainting", 0.5)])
+def test_an_image_in_a_batch_is_the_image_alone(demo_model, method, task, eta):
+    x, seeds = faces(), [123, 7]
+    together = last_iterate(demo_model, method, task, x, seeds, eta)
     for i in range(2):
-        alone = last_iterate(demo_model, method, task, x[i : i + 1])
+        alone = last_iterate(demo_model, method, task, x[i : i + 1], seeds[i : i + 1], eta)
         # Convolutions round differently by batch size, and the first layer magnifies that up to 157 times; another image's
-        # mask, kernel, noise or gradient would show as 1e-2 and more.
+        # mask, kernel, noise or latent shows as 1e-2 and more.
         assert (together[i : i + 1] - alone).abs().mean() < 1e-3
 
 
-def test_eta_draws_from_the_images_own_generators(demo_model):
-    x = faces()
-    once, again = (last_iterate(demo_model, "dmilo", "inpainting", x, eta=0.5) for _ in range(2))
-    assert torch.equal(once, again)
-    assert (once - last_iterate(demo_model, "dmilo", "inpainting", x)).abs().mean() > 1e-2
+def test_eta_and_the_seed_change_the_result(demo_model):
+    x = faces()[:1]
+    plain = last_iterate(demo_model, "dmilo", "inpainting", x, [123])
+    assert (last_iterate(demo_model, "dmilo", "inpainting", x, [123], eta=0.5) - plain).abs().mean() > 1e-2
+    assert (last_iterate(demo_model, "dmilo", "inpainting", x, [7]) - plain).abs().mean() > 1e-2
 
 
 def test_the_prior_gets_no_gradient(demo_model):
-    last_iterate(demo_model, "dmilo", "inpainting", faces()[:1])
+    last_iterate(demo_model, "dmilo", "inpainting", faces()[:1], [123])
     assert all(p.grad is None and not p.requires_grad for p in demo_model.parameters())
 
 
@@ -92,3 +86,26 @@ def test_a_perfect_network_gives_back_the_image():
     x = 0.5**0.5 * x0 + 0.5**0.5 * eps
     torch.testing.assert_close(ddim_step(x, eps, 0.5, 1.0), x0, rtol=0, atol=1e-5)
     torch.testing.assert_close(ddim_step(x, eps, 0.5, 0.8), 0.8**0.5 * x0 + 0.2**0.5 * eps, rtol=0, atol=1e-4)
+
+
+PUBLISHED = [  # the paper's code: method, task, lr_z, lr_x, outer, inner
+    ("dmilo", "inpainting", 2e-2, None, 5, 200),
+    ("dmilo", "super_resolution", 1e-2, None, 5, 1000),
+    ("dmilo", "gaussian_deblur", 8e-3, None, 10, 300),
+    ("dmilo", "motion_deblur", 8e-3, None, 10, 300),
+    ("dmilo", "nonlinear_deblur", 1e-2, None, 10, 200),
+    ("dmilo-pgd", "inpainting", 2e-2, 0.5, 5, 200),
+    ("dmilo-pgd", "super_resolution", 1e-2, 8, 10, 400),
+    ("dmilo-pgd", "gaussian_deblur", 2e-2, 2, 5, 500),
+    ("dmilo-pgd", "motion_deblur", 2e-2, 2, 5, 500),
+    ("dmilo-pgd", "nonlinear_deblur", 2e-2, 0.3, 10, 200),
+]
+
+
+@pytest.mark.parametrize("method, task, lr_z, lr_x, outer, inner", PUBLISHED)
+def test_the_hyperparameters_are_the_published_ones(method, task, lr_z, lr_x, outer, inner):
+    h = load_hyperparameters(f"configs/{method}.yaml", task, METHODS[method][1])
+    assert (h.lr_z, h.outer, h.inner, h.lr_nu, h.weight_nu, h.weight_z) == (lr_z, outer, inner, 1e-3, 0.1, 1e-4)
+    if lr_x:
+        squared = task in ("inpainting", "super_resolution")
+        assert (h.lr_x, h.gradient_steps, h.norm_power) == (lr_x, 1 if squared else 1000, 2 if squared else 1)

@@ -49,9 +49,10 @@ class Section:
         A key that is absent gives `default`; without a default it is an error.
         """
         self.unread.discard(key)
+        hint = hint or getattr(kind, "__name__", "a number or a text")
         if key not in self.values:
             if default is None:
-                raise self.error(key, f"is missing ({hint or kind.__name__})")
+                raise self.error(key, f"is missing ({hint})")
             return default
         value = self.values[key]
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -59,7 +60,7 @@ class Section:
         if kind is tuple and isinstance(value, list):
             value = tuple(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)) or (valid and not valid(value)):
-            raise self.error(key, f"is {value!r}, must be {hint or kind.__name__}")
+            raise self.error(key, f"is {value!r}, must be {hint}")
         return value
 
     def section(self, key):
@@ -71,6 +72,6 @@ class Section:
     def finish(self):
         """Raise UserError if the file has a key that nobody took."""
         for key in sorted(self.unread, key=str):
-            raise self.error(key, "is not a key that this task knows; remove it or correct its name")
+            raise self.error(key, "is not a known key; remove it or correct its name")
         for section in self.sections.values():
             section.finish()

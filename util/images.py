@@ -10,27 +10,44 @@ from util.files import UserError, atomic
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
+def is_image_name(name):
+    """Has the file an image's suffix, and is it none of the hidden files that some systems add?"""
+    return name.lower().endswith(SUFFIXES) and not os.path.basename(name).startswith(".")
+
+
 def list_images(folder):
     """Paths of the images in `folder`, sorted by name. Raises UserError where there is no folder or no image."""
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; put the images there or name their folder with --data")
-    names = sorted(n for n in os.listdir(folder) if n.lower().endswith(SUFFIXES) and not n.startswith("."))
+    try:
+        names = sorted(name for name in os.listdir(folder) if is_image_name(name))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
     if not names:
         raise UserError(f"{folder}: no images in it ({', '.join(SUFFIXES)}); put some there or name a folder with --data")
     return [os.path.join(folder, n) for n in names]
 
 
-def open_rgb(file):
-    """A path or an open file -> an upright RGB Pillow image. Raises UserError for what Pillow cannot read."""
+def open_rgb(file, name):
+    """A path or an open file -> an upright RGB Pillow image: 16 bits are reduced to 8, alpha is laid on white.
+
+    name: what an error calls it. Raises UserError for what Pillow cannot read.
+    """
     try:
-        return ImageOps.exif_transpose(Image.open(file)).convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{getattr(file, 'name', file)}: cannot be read as an image ({error})") from error
+        image = ImageOps.exif_transpose(Image.open(file))
+        if image.mode.startswith("I"):  # Pillow's own conversion would cut everything above 255 off
+            image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{name}: cannot be read as an image ({error})") from error
 
 
 def load_image(path, size):
     """-> (1, 3, size, size) float32 in [-1, 1]. Raises UserError for an unreadable image or one of another size."""
-    image = open_rgb(path)
+    image = open_rgb(path, path)
     if image.size != (size, size):
         width, height = image.size
         raise UserError(f"{path}: is {width} x {height}, this prior needs {size} x {size}; crop and resize it first")

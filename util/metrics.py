@@ -6,6 +6,7 @@ import warnings
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from util.files import UserError, read_state_dict
 from util.images import to_pixels
 
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
@@ -16,20 +17,22 @@ class Metrics:
     """`Metrics(device)(x, reference)` -> {"psnr": dB, "ssim": …, "lpips_alex": … or None}.
 
     LPIPS (Zhang et al. 2018, the lpips package) needs torchvision's AlexNet. Its file is never fetched here: where it
-    is missing, one warning says what to put where, and lpips_alex is None.
+    is missing or broken, one warning says what to put where, and lpips_alex is None.
     """
 
     def __init__(self, device):
         self.device, self.lpips = device, None
         path = os.path.join(torch.hub.get_dir(), "checkpoints", ALEXNET_FILE)
-        if os.path.isfile(path):
-            import lpips  # here, because it takes torchvision along, which nothing else needs
-
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # lpips calls torchvision by deprecated names
-                self.lpips = lpips.LPIPS(net="alex", verbose=False).requires_grad_(False).to(device)
-        else:
+        try:
+            read_state_dict(path)
+        except UserError:
             print(f"warning: no LPIPS, it needs {path}: download it from {ALEXNET_URL}", file=sys.stderr)
+            return
+        import lpips  # here, because it takes torchvision along, which nothing else needs
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # lpips calls torchvision by deprecated names
+            self.lpips = lpips.LPIPS(net="alex", verbose=False).requires_grad_(False).to(device)
 
     def __call__(self, x, reference):
         """x and reference: (3, H, W) in [-1, 1]; x is clamped to it."""

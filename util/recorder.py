@@ -46,7 +46,7 @@ class ImageRecord:
             self._save("result", x)
 
     def finish(self, seconds, network_evaluations):
-        """Write the record, whose being there means that the image is done. Returns it."""
+        """Write the record, whole, and return it."""
         self.record.update(seconds=seconds, network_evaluations=network_evaluations)
         write_text(self.record_path, json.dumps(self.record, indent=1))
         return self.record
@@ -91,21 +91,27 @@ def write_summary(directory, head, records, settings):
     return summary
 
 
-def write_grid(directory, records, columns=("origin", "measurement", "final"), cell=192, rows=16):
-    """grid.png: a row an image (the first `rows`), read back from images/<name>/, each with its final PSNR."""
-    names = list(records)[:rows]
+COLUMNS, ROWS, CELL = ("origin", "measurement", "final"), 16, 192
+
+
+def write_grid(directory, records):
+    """grid.png: a row an image (the first ROWS), read back from images/<name>/, each with its final PSNR. Pictures are
+    enlarged to CELL pixels, never reduced."""
+    rows = [
+        [Image.open(os.path.join(directory, "images", name, f"{column}.png")) for column in COLUMNS]
+        for name in list(records)[:ROWS]
+    ]
+    cell = max(CELL, rows[0][0].width)
     pad, caption = 4, 16
-    height = caption + len(names) * (cell + pad)
-    canvas = Image.new("RGB", (len(columns) * (cell + pad) + pad, height), "white")
+    canvas = Image.new("RGB", (len(COLUMNS) * (cell + pad) + pad, caption + len(rows) * (cell + pad)), "white")
     draw = ImageDraw.Draw(canvas)
-    for c, column in enumerate(columns):
+    for c, column in enumerate(COLUMNS):
         draw.text((pad + c * (cell + pad), 2), column, fill="black")
-        for r, name in enumerate(names):
-            picture = Image.open(os.path.join(directory, "images", name, f"{column}.png"))
-            corner = (pad + c * (cell + pad), caption + r * (cell + pad))
-            canvas.paste(picture.resize((cell, cell), Image.NEAREST), corner)
-            if column == "final":
-                box = (corner[0] + 4, corner[1] + cell - 14)
-                draw.text(box, f"{records[name]['psnr'][-1]:.1f} dB", fill="white", stroke_width=2, stroke_fill="black")
+    for r, (row, record) in enumerate(zip(rows, records.values())):
+        top = caption + r * (cell + pad)
+        for c, picture in enumerate(row):
+            canvas.paste(picture.resize((cell, cell), Image.NEAREST), (pad + c * (cell + pad), top))
+        below = (pad + (len(COLUMNS) - 1) * (cell + pad) + 4, top + cell - 14)
+        draw.text(below, f"{record['psnr'][-1]:.1f} dB", fill="white", stroke_width=2, stroke_fill="black")
     with atomic(os.path.join(directory, "grid.png")) as tmp:
         canvas.save(tmp)

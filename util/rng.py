@@ -4,17 +4,17 @@ import torch
 
 
 class BatchRandom:
-    """One torch and one numpy generator for each image of a batch, every one seeded alike.
+    """One torch and one numpy generator for each image of a batch, from `seeds`, an integer an image.
 
-    The published scripts seed torch and numpy with 123 anew for every image; so every image has the same mask, kernel
-    and noise, and its draws are the same alone or in a batch, on any device, for they are made on the CPU.
+    The published scripts seed torch and numpy with 123 anew for every image. An image's draws are the same alone or in
+    a batch and on any device, for they are made on the CPU.
 
     torch: list of B torch.Generator; numpy: list of B numpy.random.RandomState (the legacy stream of np.random.seed).
     """
 
-    def __init__(self, batch, seed):
-        self.torch = [torch.Generator().manual_seed(seed) for _ in range(batch)]
-        self.numpy = [np.random.RandomState(seed) for _ in range(batch)]
+    def __init__(self, seeds):
+        self.torch = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.numpy = [np.random.RandomState(seed) for seed in seeds]
 
     def randn(self, shape, device="cpu"):
         """Standard normal (B, *shape) float32 on `device`; `shape` is that of one image."""

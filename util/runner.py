@@ -1,5 +1,6 @@
 """Config -> prior and operator -> solver -> recorder: what both scripts do around their generator of iterates."""
 import dataclasses
+import glob
 import os
 import sys
 import time
@@ -23,6 +24,10 @@ def load_hyperparameters(path, task, kind, **given):
     """The row of `task` (or `default`) in configs/<method>.yaml as the dataclass `kind`; what is `given`, and not None,
     replaces its value. Raises UserError for a value that is missing, unknown or out of range."""
     table = load_yaml(path)
+    tasks = {os.path.basename(p)[: -len("_config.yaml")] for p in glob.glob("configs/tasks/**/*_config.yaml", recursive=True)}
+    for row in table:
+        if row not in tasks | {"default"}:
+            raise UserError(f"{path}: the row {row} is for no task in configs/tasks/; correct its name or remove it")
     section = Section(table, path).section(task if task in table else "default")
     values = {}
     for field in dataclasses.fields(kind):
@@ -35,11 +40,23 @@ def load_hyperparameters(path, task, kind, **given):
 
 def choose_device(cuda):
     """The GPU of that number or, where there is none, the CPU with a line of warning; -1 is the CPU without it."""
-    if cuda >= 0 and cuda < torch.cuda.device_count():
+    if 0 <= cuda < torch.cuda.device_count():
+        # The same figures in every run and, but for rounding, on every device: as published, and no TF32.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
         return torch.device("cuda", cuda)
     if cuda >= 0:
         print(f"warning: no GPU {cuda} here, running on the CPU (--cuda -1 says so without this line)", file=sys.stderr)
     return torch.device("cpu")
+
+
+def image_names(paths):
+    """What the images are called in a run: their file names without suffix. Raises UserError if two are called alike."""
+    names, seen = [os.path.splitext(os.path.basename(path))[0] for path in paths], {}
+    for name, path in zip(names, paths):
+        other = seen.setdefault(name.lower(), path)  # some file systems do not tell cases apart
+        if other != path:
+            raise UserError(f"{path}: would share its folder of results with {other}; rename one of them")
+    return names
 
 
 def new_directory(path):
@@ -53,16 +70,26 @@ def new_directory(path):
     return path
 
 
-def first_latent(g, rng, x):
-    """z_0, standard normal of x's shape and device."""
+def measure(operator, noise, model, x, seeds, steps, eta=0.0):
+    """Everything random of a batch x (B, 3, H, W), in the published order: the operator's draws, the noise, the latents.
+
+    Returns (A, y, g, z_0): the operator as a function, the measurements, the chain, and its first latent.
+    """
+    rng = BatchRandom(seeds)
+    A = operator.draw(rng, x.device)
+    # The pixel order of an image file, in which the published code keeps its images: the noise depends on it.
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        y = noise(A(x), rng)
+    g = Chain(model, steps, rng, eta)
     # The published code draws all N + 1 latents before the chain overwrites N of them; so does this, or the stream from
     # which eta > 0 goes on drawing would be another one.
-    return [rng.randn(x.shape[1:], x.device) for _ in range(len(g) + 1)][0]
+    z_0, *_ = [rng.randn(x.shape[1:], x.device) for _ in range(len(g) + 1)]
+    return A, y, g, z_0
 
 
 class Progress:
-    """Bars for images, outer iterations and inner steps, on a terminal only; the loss is fetched twice a second at most,
-    for fetching it makes a GPU wait."""
+    """Bars for images, outer iterations and the steps of a layer (or of the gradient), on a terminal only."""
 
     def __init__(self, images, outer):
         bar = dict(disable=None, leave=False, dynamic_ncols=True)
@@ -75,42 +102,41 @@ class Progress:
         if step == 1:
             self.inner.reset(total=steps)
         self.inner.update()
+        # Twice a second at most, for fetching the loss makes a GPU wait.
         if not self.inner.disable and time.monotonic() - self.shown > 0.5:
             self.inner.set_postfix(loss=f"{loss.item():.5f}")
             self.shown = time.monotonic()
+
+    def on_iterate(self, name):
+        if name == "init":
+            self.outer.reset()
+        self.outer.update(name.endswith("after"))
+
+    def on_image(self, name, record):
+        self.images.update()
+        psnr, best = record["psnr"][-1], max(record["psnr"])
+        tqdm.write(f"{name}: final PSNR {psnr:.2f} dB, best {best:.2f} dB, {record['seconds']:.0f} s")
 
     def close(self):
         for bar in (self.inner, self.outer, self.images):
             bar.close()
 
 
-def restore_batch(solver, model, operator, noise, x, args, h, progress, records_for):
-    """Measure the images x (B, 3, H, W) and run the solver on the measurements.
-
-    records_for(y) -> one ImageRecord an image. Returns the finished records' contents.
-    """
-    rng = BatchRandom(len(x), args.seed)
-    # The order of the draws is the published one: the operator's, the noise, the latents.
-    A = operator.draw(rng, x.device)
-    with torch.no_grad():
-        y = noise(A(x), rng)
-    g = Chain(model, args.custom_steps, rng, args.eta)
-    z_0 = first_latent(g, rng, x)
-    records = records_for(y)
+def restore_batch(solver, h, progress, A, y, g, z_0, records):
+    """Run the solver on the measurements y of a batch; every iterate goes to the images' records. Returns their contents."""
     seconds, started = 0.0, time.perf_counter()
-    progress.outer.reset()
     for name, X in solver(g, A, y, z_0, h, progress.on_step):
         with torch.no_grad():
             residual = (A(X) - y).flatten(1).square().mean(1).sqrt().tolist()  # waits for the device to finish
         seconds += time.perf_counter() - started  # not the recording
         for record, image, rms in zip(records, X, residual):
             record.add(name, image, rms)
-        progress.outer.update(name.endswith("after"))
+        progress.on_iterate(name)
         started = time.perf_counter()
-    return [record.finish(seconds / len(x), g.evaluations) for record in records]
+    return [record.finish(seconds / len(y), g.evaluations) for record in records]
 
 
-def run(doc, method, solver, hyperparameters):
+def run(doc, method, solver, hyperparameters, uses_prior):
     args = parse_arguments(doc, method)
     config = load_model_config(args.model_config)
     task = load_yaml(args.task_config)
@@ -120,38 +146,39 @@ def run(doc, method, solver, hyperparameters):
     paths = list_images(args.data)[: args.number][args.begin_number : end]
     if not paths:
         raise UserError(f"-n {args.number} -bn {args.begin_number} -en {args.end_number} choose none of the images in {args.data}")
+    names = image_names(paths)
     images = [load_image(path, config["image_size"]) for path in paths]
     device = choose_device(args.cuda)
-    model = load_prior(config, args.model_config, device)
+    model = load_prior(config, args.model_config, device) if uses_prior else None
     directory = new_directory(os.path.join(args.logdir, args.dataset, args.task, args.run))
     metrics = Metrics(device)
-    settings = {**vars(args), "device": str(device), "hyperparameters": dataclasses.asdict(h), "task_config": task}
-    names = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+
     head = {"method": method, "dataset": args.dataset, "task": args.task}
+    settings = {**vars(args), "device": str(device), "hyperparameters": dataclasses.asdict(h), "model": config, **task}
     records = {}
     progress = Progress(len(paths), h.outer)
     for start in range(0, len(paths), args.batch_size):
-        chosen = slice(start, start + args.batch_size)
-        x = torch.cat(images[chosen]).contiguous(memory_format=torch.channels_last).to(device)
-
-        def records_for(y):
-            return [ImageRecord(directory, *of_one, metrics) for of_one in zip(names[chosen], x, y)]
-
-        done = restore_batch(solver, model, operator, noise, x, args, h, progress, records_for)
-        records.update(zip(names[chosen], done))
-        progress.images.update(len(x))
-        for name, record in zip(names[chosen], done):
-            tqdm.write(f"{name}: final PSNR {record['psnr'][-1]:.2f} dB, best {max(record['psnr']):.2f} dB, {record['seconds']:.0f} s")
+        batch = names[start : start + args.batch_size]
+        x = torch.cat(images[start : start + args.batch_size]).to(device)
+        A, y, g, z_0 = measure(operator, noise, model, x, [args.seed] * len(x), args.custom_steps, args.eta)
+        unfinished = [ImageRecord(directory, *of_one, metrics) for of_one in zip(batch, x, y)]
+        records.update(zip(batch, restore_batch(solver, h, progress, A, y, g, z_0, unfinished)))
+        summary = write_summary(directory, head, records, settings)
+        write_grid(directory, records)
+        for name in batch:
+            progress.on_image(name, records[name])
     progress.close()
 
-    summary = write_summary(directory, head, records, settings)
-    write_grid(directory, records)
     final, best = summary["final"]["psnr"]["mean"], summary["best"]["psnr"]["mean"]
     print(f"{method}, {args.task}, {len(records)} images: PSNR {final:.2f} dB (final), {best:.2f} dB (best, chosen against the ground truth)")
     print(f"wrote {directory}/ (log.txt, summary.json, grid.png, images/, record/)")
 
 
-def main(doc, method, solver, hyperparameters):
-    """The whole of dmilo.py and dmilo-pgd.py but the method: `solver` is its generator of iterates, `hyperparameters`
-    the dataclass of its rows in configs/<method>.yaml, `doc` what --help shows."""
-    exit_on_user_error(lambda: run(doc, method, solver, hyperparameters))
+def main(doc, method, solver, hyperparameters, uses_prior=True):
+    """The whole of dmilo.py and dmilo-pgd.py but the method itself.
+
+    doc: what --help shows. solver: called as solver(g, operator, y, z_0, h, on_step), a generator of (name, X), "init" first
+    then what is recorded; the last of an outer iteration has a name ending in "after". hyperparameters: the dataclass
+    of the rows in configs/<method>.yaml. uses_prior: False for a method that works without the chain.
+    """
+    exit_on_user_error(lambda: run(doc, method, solver, hyperparameters, uses_prior))
