@@ -80,7 +80,7 @@ def parse_arguments(doc, method):
     add("-n", "--number", type=count, default=10, help="how many of the images, sorted by name (default 10)")
     add("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
     add("-en", "--end_number", type=number(int, -1), default=-1, help="one past the last (default -1: all)")
-    add("--batch-size", type=count, default=1, help="images at once (default 1); results do not depend on it")
+    add("--batch-size", type=count, default=1, help="images at once (default 1); changes results by rounding only")
     add("-l", "--logdir", default=f"./{method}", help=f"where results go (default ./{method})")
     add("--run", type=folder_name, default=time.strftime("%Y-%m-%d_%H-%M-%S"), help="the run's folder in "
         "<logdir>/<dataset>/<task>/ (default: the time)")
