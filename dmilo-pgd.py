@@ -13,7 +13,7 @@ from util.ilo import Hyperparameters, identity, optimise_layer, run_chain
 from util.runner import main
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PGDHyperparameters(Hyperparameters):
     """One row of configs/dmilo-pgd.yaml: DMILO's, and what the gradient step on X is.
 

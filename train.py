@@ -2,6 +2,7 @@
 
     python train.py --config configs/model_config_demo.yaml --data faces.zip --out models/demo.pt
     python train.py --config configs/model_config_demo.yaml --data photos/ --out models/mine.pt --steps 50000 --bf16
+    python train.py --config configs/model_config_demo.yaml --data photos/ --init models/demo.pt --out models/mine.pt --lr 6e-4
     torchrun --nproc-per-node 4 train.py --config configs/model_config_demo.yaml --data faces.zip --out models/demo.pt
 
 Writes at the end OUT, the bare state dict of the averaged weights, which dmilo.py loads, and OUT's name with
@@ -23,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from guided_diffusion.ddim import TRAINING_STEPS, Chain, chain_timesteps, linear_alphas_cumprod
-from guided_diffusion.prior import build_model, load_model_config
+from guided_diffusion.prior import build_model, load_model_config, load_prior
 from util.cli import Parser, exit_on_user_error, number
 from util.files import UserError, atomic
 from util.images import SUFFIXES, is_image_name, list_images, open_rgb, save_image, tile
@@ -81,12 +82,21 @@ def learning_rate_factor(step, steps):
 
 
 def noise_prediction_loss(network, x0, noise, timesteps, alphas_cumprod, device, bf16):
-    """mean (eps(sqrt(abar) x_0 + sqrt(1 - abar) noise, t) - noise)^2 (Ho et al. 2020, eq. 14)."""
+    """mean (eps(sqrt(abar) x_0 + sqrt(1 - abar) noise, t) - noise)^2 (Ho et al. 2020, eq. 14) and, to descend, the same
+    with a weight by timestep, w = min(clamp(SNR, 0.1, 5) / SNR, 30) with SNR = abar / (1 - abar).
+
+    In terms of x_0 the plain loss weighs an error by SNR. It so spends the network on the faintest noise, which no chain
+    of ten steps or fewer visits (Hang et al. 2023 bound SNR by 5 for that), and hardly asks for x_0 at t = 666 and 999,
+    which the first layers of the chain produce: hence the lower bound, and 30 for what rounding would make of it.
+    """
     abar = alphas_cumprod[timesteps][:, None, None, None]
     x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         eps = network(x_t.to(device), timesteps.to(device))[:, :3]
-    return (eps.float() - noise.to(device)).square().mean()
+    error = (eps.float() - noise.to(device)).square().mean((1, 2, 3))
+    snr = abar.flatten() / (1 - abar.flatten())
+    weight = (snr.clamp(0.1, 5) / snr).clamp(max=30).to(device)
+    return error.mean(), (weight * error).mean()
 
 
 @torch.no_grad()
@@ -104,6 +114,7 @@ def main():
     parser.add_argument("--config", required=True, help="the model config, configs/model_config_*.yaml")
     parser.add_argument("--data", required=True, help="a folder or a zip file of images")
     parser.add_argument("--out", required=True, help="the checkpoint to write")
+    parser.add_argument("--init", help="a checkpoint of the same config to start from (default: random weights)")
     parser.add_argument("--steps", type=number(int, 1), default=9500, help="optimiser steps in all (default 9500)")
     parser.add_argument("--batch-size", type=number(int, 1), default=16, help="images a step and process (default 16)")
     parser.add_argument("--lr", type=number(float, 0), default=1e-3, help="AdamW's highest learning rate (default 1e-3)")
@@ -120,7 +131,10 @@ def main():
 
     torch.manual_seed(0)  # the same first weights on every rank
     config = load_model_config(args.config)
-    model = build_model(config, args.config).to(device)
+    if args.init:
+        model = load_prior({**config, "model_path": args.init}, args.config, device).train().requires_grad_(True)
+    else:
+        model = build_model(config, args.config).to(device)
     ema = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, fused=True)
     images = load_images(args.data, config["image_size"])
@@ -158,9 +172,9 @@ def main():
         for group in optimizer.param_groups:
             group["lr"] = args.lr * learning_rate_factor(step, args.steps)
         batch = training_batch(images, args.batch_size, step, rank)
-        loss = noise_prediction_loss(network, *batch, alphas_cumprod, device, args.bf16)
+        loss, weighted = noise_prediction_loss(network, *batch, alphas_cumprod, device, args.bf16)
         optimizer.zero_grad()
-        loss.backward()
+        weighted.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
         optimizer.step()
         # The average starts as a short one and lengthens, or the random first weights would stay in it.

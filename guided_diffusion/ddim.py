@@ -41,14 +41,15 @@ def ddim_step(x, eps, abar, abar_prev, eta=0.0, noise=None):
 class Chain:
     """The layers g_0 … g_{N-1} over one batch of images: `g = Chain(model, 3, rng)`, then `len(g)` and `g[i](z)`.
 
-    model: eps(x, t) as `create_model` builds it. steps: N. eta: DDIM's noise scale, 0 for a deterministic chain.
-    rng: the batch's `util.rng.BatchRandom`, from which noise is drawn if eta > 0. `evaluations` counts the network's
-    evaluations so far (each is one per image of the batch).
+    model: eps(x, t) as `create_model` builds it. steps: DDIM steps; layers: how many of the last ones make up the chain
+    (N; all by default). eta: DDIM's noise scale, 0 for a deterministic chain. rng: the batch's `util.rng.BatchRandom`,
+    from which noise is drawn if eta > 0. `evaluations` counts the network's evaluations so far (each is one per image
+    of the batch).
     """
 
-    def __init__(self, model, steps, rng, eta=0.0):
+    def __init__(self, model, steps, rng, eta=0.0, layers=TRAINING_STEPS):
         self.model, self.rng, self.eta = model, rng, eta
-        self.timesteps = chain_timesteps(steps)
+        self.timesteps = chain_timesteps(steps)[-layers:]
         self.evaluations = 0
         alphas_cumprod = linear_alphas_cumprod()
         stride = TRAINING_STEPS // steps
@@ -63,6 +64,11 @@ class Chain:
 
     def __getitem__(self, i):
         return self.layers[i]
+
+    def noised(self, x, noise):
+        """The picture x at the noise level at which the chain begins: sqrt(abar) x + sqrt(1 - abar) noise."""
+        abar = linear_alphas_cumprod()[self.timesteps[0]].item()
+        return abar**0.5 * x + (1 - abar) ** 0.5 * noise
 
     def _layer(self, t, abar, abar_prev, x):
         self.evaluations += 1

@@ -34,6 +34,7 @@ from util.ilo import Hyperparameters  # noqa: E402
 from util.metrics import Metrics  # noqa: E402
 from util.rng import BatchRandom  # noqa: E402
 from util.runner import load_hyperparameters, measure  # noqa: E402
+from util.start import silent  # noqa: E402
 
 dmilo_pgd = importlib.import_module("dmilo-pgd")
 METHODS = {
@@ -154,15 +155,15 @@ def trajectory_rows(folder):
     for name, config in about["tasks"].items():
         for method, (solver, kind) in METHODS.items():
             h = load_hyperparameters(f"configs/{method}.yaml", name, kind)
-            h = dataclasses.replace(h, outer=about["outer"], inner=about["inner"], lr_nu=table["lr_nu"], lr_z=table["lr_z"][method][name])
+            h = dataclasses.replace(h, outer=about["outer"], inner=about["inner"], lr_nu=table["lr_nu"], lr_z=table["lr_z"][method][name], chain_steps=about["ddim_steps"])
             if method == "dmilo-pgd":
                 steps = about["pgd_inner"] if h.gradient_steps > 1 else 1
                 h = dataclasses.replace(h, lr_x=table["lr_x"][name], gradient_steps=steps)
             operator, noise = load_measurement(config, "golden", size)
-            A, y, g, z_0 = measure(operator, noise, model, x, [about["seed"]], about["ddim_steps"])
+            A, y, g, latents = measure(operator, noise, model, x, [about["seed"]], h)
             if method == "dmilo":
                 yield f"{name}_y", y, golden[f"{name}_y"], 1e-6
-            iterates = solver(g, A, y, z_0, h, lambda *step: None)
+            iterates = solver(g, A, y, latents[0], h, silent)
             next(iterates)  # where it starts
             psnrs = []
             for i, (iterate, X) in enumerate(iterates):

@@ -11,15 +11,12 @@ from util.config import load_yaml
 from util.ilo import Hyperparameters, identity, optimise_layer
 from util.images import load_image
 from util.runner import load_hyperparameters, measure
+from util.start import search, silent
 
 pgd = importlib.import_module("dmilo-pgd")
 METHODS = {"dmilo": (dmilo, Hyperparameters), "dmilo-pgd": (pgd.dmilo_pgd, pgd.PGDHyperparameters)}
 TASKS = {name: f"configs/tasks/{folder}{name}_config.yaml" for name, folder in
          [("inpainting", ""), ("super_resolution", ""), ("gaussian_deblur", "demo/"), ("motion_deblur", "demo/")]}
-
-
-def silent(*step):
-    pass
 
 
 def faces():
@@ -30,8 +27,8 @@ def last_iterate(model, method, task, x, seeds, eta=0.0):
     solver, kind = METHODS[method]
     h = load_hyperparameters(f"configs/{method}.yaml", task, kind, outer=1, inner=3)
     operator, noise = load_measurement(load_yaml(TASKS[task]), TASKS[task], 64)
-    A, y, g, z_0 = measure(operator, noise, model, x, seeds, 3, eta)
-    for _, X in solver(g, A, y, z_0, h, silent):
+    A, y, g, latents = measure(operator, noise, model, x, seeds, h, eta)
+    for _, X in search(solver, g, A, y, latents, h, silent):
         pass
     return X
 

@@ -84,9 +84,10 @@ def parse_arguments(doc, method):
     add("-l", "--logdir", default=f"./{method}", help=f"where results go (default ./{method})")
     add("--run", type=folder_name, default=time.strftime("%Y-%m-%d_%H-%M-%S"), help="the run's folder in "
         "<logdir>/<dataset>/<task>/ (default: the time)")
+    add("--preset", help=f"a table of hyperparameters in configs/{method}.yaml (default: its first)")
     add("--outer", type=count, help=f"outer iterations (default: the task's row in configs/{method}.yaml)")
     add("--inner", type=count, help="steps a layer and outer iteration (default: likewise)")
-    add("-c", "--custom_steps", type=number(int, 1, TRAINING_STEPS), default=3, help="DDIM steps, the layers of the chain (default 3)")
+    add("-c", "--custom_steps", type=number(int, 1, TRAINING_STEPS), help="DDIM steps, the layers of the chain (default: likewise; published: 3)")
     add("-e", "--eta", type=number(float, 0, 1), default=0.0, help="DDIM's noise (default 0: deterministic)")
     add("--seed", type=number(int, 0, 2**32 - 1), default=123, help="seed of every image's draws (default 123)")
     add("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")

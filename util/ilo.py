@@ -2,14 +2,18 @@
 from dataclasses import dataclass
 
 import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from util.start import Start
 
 
-@dataclass(frozen=True)
-class Hyperparameters:
+@dataclass(frozen=True, kw_only=True)
+class Hyperparameters(Start):
     """One row of configs/dmilo.yaml.
 
     outer, inner: iterations (T and T_in); lr_z, lr_nu: Adam's learning rates for a layer's input and its deviation;
-    weight_nu, weight_z: of the deviation's L1 norm and of the input's energy in the loss.
+    weight_nu, weight_z: of the deviation's L1 norm and of the input's energy in the loss; decay: whether the learning rates
+    fall to zero over a layer's steps, along half a cosine.
     """
 
     outer: int
@@ -18,6 +22,7 @@ class Hyperparameters:
     lr_nu: float
     weight_nu: float
     weight_z: float
+    decay: bool = False
 
 
 def identity(x):
@@ -41,6 +46,7 @@ def optimise_layer(g, operator, target, z, nu, h, on_step):
     """
     z, nu = z.detach().clone().requires_grad_(), nu.detach().clone().requires_grad_()
     adam = torch.optim.Adam([{"params": nu, "lr": h.lr_nu}, {"params": z, "lr": h.lr_z}])
+    learning_rate = CosineAnnealingLR(adam, h.inner) if h.decay else None
     for step in range(h.inner):
         loss = (
             mean_per_image((operator(g(z) + nu) - target).square())
@@ -50,6 +56,8 @@ def optimise_layer(g, operator, target, z, nu, h, on_step):
         adam.zero_grad()
         loss.backward()
         adam.step()
+        if h.decay:
+            learning_rate.step()
         on_step(step + 1, h.inner, loss.detach())
     return z.detach(), nu.detach()
 

@@ -18,22 +18,30 @@ from util.images import list_images, load_image
 from util.metrics import Metrics
 from util.recorder import ImageRecord, write_grid, write_summary
 from util.rng import BatchRandom
+from util.start import search
 
 
-def load_hyperparameters(path, task, kind, **given):
-    """The row of `task` (or `default`) in configs/<method>.yaml as the dataclass `kind`; what is `given`, and not None,
-    replaces its value. Raises UserError for a value that is missing, unknown or out of range."""
-    table = load_yaml(path)
+def load_hyperparameters(path, task, kind, preset=None, **given):
+    """The row of `task` (or `default`) in a preset of configs/<method>.yaml, its first one if None, as the dataclass `kind`;
+    what is `given`, and not None, replaces its value. Raises UserError for a preset that is not there and for a value
+    that is missing, unknown or out of range."""
+    presets = load_yaml(path)
+    preset = preset or next(iter(presets))
+    if preset not in presets:
+        raise UserError(f"--preset {preset}: {path} has {', '.join(map(str, presets))}")
+    section = Section(presets, path).section(preset)
+    table = section.values
     tasks = {os.path.basename(p)[: -len("_config.yaml")] for p in glob.glob("configs/tasks/**/*_config.yaml", recursive=True)}
     for row in table:
         if row not in tasks | {"default"}:
             raise UserError(f"{path}: the row {row} is for no task in configs/tasks/; correct its name or remove it")
-    section = Section(table, path).section(task if task in table else "default")
+    section = section.section(task if task in table else "default")
     values = {}
     for field in dataclasses.fields(kind):
         low = 1 if field.type is int else 0
         hint = "true or false" if field.type is bool else f"{field.type.__name__}, {low} or more"
-        values[field.name] = section.take(field.name, field.type, lambda value: value >= low, hint)
+        default = None if field.default is dataclasses.MISSING else field.default
+        values[field.name] = section.take(field.name, field.type, lambda value: value >= low, hint, default)
     section.finish()
     return kind(**{**values, **{name: value for name, value in given.items() if value is not None}})
 
@@ -70,10 +78,11 @@ def new_directory(path):
     return path
 
 
-def measure(operator, noise, model, x, seeds, steps, eta=0.0):
+def measure(operator, noise, model, x, seeds, h, eta=0.0):
     """Everything random of a batch x (B, 3, H, W), in the published order: the operator's draws, the noise, the latents.
 
-    Returns (A, y, g, z_0): the operator as a function, the measurements, the chain, and its first latent.
+    Returns (A, y, g, latents): the operator as a function, the measurements, the chain that h (`util.start.Start`) asks
+    for, and standard normal (B, 3, H, W), the first of which the published method begins with.
     """
     rng = BatchRandom(seeds)
     A = operator.draw(rng, x.device)
@@ -81,11 +90,11 @@ def measure(operator, noise, model, x, seeds, steps, eta=0.0):
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         y = noise(A(x), rng)
-    g = Chain(model, steps, rng, eta)
-    # The published code draws all N + 1 latents before the chain overwrites N of them; so does this, or the stream from
-    # which eta > 0 goes on drawing would be another one.
-    z_0, *_ = [rng.randn(x.shape[1:], x.device) for _ in range(len(g) + 1)]
-    return A, y, g, z_0
+    g = Chain(model, h.chain_steps, rng, eta, h.layers)
+    # The published code draws N + 1 latents before the chain overwrites all but the first; so does this, or the stream
+    # from which eta > 0 goes on drawing would be another one.
+    latents = [rng.randn(x.shape[1:], x.device) for _ in range(max(h.chain_steps + 1, h.starts))]
+    return A, y, g, latents
 
 
 class Progress:
@@ -122,10 +131,10 @@ class Progress:
             bar.close()
 
 
-def restore_batch(solver, h, progress, A, y, g, z_0, records):
+def restore_batch(solver, h, progress, A, y, g, latents, records):
     """Run the solver on the measurements y of a batch; every iterate goes to the images' records. Returns their contents."""
     seconds, started = 0.0, time.perf_counter()
-    for name, X in solver(g, A, y, z_0, h, progress.on_step):
+    for name, X in search(solver, g, A, y, latents, h, progress.on_step):
         with torch.no_grad():
             residual = (A(X) - y).flatten(1).square().mean(1).sqrt().tolist()  # waits for the device to finish
         seconds += time.perf_counter() - started  # not the recording
@@ -141,7 +150,10 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     config = load_model_config(args.model_config)
     task = load_yaml(args.task_config)
     operator, noise = load_measurement(task, args.task_config, config["image_size"])
-    h = load_hyperparameters(f"configs/{method}.yaml", args.task, hyperparameters, outer=args.outer, inner=args.inner)
+    h = load_hyperparameters(
+        f"configs/{method}.yaml", args.task, hyperparameters, args.preset,
+        outer=args.outer, inner=args.inner, chain_steps=args.custom_steps,
+    )
     end = None if args.end_number == -1 else args.end_number
     paths = list_images(args.data)[: args.number][args.begin_number : end]
     if not paths:
@@ -156,13 +168,13 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     head = {"method": method, "dataset": args.dataset, "task": args.task}
     settings = {**vars(args), "device": str(device), "hyperparameters": dataclasses.asdict(h), "model": config, **task}
     records = {}
-    progress = Progress(len(paths), h.outer)
+    progress = Progress(len(paths), h.outer * h.starts)
     for start in range(0, len(paths), args.batch_size):
         batch = names[start : start + args.batch_size]
         x = torch.cat(images[start : start + args.batch_size]).to(device)
-        A, y, g, z_0 = measure(operator, noise, model, x, [args.seed] * len(x), args.custom_steps, args.eta)
+        A, y, g, latents = measure(operator, noise, model, x, [args.seed] * len(x), h, args.eta)
         unfinished = [ImageRecord(directory, *of_one, metrics) for of_one in zip(batch, x, y)]
-        records.update(zip(batch, restore_batch(solver, h, progress, A, y, g, z_0, unfinished)))
+        records.update(zip(batch, restore_batch(solver, h, progress, A, y, g, latents, unfinished)))
         summary = write_summary(directory, head, records, settings)
         write_grid(directory, records)
         for name in batch:

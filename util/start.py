@@ -1,0 +1,129 @@
+"""What surrounds a method's search: the part of the chain it searches, where it begins, the form in which it sees the
+measurement, and how often it is repeated. Everything here is off in the published settings."""
+from dataclasses import dataclass
+
+import torch
+
+from guided_diffusion.ddim import TRAINING_STEPS
+from util.files import UserError
+
+SMOOTH_STEPS = 100  # conjugate gradient steps for the first picture
+DAMPED_STEPS = 10  # and for one preconditioned residual, which only has to point the right way
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The keys that a row of any configs/<method>.yaml may have; those left out are as published.
+
+    chain_steps: DDIM steps of the chain; layers: how many of its last layers are used; start_smoothness: 0 begins at
+    noise, more at the noised smooth least squares picture with that weight; damping: 0 leaves the measurement as it is,
+    more shows the method a preconditioned one (`preconditioned`); starts: searches from different noise, averaged.
+    """
+
+    chain_steps: int = 3
+    layers: int = TRAINING_STEPS
+    start_smoothness: float = 0.0
+    damping: float = 0.0
+    starts: int = 1
+
+
+def silent(step, steps, loss):
+    """An on_step that tells nobody."""
+
+
+def adjoint(operator, x):
+    """A^T as a function, by automatic differentiation. x: any input of A, (B, 3, H, W), not zero.
+
+    Raises UserError if the operator is not linear.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        y = operator(x)
+    if not torch.allclose(operator(-2 * x), -2 * y, atol=1e-4):
+        raise UserError("this task's operator is not linear, which least squares and the settings start_smoothness and damping need; choose another --task or --preset")
+    return lambda v: torch.autograd.grad(y, x, v, retain_graph=True)[0]
+
+
+def conjugate_gradients(apply, b, steps, on_step=silent):
+    """x with apply(x) = b by conjugate gradients from zero (Hestenes & Stiefel 1952), every image of the batch by itself.
+
+    apply: a symmetric positive definite linear function; b, x: (B, 3, H, W).
+    """
+
+    def dot(u, v):
+        return (u * v).flatten(1).sum(1)[:, None, None, None]
+
+    x = torch.zeros_like(b)
+    residual = direction = b
+    norm = dot(residual, residual)
+    for step in range(steps):
+        image = apply(direction)
+        rate = norm / dot(direction, image).clamp(min=1e-20)
+        x = x + rate * direction
+        residual = residual - rate * image
+        previous, norm = norm, dot(residual, residual)
+        direction = residual + norm / previous.clamp(min=1e-20) * direction
+        on_step(step + 1, steps, norm.sum())
+    return x
+
+
+@torch.no_grad()
+def smooth_least_squares(operator, y, like, smoothness, steps=SMOOTH_STEPS, on_step=silent):
+    """argmin_x ||operator(x) - y||^2 + smoothness (||d_vertical x||^2 + ||d_horizontal x||^2): (B, 3, H, W).
+
+    Textbook Tikhonov regularisation. like: (B, 3, H, W), not zero. Raises UserError if the operator is not linear.
+    """
+    transpose = adjoint(operator, like)
+
+    def apply(x):
+        down, right = x.diff(dim=-2), x.diff(dim=-1)
+        roughness = -down.diff(dim=-2, prepend=0 * down[..., :1, :], append=0 * down[..., :1, :])
+        roughness -= right.diff(dim=-1, prepend=0 * right[..., :1], append=0 * right[..., :1])
+        return transpose(operator(x)) + smoothness * roughness
+
+    return conjugate_gradients(apply, transpose(y), steps, on_step)
+
+
+def preconditioned(operator, y, like, damping):
+    """(A', 0) such that a method given this pair weighs the residual r = A(x) - y of a linear A by (A A^T + damping)^-1.
+
+    A'(x) is the damped Gauss-Newton step (A^T A + damping)^-1 A^T r as an image, with the gradient of the identity: that
+    of 1/2 mean A'(x)^2 is then the gradient of 1/2 r^T (A A^T + damping)^-1 r. What the blur has weakened is restored as
+    fast as what it has left. With DMILO-PGD's lr_x = 1/2 and squared norm, one gradient step is that Gauss-Newton step.
+    Raises UserError if the operator is not linear.
+    """
+    transpose = adjoint(operator, like)
+
+    def step(x):
+        with torch.no_grad():
+            towards = conjugate_gradients(
+                lambda d: transpose(operator(d)) + damping * d, transpose(y - operator(x)), DAMPED_STEPS
+            )
+            goal = x + towards
+        return x - goal
+
+    return step, torch.zeros_like(like)
+
+
+def search(solver, g, operator, y, latents, h, on_step):
+    """Run a solver as its row h says. Yields what it yields or, with several starts, the mean of their results so far.
+
+    g: the chain; operator, y: the task; latents: standard normal (B, 3, H, W), at least h.starts of them. The mean of
+    several restorations lies nearer to the truth, in squares, than any one of them.
+    """
+    z_0s = latents[: h.starts]
+    if h.start_smoothness:
+        picture = smooth_least_squares(operator, y, latents[0], h.start_smoothness)
+        z_0s = [g.noised(picture, z) for z in z_0s]
+    if h.damping:
+        operator, y = preconditioned(operator, y, latents[0], h.damping)
+    if h.starts == 1:
+        yield from solver(g, operator, y, z_0s[0], h, on_step)
+        return
+    mean = torch.zeros_like(latents[0])
+    for n, z_0 in enumerate(z_0s):
+        for name, X in solver(g, operator, y, z_0, h, on_step):
+            if n == 0 and name == "init":
+                yield name, X
+        mean = mean + (X - mean) / (n + 1)
+        yield f"{n}_after", mean
