@@ -2,7 +2,33 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
+
+
+class FrozenConvolution(torch.autograd.Function):
+    """conv2d that keeps nothing but its weight for the backward pass: with frozen weights nobody asks for their gradient,
+    which is what PyTorch keeps the input for."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, stride, padding):
+        ctx.save_for_backward(weight)
+        ctx.input_shape, ctx.options = x.shape, (stride, padding)
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (weight,) = ctx.saved_tensors
+        return torch.nn.grad.conv2d_input(ctx.input_shape, weight, grad, *ctx.options), None, None, None, None
+
+
+class Conv2d(nn.Conv2d):
+    """nn.Conv2d that needs less memory once its weights are frozen."""
+
+    def forward(self, x):
+        if self.weight.requires_grad:
+            return super().forward(x)
+        return FrozenConvolution.apply(x, self.weight, self.bias, self.stride, self.padding)
 
 
 class GroupNorm32(nn.GroupNorm):
@@ -13,6 +39,45 @@ class GroupNorm32(nn.GroupNorm):
 
     def forward(self, x):
         return super().forward(x.float()).to(x.dtype)
+
+
+class FrozenNormSiLU(torch.autograd.Function):
+    """`norm_silu` that keeps only x for the backward pass, in which it computes the rest again, and works in place."""
+
+    @staticmethod
+    def normalised(x, weight, bias, groups, eps, scale, shift):
+        batch, channels = x.shape[:2]
+        h, mean, rstd = torch.native_group_norm(x.float(), weight, bias, batch, channels, x[0, 0].numel(), groups, eps)
+        return (h if scale is None else h.mul_(1 + scale).add_(shift)), mean, rstd
+
+    @staticmethod
+    def forward(ctx, x, *options):
+        ctx.save_for_backward(x)
+        ctx.options = options
+        return F.silu(FrozenNormSiLU.normalised(x, *options)[0], inplace=True).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        weight, bias, groups, eps, scale, shift = ctx.options
+        h, mean, rstd = FrozenNormSiLU.normalised(x, *ctx.options)
+        grad = torch.ops.aten.silu_backward(grad.float(), h)
+        if scale is not None:
+            grad.mul_(1 + scale)
+        batch, channels = x.shape[:2]
+        only_x = [True, False, False]
+        grad, _, _ = torch.ops.aten.native_group_norm_backward(
+            grad, x.float(), mean, rstd, weight, batch, channels, x[0, 0].numel(), groups, only_x
+        )
+        return grad.to(x.dtype), None, None, None, None, None, None
+
+
+def norm_silu(norm, x, scale=None, shift=None):
+    """silu(norm(x) (1 + scale) + shift) for a GroupNorm32 `norm`; x: (B, C, H, W), scale and shift: (1 or B, C, 1, 1)."""
+    if not norm.weight.requires_grad:
+        return FrozenNormSiLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, scale, shift)
+    h = norm(x)
+    return F.silu(h if scale is None else torch.addcmul(shift, h, 1 + scale))
 
 
 def zeroed(module):

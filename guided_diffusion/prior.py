@@ -57,11 +57,18 @@ def fitting_configs(state):
     return fitting
 
 
-def load_prior(config, path, device):
+def frozen(model, device, precision="fp32"):
+    """The network on the device in eval mode, with no parameter that takes a gradient, in the memory layout that makes its
+    convolutions fastest. precision: "bf16" computes the torso's convolutions in bfloat16."""
+    if precision == "bf16":
+        model.convert_torso(torch.bfloat16)
+    return model.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+
+
+def load_prior(config, path, device, precision="fp32"):
     """Build the UNet of `config` (read from `path`), load its checkpoint strictly and freeze it.
 
-    The checkpoint is the config's `model_path`, a bare state dict. Returns the network in eval mode with no parameter
-    that takes a gradient. Raises UserError for a missing, unreadable or foreign checkpoint.
+    The checkpoint is the config's `model_path`, a bare state dict. Returns what `frozen` returns. Raises UserError for a missing, unreadable or foreign checkpoint.
     """
     checkpoint = config["model_path"]
     if not os.path.isfile(checkpoint):
@@ -72,4 +79,4 @@ def load_prior(config, path, device):
         fitting = ", ".join(fitting_configs(state)) or "none of the shipped configs"
         raise UserError(f"{checkpoint}: does not fit {path}; it fits {fitting}")
     model.load_state_dict(state)
-    return model.eval().requires_grad_(False).to(device)
+    return frozen(model, device, precision)

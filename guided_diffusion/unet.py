@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from guided_diffusion.nn import GroupNorm32, timestep_embedding, zeroed
+from guided_diffusion.nn import Conv2d, GroupNorm32, norm_silu, timestep_embedding, zeroed
 
 CHANNEL_MULT_BY_SIZE = {
     512: (0.5, 1, 1, 2, 2, 4, 4),
@@ -24,7 +24,7 @@ class Upsample(nn.Module):
     def __init__(self, channels, use_conv):
         super().__init__()
         if use_conv:
-            self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+            self.conv = Conv2d(channels, channels, 3, padding=1)
         self.use_conv = use_conv
 
     def forward(self, x):
@@ -37,7 +37,7 @@ class Downsample(nn.Module):
 
     def __init__(self, channels, use_conv):
         super().__init__()
-        self.op = nn.Conv2d(channels, channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
+        self.op = Conv2d(channels, channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
 
     def forward(self, x):
         return self.op(x)
@@ -51,7 +51,7 @@ class ResBlock(nn.Module):
         self.use_scale_shift_norm = use_scale_shift_norm
         self.resample = resample(channels, use_conv=False) if resample else None
         self.in_layers = nn.Sequential(
-            GroupNorm32(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1)
+            GroupNorm32(channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1)
         )
         emb_width = 2 * out_channels if use_scale_shift_norm else out_channels
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_width))
@@ -59,25 +59,24 @@ class ResBlock(nn.Module):
             GroupNorm32(out_channels),
             nn.SiLU(),
             nn.Dropout(dropout),
-            zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1)),
+            zeroed(Conv2d(out_channels, out_channels, 3, padding=1)),
         )
         same = channels == out_channels
-        self.skip_connection = nn.Identity() if same else nn.Conv2d(channels, out_channels, 1)
+        self.skip_connection = nn.Identity() if same else Conv2d(channels, out_channels, 1)
 
     def forward(self, x, emb):
-        norm, act, conv = self.in_layers
-        h = act(norm(x))
+        norm, _, conv = self.in_layers
+        h = norm_silu(norm, x)
         if self.resample:
             h, x = self.resample(h), self.resample(x)
         h = conv(h)
         emb = self.emb_layers(emb).to(h.dtype)[:, :, None, None]
-        norm, act, dropout, conv = self.out_layers
+        norm, _, dropout, conv = self.out_layers
         if self.use_scale_shift_norm:
-            scale, shift = emb.chunk(2, dim=1)
-            h = torch.addcmul(shift, norm(h), 1 + scale)
+            h = norm_silu(norm, h, *emb.chunk(2, dim=1))
         else:
-            h = norm(h + emb)
-        return self.skip_connection(x) + conv(dropout(act(h)))
+            h = norm_silu(norm, h + emb)
+        return self.skip_connection(x) + conv(dropout(h))
 
 
 class AttentionBlock(nn.Module):
@@ -138,7 +137,7 @@ class UNetModel(nn.Module):
     ):
         super().__init__()
         self.model_channels = model_channels
-        self.dtype = torch.float16 if use_fp16 else torch.float32
+        self.dtype = torch.float32
         emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(
             nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
@@ -156,7 +155,7 @@ class UNetModel(nn.Module):
             return res_block(channels, channels, kind) if resblock_updown else kind(channels, use_conv=True)
 
         ch = int(channel_mult[0] * model_channels)
-        self.input_blocks = nn.ModuleList([TimestepSequential(nn.Conv2d(3, ch, 3, padding=1))])
+        self.input_blocks = nn.ModuleList([TimestepSequential(Conv2d(3, ch, 3, padding=1))])
         skip_channels, factor = [ch], 1
         for level, mult in enumerate(channel_mult):
             for _ in range(num_res_blocks):
@@ -187,13 +186,19 @@ class UNetModel(nn.Module):
                 self.output_blocks.append(TimestepSequential(*layers))
 
         self.out = nn.Sequential(
-            GroupNorm32(ch), nn.SiLU(), zeroed(nn.Conv2d(ch, out_channels, 3, padding=1))
+            GroupNorm32(ch), nn.SiLU(), zeroed(Conv2d(ch, out_channels, 3, padding=1))
         )
-        if use_fp16:  # the torso's convolutions only: norms, embeddings and the output stay in float32
-            for block in (self.input_blocks, self.middle_block, self.output_blocks):
-                for module in block.modules():
-                    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
-                        module.half()
+        if use_fp16:
+            self.convert_torso(torch.float16)
+
+    def convert_torso(self, dtype):
+        """Compute the torso's convolutions in `dtype`; norms, embeddings and the output stay in float32. Returns self."""
+        self.dtype = dtype
+        for block in (self.input_blocks, self.middle_block, self.output_blocks):
+            for module in block.modules():
+                if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+                    module.to(dtype)
+        return self
 
     def forward(self, x, timesteps, y=None):
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels))
@@ -206,7 +211,8 @@ class UNetModel(nn.Module):
         h = self.middle_block(h, emb)
         for block in self.output_blocks:
             h = block(torch.cat([h, skips.pop()], dim=1), emb)
-        return self.out(h.to(x.dtype))
+        norm, _, conv = self.out
+        return conv(norm_silu(norm, h.to(x.dtype)))
 
 
 def create_model(

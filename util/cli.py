@@ -80,7 +80,8 @@ def parse_arguments(doc, method):
     add("-n", "--number", type=count, default=10, help="how many of the images, sorted by name (default 10)")
     add("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
     add("-en", "--end_number", type=number(int, -1), default=-1, help="one past the last (default -1: all)")
-    add("--batch-size", type=count, default=1, help="images at once (default 1); changes results by rounding only")
+    add("--batch-size", type=count, help="images at once (default: what fits on the GPU, or pays on the CPU); changes "
+        "results by rounding only")
     add("-l", "--logdir", default=f"./{method}", help=f"where results go (default ./{method})")
     add("--run", type=folder_name, default=time.strftime("%Y-%m-%d_%H-%M-%S"), help="the run's folder in "
         "<logdir>/<dataset>/<task>/ (default: the time)")
@@ -90,6 +91,9 @@ def parse_arguments(doc, method):
     add("-c", "--custom_steps", type=number(int, 1, TRAINING_STEPS), help="DDIM steps, the layers of the chain (default: likewise; published: 3)")
     add("-e", "--eta", type=number(float, 0, 1), default=0.0, help="DDIM's noise (default 0: deterministic)")
     add("--seed", type=number(int, 0, 2**32 - 1), default=123, help="seed of every image's draws (default 123)")
+    add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="of the network (default fp32, the reference; "
+        "tf32 is for GPUs)")
+    add("--compile", action="store_true", help="compile the network: a minute or more at the start, faster steps on a GPU")
     add("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
     args = parser.parse_args()
 

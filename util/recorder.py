@@ -25,15 +25,16 @@ class ImageRecord:
         self.pictures = os.path.join(directory, "images", name)
         self.record_path = os.path.join(directory, "record", f"{name}.json")
         self.name, self.origin, self.metrics = name, origin, metrics
-        self.record = {**{metric: [] for metric in METRICS}, "iterates": [], "residual": []}
+        self.record = {**{metric: [] for metric in METRICS}, "iterates": [], "residual": [], "evaluations": [], "elapsed": []}
         self._save("origin", origin)
         self._save("measurement", measurement)
 
     def _save(self, picture, x):
         save_image(os.path.join(self.pictures, f"{picture}.png"), x)
 
-    def add(self, iterate, x, residual):
-        """One iterate: its name, (3, H, W), and the RMS of A(x) - y. "init" is where the solver starts: only a picture."""
+    def add(self, iterate, x, residual, evaluations, elapsed):
+        """One iterate: its name, (3, H, W), the RMS of A(x) - y, and the network evaluations and seconds that the image has
+        taken so far. "init" is where the solver starts: only a picture."""
         self._save(iterate, x)
         if iterate == "init":
             return
@@ -41,6 +42,8 @@ class ImageRecord:
             self.record[metric].append(value)
         self.record["iterates"].append(iterate)
         self.record["residual"].append(residual)
+        self.record["evaluations"].append(evaluations)
+        self.record["elapsed"].append(elapsed)
         self._save("final", x)
         if self.record["psnr"][-1] == max(self.record["psnr"]):
             self._save("result", x)

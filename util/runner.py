@@ -46,15 +46,34 @@ def load_hyperparameters(path, task, kind, preset=None, **given):
     return kind(**{**values, **{name: value for name, value in given.items() if value is not None}})
 
 
-def choose_device(cuda):
+def choose_device(cuda, tf32=False):
     """The GPU of that number or, where there is none, the CPU with a line of warning; -1 is the CPU without it."""
     if 0 <= cuda < torch.cuda.device_count():
-        # The same figures in every run and, but for rounding, on every device: as published, and no TF32.
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
+        # The same figures in every run and, but for rounding, on every device: as published, and TF32 only if asked for.
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
         return torch.device("cuda", cuda)
     if cuda >= 0:
         print(f"warning: no GPU {cuda} here, running on the CPU (--cuda -1 says so without this line)", file=sys.stderr)
     return torch.device("cpu")
+
+
+CPU_BATCH_PIXELS = 4 * 64 * 64  # up to here a larger batch makes the CPU faster (benchmark.py inner)
+GPU_BATCH = 64  # at most; beyond it no GPU gets faster
+
+
+def choose_batch_size(model, size, device):
+    """How many images of `size` pixels a side are restored at once if nobody says: on a GPU as many as its free memory
+    holds, by the memory that a step with one image takes."""
+    if device.type == "cpu":
+        return max(1, CPU_BATCH_PIXELS // size**2)
+    free, _ = torch.cuda.mem_get_info(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    x = torch.zeros(1, 3, size, size, device=device, requires_grad=True)
+    model(x, torch.zeros(1, device=device)).sum().backward()
+    taken = torch.cuda.max_memory_allocated(device) - before
+    return max(1, min(GPU_BATCH, int(0.8 * free / taken)))
 
 
 def image_names(paths):
@@ -139,7 +158,7 @@ def restore_batch(solver, h, progress, A, y, g, latents, records):
             residual = (A(X) - y).flatten(1).square().mean(1).sqrt().tolist()  # waits for the device to finish
         seconds += time.perf_counter() - started  # not the recording
         for record, image, rms in zip(records, X, residual):
-            record.add(name, image, rms)
+            record.add(name, image, rms, g.evaluations, seconds / len(y))
         progress.on_iterate(name)
         started = time.perf_counter()
     return [record.finish(seconds / len(y), g.evaluations) for record in records]
@@ -160,8 +179,11 @@ def run(doc, method, solver, hyperparameters, uses_prior):
         raise UserError(f"-n {args.number} -bn {args.begin_number} -en {args.end_number} choose none of the images in {args.data}")
     names = image_names(paths)
     images = [load_image(path, config["image_size"]) for path in paths]
-    device = choose_device(args.cuda)
-    model = load_prior(config, args.model_config, device) if uses_prior else None
+    device = choose_device(args.cuda, args.precision == "tf32")
+    model = load_prior(config, args.model_config, device, args.precision) if uses_prior else None
+    args.batch_size = args.batch_size or (choose_batch_size(model, config["image_size"], device) if uses_prior else len(paths))
+    if args.compile:
+        model = torch.compile(model)
     directory = new_directory(os.path.join(args.logdir, args.dataset, args.task, args.run))
     metrics = Metrics(device)
 

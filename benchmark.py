@@ -1,0 +1,237 @@
+"""Speed, memory and quality: what is compared is measured in turns, medians and ratios are printed.
+
+    python benchmark.py inner --dataset demo --batch-size 1 2 4 8 --cuda -1      # one step of a layer's optimisation
+    python benchmark.py inner --dataset celeba --precision fp32 bf16 --cuda 0
+    python benchmark.py memory --dataset demo --steps 1 2 3 4 --cuda -1          # peak memory by the length of the chain
+    python benchmark.py quality --data faces/ -n 4 --cuda -1                     # PSNR against evaluations and seconds
+
+`inner` and `memory` need no checkpoint. `inner` compares with the step of the published code, made of the same modules: it
+computes the weights' gradients, computes attention again in the backward pass and fetches every loss. On a CPU memory is
+the peak of a process of its own, PyTorch included. `quality` runs the scripts, keeps what is in --out already, and adds
+quality.md and quality.png there.
+"""
+import functools
+import gc
+import importlib
+import json
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+from baselines.dmplug import DMPlugHyperparameters, dmplug
+from dmilo import dmilo
+from guided_diffusion.ddim import Chain
+from guided_diffusion.prior import build_model, frozen, load_model_config
+from util.cli import Parser, config_path, exit_on_user_error, number
+from util.files import UserError, atomic, write_text
+from util.ilo import Hyperparameters, identity, optimise_layer
+from util.rng import BatchRandom
+from util.runner import choose_device, load_hyperparameters
+from util.start import silent
+
+pgd = importlib.import_module("dmilo-pgd")
+SOLVERS = {
+    "dmplug": (dmplug, DMPlugHyperparameters),
+    "dmilo": (dmilo, Hyperparameters),
+    "dmilo-pgd": (pgd.dmilo_pgd, pgd.PGDHyperparameters),
+}
+# Peak memory in GB by DDIM steps on an RTX 4090 at 256 x 256 (arXiv 2505.20789); None: out of memory.
+PUBLISHED_MEMORY = {
+    1: {"dmplug": 10.53, "dmilo": 10.53, "dmilo-pgd": 10.53},
+    2: {"dmplug": 15.72, "dmilo": 10.53, "dmilo-pgd": 10.54},
+    3: {"dmplug": 20.83, "dmilo": 10.53, "dmilo-pgd": 10.54},
+    4: {"dmplug": None, "dmilo": 10.54, "dmilo-pgd": 10.54},
+}
+RUNS = ["least_squares/tuned", "dmplug/paper", "dmilo/paper", "dmilo/fast", "dmilo-pgd/paper", "dmilo-pgd/fast"]
+TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
+
+
+def table(header, rows):
+    """Lines of a Markdown table."""
+    return ["| " + " | ".join(map(str, row)) + " |" for row in [header, ["---"] * len(header), *rows]]
+
+
+def fetch(step, steps, loss):
+    """The on_step of the published code: it waits for every loss."""
+    loss.item()
+
+
+def inner_step(config_file, batch, precision, published, device):
+    """A function that does one inner step of the last layer, with weights as they are first drawn: their values do not
+    matter to the clock."""
+    config = load_model_config(config_file)
+    if published:
+        model = build_model({**config, "use_checkpoint": True}, config_file).eval().to(device)
+    else:
+        model = frozen(build_model(config, config_file), device, precision)
+    g = Chain(model, 3, rng=None)
+    z = BatchRandom(range(batch)).randn((3, config["image_size"], config["image_size"]), device)
+    h = load_hyperparameters("configs/dmilo.yaml", "default", Hyperparameters, inner=1)
+    on_step = fetch if published else silent
+    return lambda: optimise_layer(g[2], identity, torch.zeros_like(z), z, torch.zeros_like(z), h, on_step)
+
+
+def solver_run(config_file, method, steps, device):
+    """A function that runs a method for one outer iteration of two steps a layer."""
+    config = load_model_config(config_file)
+    model = frozen(build_model(config, config_file), device)
+    solver, kind = SOLVERS[method]
+    given = {"gradient_steps": 1} if method == "dmilo-pgd" else {}
+    h = load_hyperparameters(f"configs/{method}.yaml", "default", kind, outer=1, inner=2, **given)
+    g = Chain(model, steps, rng=None)
+    z_0 = BatchRandom([0]).randn((3, config["image_size"], config["image_size"]), device)
+    return lambda: list(solver(g, identity, torch.zeros_like(z_0), z_0, h, silent))
+
+
+def peak_in_process(make, threads):
+    """The peak resident memory of this process, GB, after two calls of what make() gives."""
+    import resource  # not on Windows, where only this figure is missing
+
+    torch.set_num_threads(threads)
+    function = make(torch.device("cpu"))
+    for _ in range(2):
+        function()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+
+
+def peak_memory(make, device):
+    """Peak memory in GB of what make(device) gives: a fresh process' on the CPU, the allocator's on a GPU."""
+    if device.type == "cpu":
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            return pool.apply(peak_in_process, (make, torch.get_num_threads()))
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    function = make(device)
+    for _ in range(2):
+        function()
+    return torch.cuda.max_memory_allocated(device) / 1e9
+
+
+def seconds(function, device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def inner(args, device):
+    config_file = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
+    rows = []
+    for batch in args.batch_size:
+        kinds = [("published", "fp32"), *(("ours", precision) for precision in args.precision)]
+        makes = [functools.partial(inner_step, config_file, batch, p, kind == "published") for kind, p in kinds]
+        memory = [peak_memory(make, device) for make in makes]
+        steps = [make(device) for make in makes]
+        for step in steps:
+            step()
+        times = [[] for _ in steps]
+        for _ in range(args.repeats):
+            for step, measured in zip(steps, times):
+                measured.append(seconds(step, device))
+        medians = [statistics.median(measured) for measured in times]
+        for (kind, precision), taken, peak in zip(kinds, medians, memory):
+            rows.append([
+                batch, kind, precision, f"{1000 * taken:.0f}", f"{1000 * taken / batch:.0f}", f"{taken / medians[0]:.2f}",
+                f"{peak:.2f}", f"{peak / memory[0]:.2f}",
+            ])
+    header = ["batch", "step", "precision", "ms", "ms an image", "ratio", "peak GB", "ratio"]
+    print(f"{args.dataset}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {args.repeats}\n")
+    print("\n".join(table(header, rows)))
+
+
+def memory(args, device):
+    config_file = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
+    rows = []
+    for steps in args.steps:
+        row = [steps]
+        for method in SOLVERS:
+            published = PUBLISHED_MEMORY.get(steps, {}).get(method, "")
+            row += [f"{peak_memory(functools.partial(solver_run, config_file, method, steps), device):.2f}",
+                    "out of memory" if published is None else published]
+        rows.append(row)
+    header = ["DDIM steps"] + [cell for method in SOLVERS for cell in (f"{method} GB", "published")]
+    print(f"{args.dataset}, {device}, one image; published: 256 x 256 on an RTX 4090\n")
+    print("\n".join(table(header, rows)))
+
+
+def records(folder):
+    return [json.load(open(os.path.join(folder, "record", name))) for name in sorted(os.listdir(os.path.join(folder, "record")))]
+
+
+def quality(args, device):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows, figure, panels = [], *pyplot.subplots(1, len(args.tasks), figsize=(4.2 * len(args.tasks), 3.6), squeeze=False, sharey=True)
+    for task, panel in zip(args.tasks, panels[0]):
+        panel.set(title=task, xlabel="network evaluations an image", xscale="log")
+        for run in args.runs:
+            method, _, preset = run.partition("/")
+            folder = os.path.join(args.out, f"{method}-{preset}", args.dataset, task, "benchmark")
+            if not os.path.exists(os.path.join(folder, "summary.json")):
+                module = [f"{method}.py"] if os.path.exists(f"{method}.py") else ["-m", f"baselines.{method}"]
+                command = [sys.executable, *module, "--dataset", args.dataset, "--task", task, "-n", str(args.number), "--run", "benchmark",
+                           "--preset", preset, "-l", os.path.join(args.out, f"{method}-{preset}"), "--cuda", str(args.cuda)]
+                command += ["--data", args.data] if args.data else []
+                if subprocess.run(command).returncode:
+                    raise UserError(f"{' '.join(command)}: failed; its own message stands above")
+            summary = json.load(open(os.path.join(folder, "summary.json")))
+            final, best = summary["final"]["psnr"]["mean"], summary["best"]["psnr"]["mean"]
+            evaluations = summary["network_evaluations_per_image"]
+            rows.append([task, method, preset, f"{evaluations:.0f}", f"{summary['seconds_per_image']:.1f}", f"{final:.2f}", f"{best:.2f}"])
+            if evaluations == 0:
+                panel.axhline(final, color="grey", linestyle="--", label=method)
+                continue
+            iterates = records(folder)
+            psnr = [statistics.mean(values) for values in zip(*(record["psnr"] for record in iterates))]
+            panel.plot(iterates[0]["evaluations"], psnr, marker="o", markersize=3, label=f"{method}, {preset}")
+        panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("PSNR (dB)")
+    panels[0][-1].legend(fontsize=7)
+    figure.tight_layout()
+    header = ["task", "method", "preset", "evaluations", "s an image", "PSNR final", "PSNR best"]
+    lines = table(header, rows)
+    write_text(os.path.join(args.out, "quality.md"), "\n".join(lines) + "\n")
+    with atomic(os.path.join(args.out, "quality.png")) as tmp:
+        figure.savefig(tmp, dpi=110)
+    print("\n".join(lines))
+    print(f"\nwrote {args.out}/quality.md and {args.out}/quality.png")
+
+
+def main():
+    parser = Parser(__doc__)
+    commands = parser.add_subparsers(required=True, metavar="inner|memory|quality", parser_class=lambda **kw: Parser(__doc__))
+    for name, function in (("inner", inner), ("memory", memory), ("quality", quality)):
+        command = commands.add_parser(name)
+        command.set_defaults(function=function)
+        command.add_argument("--dataset", default="demo", help="which prior (default demo)")
+        command.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
+        if name == "inner":
+            command.add_argument("--batch-size", type=number(int, 1), nargs="+", default=[1], help="(default 1)")
+            command.add_argument("--precision", choices=("fp32", "tf32", "bf16"), nargs="+", default=["fp32"], help="(default fp32)")
+            command.add_argument("--repeats", type=number(int, 1), default=9, help="steps of each (default 9)")
+        elif name == "memory":
+            command.add_argument("--steps", type=number(int, 1, 1000), nargs="+", default=[1, 2, 3, 4], help="(default 1 2 3 4)")
+        else:
+            command.add_argument("--data", help="folder of images (default data/<dataset>)")
+            command.add_argument("-n", "--number", type=number(int, 1), default=10, help="how many of them (default 10)")
+            command.add_argument("--tasks", nargs="+", default=TASKS, help=f"(default {' '.join(TASKS)})")
+            command.add_argument("--runs", nargs="+", default=RUNS, help=f"method/preset (default {' '.join(RUNS)})")
+            command.add_argument("--out", default="results/benchmark", help="(default results/benchmark)")
+    args = parser.parse_args()
+    args.function(args, choose_device(args.cuda))
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
