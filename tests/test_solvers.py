@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dmilo import dmilo
-from guided_diffusion.ddim import chain_timesteps, ddim_step
+from guided_diffusion.ddim import Chain, chain_timesteps, ddim_step
 from guided_diffusion.measurements import load_measurement
 from util.config import load_yaml
 from util.ilo import Hyperparameters, identity, optimise_layer
@@ -25,7 +25,7 @@ def faces():
 
 def last_iterate(model, method, task, x, seeds, eta=0.0):
     solver, kind = METHODS[method]
-    h = load_hyperparameters(f"configs/{method}.yaml", task, kind, outer=1, inner=3)
+    h = load_hyperparameters(f"configs/{method}.yaml", task, kind, outer=1, inner=2)
     operator, noise = load_measurement(load_yaml(TASKS[task]), TASKS[task], 64)
     A, y, g, latents = measure(operator, noise, model, x, seeds, h, eta)
     for _, X in search(solver, g, A, y, latents, h, silent):
@@ -39,9 +39,21 @@ def test_an_image_in_a_batch_is_the_image_alone(demo_model, method, task, eta):
     together = last_iterate(demo_model, method, task, x, seeds, eta)
     for i in range(2):
         alone = last_iterate(demo_model, method, task, x[i : i + 1], seeds[i : i + 1], eta)
-        # Convolutions round differently by batch size, and the first layer magnifies that up to 157 times; another image's
-        # mask, kernel, noise or latent shows as 1e-2 and more.
-        assert (together[i : i + 1] - alone).abs().mean() < 1e-3
+        # Convolutions may round differently by batch size, and the first layer magnifies that up to 157 times; another
+        # image's mask, kernel, noise or latent shows as 1e-2 and more.
+        assert (together[i : i + 1] - alone).abs().mean() < 3e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("task", load_yaml("configs/dmilo.yaml")["fast"])
+def test_the_fast_preset_takes_at_most_150_network_evaluations(method, task):
+    solver, kind = METHODS[method]
+    h = load_hyperparameters(f"configs/{method}.yaml", task, kind, "fast")
+    g = Chain(lambda z, t: 0.1 * z, h.chain_steps, rng=None, layers=h.layers)
+    latents = [torch.randn(1, 3, 8, 8) for _ in range(5)]
+    for _ in search(solver, g, lambda x: 0.5 * x, torch.randn(1, 3, 8, 8), latents, h, silent):
+        pass
+    assert 100 <= g.evaluations <= 150
 
 
 def test_eta_and_the_seed_change_the_result(demo_model):

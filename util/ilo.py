@@ -45,7 +45,8 @@ def optimise_layer(g, operator, target, z, nu, h, on_step):
     Returns (z, nu), detached.
     """
     z, nu = z.detach().clone().requires_grad_(), nu.detach().clone().requires_grad_()
-    adam = torch.optim.Adam([{"params": nu, "lr": h.lr_nu}, {"params": z, "lr": h.lr_z}])
+    parameters = [{"params": nu, "lr": h.lr_nu}, {"params": z, "lr": h.lr_z}]
+    adam = torch.optim.Adam(parameters, fused=True, capturable=z.is_cuda)  # one kernel, no word from the host
     learning_rate = CosineAnnealingLR(adam, h.inner) if h.decay else None
     for step in range(h.inner):
         loss = (

@@ -1,0 +1,62 @@
+"""The network once it is frozen: same numbers, less memory; its precisions and its compilation."""
+import copy
+
+import pytest
+import torch
+
+from guided_diffusion.prior import frozen
+from guided_diffusion.unet import create_model
+from util.runner import choose_batch_size
+
+SMALL = dict(image_size=32, num_channels=32, num_res_blocks=1, channel_mult="1,2", learn_sigma=True, attention_resolutions="16",
+             num_head_channels=32, resblock_updown=True)
+
+
+def small_network(use_scale_shift_norm):
+    torch.manual_seed(0)
+    model = create_model(**SMALL, use_scale_shift_norm=use_scale_shift_norm)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+def output_and_gradient(model):
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    out = model(x, torch.tensor([333.0]))
+    return out.detach(), torch.autograd.grad(out.square().mean(), x)[0]
+
+
+@pytest.mark.parametrize("use_scale_shift_norm", [True, False])
+def test_a_frozen_network_gives_the_same_numbers(use_scale_shift_norm):
+    model = small_network(use_scale_shift_norm)
+    free = output_and_gradient(model)
+    for ours, reference in zip(output_and_gradient(frozen(copy.deepcopy(model), "cpu")), free):
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4 * reference.abs().max().item())
+
+
+def test_a_frozen_network_keeps_less_for_the_gradient():
+    def kept(model):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.untyped_storage().data_ptr()) or t, lambda t: t):
+            x = torch.randn(1, 3, 32, 32, requires_grad=True)
+            model(x, torch.tensor([333.0]))
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        return len(set(sizes) - weights)
+
+    model = small_network(True)
+    assert kept(frozen(copy.deepcopy(model), "cpu")) < 0.6 * kept(model)
+
+
+def test_the_default_batch_size_on_the_cpu(demo_model):
+    assert choose_batch_size(demo_model, 64, torch.device("cpu")) == 4
+    assert choose_batch_size(demo_model, 256, torch.device("cpu")) == 1
+
+
+@pytest.mark.parametrize("options", [
+    ("--precision", "bf16"), ("--precision", "tf32"), pytest.param(("--compile",), marks=pytest.mark.slow),
+])
+def test_other_precisions_stay_within_0_2_dB(run_method, options):
+    fast = ("--preset", "fast", "--inner", 20)
+    reference = run_method("dmilo", "inpainting", iterations=fast, name="reference").summary["final"]["psnr"]["mean"]
+    other = run_method("dmilo", "inpainting", *options, iterations=fast, name="other").summary["final"]["psnr"]["mean"]
+    assert reference > 20 and abs(other - reference) < 0.2
