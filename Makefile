@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/installed
 	rm -rf results/demo
-	$(BIN)/python dmilo.py     --task inpainting       -l results/demo/dmilo     --run demo --batch-size 2 --outer 3 --inner 100 --cuda -1
-	$(BIN)/python dmilo-pgd.py --task inpainting       -l results/demo/dmilo-pgd --run demo --batch-size 2 --outer 3 --inner 100 --cuda -1
+	set -e; for method in dmilo dmilo-pgd; do for task in inpainting super_resolution gaussian_deblur motion_deblur; do \
+	    $(BIN)/python $$method.py --task $$task --preset fast -l results/demo/$$method --run demo --cuda -1; done; done
 	@echo; echo "Look at (origin | measurement | final):"; ls -1 results/demo/*/demo/*/demo/grid.png
 
 test: $(VENV)/installed

@@ -37,25 +37,28 @@ def measurement_gradient(operator, X, y, h):
     return torch.autograd.grad(loss, X)[0], loss.detach()
 
 
-def dmilo_pgd(g, operator, y, z_0, h, on_step):
-    """Algorithm 2 of the paper (arXiv 2505.20789). Yields (name, X): where it starts, then X before and after each
-    projection onto the range of the chain, (B, 3, H, W) in [-1, 1].
+def dmilo_pgd(g, operator, y, z_0, h, on_step, state=None):
+    """Algorithm 2 of the paper (arXiv 2505.20789). Yields (name, X, state): where it starts, then X before and after each
+    projection onto the range of the chain, (B, 3, H, W) in [-1, 1], and after it what is needed to go on from there.
 
-    g: the N layers of the chain; operator: A, as a function; y: the measurements; z_0: standard normal (B, 3, H, W);
-    h: PGDHyperparameters; on_step: see `optimise_layer`.
+    g: the N layers of the chain; operator: A, as a function; y: the measurements; z_0: where the chain starts, (B, 3, H, W);
+    h: PGDHyperparameters; on_step: see `optimise_layer`; state: a yielded one to go on from.
     """
     N = len(g)
-    nu = [torch.zeros_like(z_0) for _ in range(N)]
-    z = run_chain(g, z_0, nu)
-    X = torch.zeros_like(z_0)
-    yield "init", X
-    for t in range(h.outer):
+    if state is None:
+        nu = [torch.zeros_like(z_0) for _ in range(N)]
+        z = run_chain(g, z_0, nu)
+        X = torch.zeros_like(z_0)
+        yield "init", X, None
+        state = {"t": 0, "z": z, "nu": nu, "X": X}
+    z, nu, X = state["z"], state["nu"], state["X"]
+    for t in range(state["t"], h.outer):
         # Gradient step: X nearer to the measurement.
         for step in range(h.gradient_steps):
             gradient, loss = measurement_gradient(operator, X, y, h)
             X = (X - h.lr_x * gradient).clamp(-1, 1)
             on_step(step + 1, h.gradient_steps, loss)
-        yield f"{t}_before", X
+        yield f"{t}_before", X, None
         # Projection: as in DMILO, but the last layer explains A(X) instead of y.
         A, target = operator, operator(X)
         for i in reversed(range(N)):
@@ -63,7 +66,7 @@ def dmilo_pgd(g, operator, y, z_0, h, on_step):
             A, target = identity, z[i]
         z = run_chain(g, z[0], nu)
         X = z[N].clamp(-1, 1)
-        yield f"{t}_after", X
+        yield f"{t}_after", X, {"t": t + 1, "z": z, "nu": nu, "X": X}
 
 
 if __name__ == "__main__":

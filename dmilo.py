@@ -10,18 +10,21 @@ from util.ilo import Hyperparameters, identity, optimise_layer, run_chain
 from util.runner import main
 
 
-def dmilo(g, operator, y, z_0, h, on_step):
-    """Algorithm 1 of the paper (arXiv 2505.20789). Yields (name, X): where it starts, then the reconstruction after
-    each outer iteration, (B, 3, H, W) in [-1, 1].
+def dmilo(g, operator, y, z_0, h, on_step, state=None):
+    """Algorithm 1 of the paper (arXiv 2505.20789). Yields (name, X, state): where it starts, then the reconstruction after
+    each outer iteration, (B, 3, H, W) in [-1, 1], and what it needs to go on from there.
 
-    g: the N layers of the chain; operator: A, as a function; y: the measurements; z_0: standard normal (B, 3, H, W);
-    h: a row of configs/dmilo.yaml; on_step: see `optimise_layer`.
+    g: the N layers of the chain; operator: A, as a function; y: the measurements; z_0: where the chain starts, (B, 3, H, W);
+    h: a row of configs/dmilo.yaml; on_step: see `optimise_layer`; state: a yielded one to go on from.
     """
     N = len(g)
-    nu = [torch.zeros_like(z_0) for _ in range(N)]
-    z = run_chain(g, z_0, nu)
-    yield "init", z[N].clamp(-1, 1)
-    for t in range(h.outer):
+    if state is None:
+        nu = [torch.zeros_like(z_0) for _ in range(N)]
+        z = run_chain(g, z_0, nu)
+        yield "init", z[N].clamp(-1, 1), None
+        state = {"t": 0, "z": z, "nu": nu}
+    z, nu = state["z"], state["nu"]
+    for t in range(state["t"], h.outer):
         # From the image to the noise: the last layer explains the measurement, the others their successor's input.
         A, target = operator, y
         for i in reversed(range(N)):
@@ -29,7 +32,7 @@ def dmilo(g, operator, y, z_0, h, on_step):
             A, target = identity, z[i]
         # From the noise to the image: z_{i+1} = g_i(z_i) + nu_i.
         z = run_chain(g, z[0], nu)
-        yield f"{t}_after", z[N].clamp(-1, 1)
+        yield f"{t}_after", z[N].clamp(-1, 1), {"t": t + 1, "z": z, "nu": nu}
 
 
 if __name__ == "__main__":

@@ -25,13 +25,19 @@ class DMPlugHyperparameters(Start):
     lr_z: float
 
 
-def dmplug(g, operator, y, z_0, h, on_step):
-    """argmin_{z_0} mean (operator(g(z_0)) - y)^2. Yields (name, X): where it starts, then X every h.inner steps."""
-    z = z_0.clone().requires_grad_()
-    adam = torch.optim.Adam([z], lr=h.lr_z)
+def dmplug(g, operator, y, z_0, h, on_step, state=None):
+    """argmin_{z_0} mean (operator(g(z_0)) - y)^2. Yields (name, X, state): where it starts, then X every h.inner steps,
+    (B, 3, H, W) in [-1, 1], and what it needs to go on from there."""
     nu = [0] * len(g)  # no deviations
-    yield "init", run_chain(g, z.detach(), nu)[-1].clamp(-1, 1)
-    for t in range(h.outer):
+    z = (z_0 if state is None else state["z"]).clone().requires_grad_()
+    adam = torch.optim.Adam([z], lr=h.lr_z, fused=True)
+    if state is None:
+        yield "init", run_chain(g, z.detach(), nu)[-1].clamp(-1, 1), None
+        first = 0
+    else:
+        first = state["t"]
+        adam.load_state_dict(state["adam"])
+    for t in range(first, h.outer):
         for step in range(h.inner):
             x = z
             for layer in g:
@@ -41,7 +47,8 @@ def dmplug(g, operator, y, z_0, h, on_step):
             loss.backward()
             adam.step()
             on_step(step + 1, h.inner, loss.detach())
-        yield f"{t}_after", run_chain(g, z.detach(), nu)[-1].clamp(-1, 1)
+        X = run_chain(g, z.detach(), nu)[-1].clamp(-1, 1)
+        yield f"{t}_after", X, {"t": t + 1, "z": z.detach(), "adam": adam.state_dict()}
 
 
 if __name__ == "__main__":

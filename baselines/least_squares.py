@@ -22,15 +22,15 @@ class LeastSquaresHyperparameters(Start):
     smoothness: float
 
 
-def least_squares(g, operator, y, z_0, h, on_step):
-    """Yields (name, X): grey, then the result, (B, 3, H, W) in [-1, 1]. The chain g is not used.
+def least_squares(g, operator, y, z_0, h, on_step, state=None):
+    """Yields (name, X, None): grey, then the result, (B, 3, H, W) in [-1, 1]. The chain g is not used, nor is a state.
 
     Raises UserError for an operator that is not linear.
     """
-    yield "init", torch.zeros_like(z_0)
+    yield "init", torch.zeros_like(z_0), None
     for t in range(h.outer):
         X = smooth_least_squares(operator, y, z_0, h.smoothness, (t + 1) * h.inner, on_step)
-        yield f"{t}_after", X.clamp(-1, 1)
+        yield f"{t}_after", X.clamp(-1, 1), None
 
 
 if __name__ == "__main__":

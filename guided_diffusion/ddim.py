@@ -65,6 +65,16 @@ class Chain:
     def __getitem__(self, i):
         return self.layers[i]
 
+    def state_dict(self):
+        """What changes as the chain is used."""
+        return {"evaluations": self.evaluations, "generators": [g.get_state() for g in self.rng.torch]}
+
+    def load_state_dict(self, state):
+        """Go on as the chain whose `state_dict` this is."""
+        self.evaluations = state["evaluations"]
+        for generator, its_state in zip(self.rng.torch, state["generators"]):
+            generator.set_state(its_state)
+
     def noised(self, x, noise):
         """The picture x at the noise level at which the chain begins: sqrt(abar) x + sqrt(1 - abar) noise."""
         abar = linear_alphas_cumprod()[self.timesteps[0]].item()

@@ -166,7 +166,7 @@ def trajectory_rows(folder):
             iterates = solver(g, A, y, latents[0], h, silent)
             next(iterates)  # where it starts
             psnrs = []
-            for i, (iterate, X) in enumerate(iterates):
+            for i, (iterate, X, _) in enumerate(iterates):
                 yield f"{method}_{name} {iterate}", X, golden[f"{method}_{name}_X"][i], 3e-4 if i == 0 else 3e-3
                 psnrs.append(metrics(X[0], x[0])["psnr"])
             yield f"{method}_{name}_psnr", np.array(psnrs), np.array(about[f"{method}_{name}_psnr"]), 0.02

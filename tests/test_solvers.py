@@ -28,7 +28,7 @@ def last_iterate(model, method, task, x, seeds, eta=0.0):
     h = load_hyperparameters(f"configs/{method}.yaml", task, kind, outer=1, inner=2)
     operator, noise = load_measurement(load_yaml(TASKS[task]), TASKS[task], 64)
     A, y, g, latents = measure(operator, noise, model, x, seeds, h, eta)
-    for _, X in search(solver, g, A, y, latents, h, silent):
+    for _, X, _ in search(solver, g, A, y, latents, h, silent):
         pass
     return X
 

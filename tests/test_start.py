@@ -58,12 +58,12 @@ def test_what_is_not_linear_is_refused():
 
 
 def test_several_starts_are_averaged():
-    def solver(g, operator, y, z_0, h, on_step):
-        yield "init", 0 * z_0
-        yield "0_after", z_0
+    def solver(g, operator, y, z_0, h, on_step, state=None):
+        yield "init", 0 * z_0, None
+        yield "0_after", z_0, None
 
     latents = [like(n) for n in range(4)]
     results = list(search(solver, None, lambda x: x, like(), latents, Start(starts=3), None))
-    assert [name for name, _ in results] == ["init", "0_after", "1_after", "2_after"]
+    assert [name for name, _, _ in results] == ["init", "0_after", "1_after", "2_after"]
     torch.testing.assert_close(results[-1][1], (latents[0] + latents[1] + latents[2]) / 3)
-    assert [name for name, _ in search(solver, None, lambda x: x, like(), latents, Start(), None)] == ["init", "0_after"]
+    assert [name for name, _, _ in search(solver, None, lambda x: x, like(), latents, Start(), None)] == ["init", "0_after"]

@@ -22,13 +22,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_on_user_error(function):
-    """Call `function`; a UserError becomes one line on standard error and exit code 2."""
+    """Call `function`; a UserError or a failing disk becomes one line on standard error and exit code 2."""
+    script = os.path.basename(sys.argv[0])
     try:
         function()
     except UserError as error:
-        script = os.path.basename(sys.argv[0])
         print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a full disk, a share that went away: what was finished is on disk, whole
+        print(f"{script}: error: {error.filename or 'a file'}: {error.strerror or error}; the same command with its --run NAME goes on", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{script}: interrupted; the same command with its --run NAME goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 def named_by(pattern):
@@ -77,6 +83,7 @@ def parse_arguments(doc, method):
     add("--dataset", default="demo", help="configs/model_config_<dataset>.yaml says which prior (default demo)")
     add("-t", "--task", default="super_resolution", help="configs/tasks/<task>_config.yaml (default super_resolution)")
     add("--data", metavar="DIR", help="folder of images (default data/<dataset>)")
+    add("--resize", action="store_true", help="cut the middle square out of images of another size and scale it")
     add("-n", "--number", type=count, default=10, help="how many of the images, sorted by name (default 10)")
     add("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
     add("-en", "--end_number", type=number(int, -1), default=-1, help="one past the last (default -1: all)")
@@ -84,8 +91,9 @@ def parse_arguments(doc, method):
         "results by rounding only")
     add("-l", "--logdir", default=f"./{method}", help=f"where results go (default ./{method})")
     add("--run", type=folder_name, default=time.strftime("%Y-%m-%d_%H-%M-%S"), help="the run's folder in "
-        "<logdir>/<dataset>/<task>/ (default: the time)")
+        "<logdir>/<dataset>/<task>/ (default: the time); given again, the run goes on where it was stopped")
     add("--preset", help=f"a table of hyperparameters in configs/{method}.yaml (default: its first)")
+    add("--summarize", action="store_true", help="restore nothing, write the summary of what a --run NAME has finished")
     add("--outer", type=count, help=f"outer iterations (default: the task's row in configs/{method}.yaml)")
     add("--inner", type=count, help="steps a layer and outer iteration (default: likewise)")
     add("-c", "--custom_steps", type=number(int, 1, TRAINING_STEPS), help="DDIM steps, the layers of the chain (default: likewise; published: 3)")

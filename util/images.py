@@ -45,12 +45,15 @@ def open_rgb(file, name):
         raise UserError(f"{name}: cannot be read as an image ({error})") from error
 
 
-def load_image(path, size):
-    """-> (1, 3, size, size) float32 in [-1, 1]. Raises UserError for an unreadable image or one of another size."""
+def load_image(path, size, resize=False):
+    """-> (1, 3, size, size) float32 in [-1, 1]. resize: cut the middle square out and scale it. Raises UserError for an
+    unreadable image and, without resize, for one of another size."""
     image = open_rgb(path, path)
+    if resize:
+        image = ImageOps.fit(image, (size, size), Image.LANCZOS)
     if image.size != (size, size):
         width, height = image.size
-        raise UserError(f"{path}: is {width} x {height}, this prior needs {size} x {size}; crop and resize it first")
+        raise UserError(f"{path}: is {width} x {height}, this prior needs {size} x {size}; --resize cuts and scales it")
     pixels = np.asarray(image) / 255.0  # float64 until [-1, 1], as the published scripts do
     return torch.from_numpy((pixels * 2 - 1).transpose(2, 0, 1)).float()[None]
 

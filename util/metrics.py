@@ -17,16 +17,17 @@ class Metrics:
     """`Metrics(device)(x, reference)` -> {"psnr": dB, "ssim": …, "lpips_alex": … or None}.
 
     LPIPS (Zhang et al. 2018, the lpips package) needs torchvision's AlexNet. Its file is never fetched here: where it
-    is missing or broken, one warning says what to put where, and lpips_alex is None.
+    is missing or broken, one warning (none if `quiet`) says what to put where, and lpips_alex is None.
     """
 
-    def __init__(self, device):
+    def __init__(self, device, quiet=False):
         self.device, self.lpips = device, None
         path = os.path.join(torch.hub.get_dir(), "checkpoints", ALEXNET_FILE)
         try:
             read_state_dict(path)
         except UserError:
-            print(f"warning: no LPIPS, it needs {path}: download it from {ALEXNET_URL}", file=sys.stderr)
+            if not quiet:
+                print(f"warning: no LPIPS, it needs {path}: download it from {ALEXNET_URL}", file=sys.stderr)
             return
         import lpips  # here, because it takes torchvision along, which nothing else needs
 

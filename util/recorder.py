@@ -3,6 +3,7 @@ import json
 import os
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from util.files import atomic, write_text
@@ -29,12 +30,21 @@ class ImageRecord:
         self._save("origin", origin)
         self._save("measurement", measurement)
 
+    @property
+    def failed(self):
+        return "failed" in self.record
+
     def _save(self, picture, x):
         save_image(os.path.join(self.pictures, f"{picture}.png"), x)
 
     def add(self, iterate, x, residual, evaluations, elapsed):
         """One iterate: its name, (3, H, W), the RMS of A(x) - y, and the network evaluations and seconds that the image has
-        taken so far. "init" is where the solver starts: only a picture."""
+        taken so far. "init" is where the solver starts: only a picture. One that is not finite ends the record."""
+        if self.failed:
+            return
+        if not (torch.isfinite(x).all() and np.isfinite(residual)):
+            self.record["failed"] = f"{iterate} is not finite; nothing was recorded from there on"
+            return
         self._save(iterate, x)
         if iterate == "init":
             return
@@ -55,6 +65,17 @@ class ImageRecord:
         return self.record
 
 
+def finished_records(directory):
+    """{image: record} of every finished image in a run's folder, sorted by name, whoever has restored it."""
+    records = {}
+    folder = os.path.join(directory, "record")
+    for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        if file.endswith(".json") and not file.startswith("."):
+            with open(os.path.join(folder, file), encoding="utf-8") as f:
+                records[file[: -len(".json")]] = json.load(f)
+    return records
+
+
 def choose(record, which):
     """A record's metrics at its "final" iterate or at its "best" (highest PSNR) one."""
     i = int(np.argmax(record["psnr"])) if which == "best" else -1
@@ -62,15 +83,18 @@ def choose(record, which):
 
 
 def mean_and_std(values):
-    """{"mean", "std"} over the images (population standard deviation, as published), None where a value is None."""
-    if None in values:
+    """{"mean", "std"} over the images (population standard deviation, as published), None where a value is None or there is none."""
+    if None in values or not values:
         return {"mean": None, "std": None}
     return {"mean": float(np.mean(values)), "std": float(np.std(values))}
 
 
 def write_summary(directory, head, records, settings):
-    """summary.json and log.txt of a run. head: method, dataset, task; records: {image: record}. Returns the summary."""
-    summary = {**head, "images": len(records)}
+    """summary.json and log.txt of a run. head: method, dataset, task; records: {image: record}. Returns the summary, whose
+    figures are of the images that have not failed."""
+    failed = {name: record["failed"] for name, record in records.items() if "failed" in record}
+    records = {name: record for name, record in records.items() if name not in failed}
+    summary = {**head, "images": len(records), "failed": failed}
     for which in ("final", "best"):
         chosen = [choose(record, which) for record in records.values()]
         summary[which] = {metric: mean_and_std([c[metric] for c in chosen]) for metric in METRICS}
@@ -82,6 +106,7 @@ def write_summary(directory, head, records, settings):
     lines = [f"{head['method']}: {len(records)} images of {head['dataset']}, {head['task']}"]
     lines += [f"{key}: {value}" for key, value in settings.items()]
     lines.append(BEST_NOTE)
+    lines += [f"{name}: failed, {why}" for name, why in failed.items()]
     for name, record in records.items():
         for which in ("final", "best"):
             values = choose(record, which)
@@ -98,12 +123,15 @@ COLUMNS, ROWS, CELL = ("origin", "measurement", "final"), 16, 192
 
 
 def write_grid(directory, records):
-    """grid.png: a row an image (the first ROWS), read back from images/<name>/, each with its final PSNR. Pictures are
-    enlarged to CELL pixels, never reduced."""
+    """grid.png: a row an image (the first ROWS that have not failed), read back from images/<name>/, each with its final
+    PSNR. Pictures are enlarged to CELL pixels, never reduced."""
+    records = {name: record for name, record in records.items() if "failed" not in record}
     rows = [
         [Image.open(os.path.join(directory, "images", name, f"{column}.png")) for column in COLUMNS]
         for name in list(records)[:ROWS]
     ]
+    if not rows:
+        return
     cell = max(CELL, rows[0][0].width)
     pad, caption = 4, 16
     canvas = Image.new("RGB", (len(COLUMNS) * (cell + pad) + pad, caption + len(rows) * (cell + pad)), "white")

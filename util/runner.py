@@ -1,11 +1,14 @@
 """Config -> prior and operator -> solver -> recorder: what both scripts do around their generator of iterates."""
 import dataclasses
 import glob
+import hashlib
+import json
 import os
 import sys
 import time
 
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from guided_diffusion.ddim import Chain
@@ -13,10 +16,11 @@ from guided_diffusion.measurements import load_measurement
 from guided_diffusion.prior import load_model_config, load_prior
 from util.cli import exit_on_user_error, parse_arguments
 from util.config import Section, load_yaml
-from util.files import UserError
+from util.files import UserError, atomic, write_text
 from util.images import list_images, load_image
 from util.metrics import Metrics
-from util.recorder import ImageRecord, write_grid, write_summary
+from util.provenance import provenance
+from util.recorder import ImageRecord, finished_records, write_grid, write_summary
 from util.rng import BatchRandom
 from util.start import search
 
@@ -86,15 +90,39 @@ def image_names(paths):
     return names
 
 
-def new_directory(path):
-    """Make the run's folder and return its path. Raises UserError where it is there already or cannot be made."""
+def open_run(directory, settings):
+    """Make the run's folder, or find it begun with the same settings (they stand in its settings.json).
+
+    Raises UserError where the folder holds something else, names the first setting that differs, or says why it cannot be
+    made.
+    """
+    path = os.path.join(directory, "settings.json")
+    wanted = json.loads(json.dumps(settings))  # tuples become lists, as they do in the file
     try:
-        os.makedirs(path)
-    except FileExistsError as error:
-        raise UserError(f"{path}: is there already; choose another --run NAME") from error
+        if not os.path.exists(path):
+            # Hidden: what another rank or job is writing at this moment.
+            if os.path.isdir(directory) and any(not name.startswith(".") for name in os.listdir(directory)):
+                raise UserError(f"{directory}: is there already and is no run of this program; choose another --run NAME")
+            write_text(path, json.dumps(wanted, indent=1))
+        with open(path, encoding="utf-8") as f:
+            begun = json.load(f)
     except OSError as error:
-        raise UserError(f"{path}: cannot be made ({error.strerror}); choose another --logdir") from error
-    return path
+        raise UserError(f"{directory}: cannot be written ({error.strerror}); choose another --logdir") from error
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read ({error}); choose another --run NAME") from error
+    for key in sorted({*begun, *wanted}):
+        if begun.get(key) != wanted.get(key):
+            said = f"{directory}: was begun with {key} {begun.get(key)}, now it is {wanted.get(key)}"
+            raise UserError(f"{said}; go on with the former or choose another --run NAME")
+
+
+def checkpoint_digest(path):
+    """A checkpoint's content as a short text: a run cannot go on with another one."""
+    digest = hashlib.blake2b(digest_size=8)
+    with open(path, "rb") as f:
+        while block := f.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def measure(operator, noise, model, x, seeds, h, eta=0.0):
@@ -119,8 +147,8 @@ def measure(operator, noise, model, x, seeds, h, eta=0.0):
 class Progress:
     """Bars for images, outer iterations and the steps of a layer (or of the gradient), on a terminal only."""
 
-    def __init__(self, images, outer):
-        bar = dict(disable=None, leave=False, dynamic_ncols=True)
+    def __init__(self, images, outer, hidden=False):
+        bar = dict(disable=hidden or None, leave=False, dynamic_ncols=True)
         self.images = tqdm(total=images, desc="images", unit="image", **bar)
         self.outer = tqdm(total=outer, desc="outer", **bar)
         self.inner = tqdm(desc="inner", unit="step", **bar)
@@ -142,30 +170,105 @@ class Progress:
 
     def on_image(self, name, record):
         self.images.update()
-        psnr, best = record["psnr"][-1], max(record["psnr"])
-        tqdm.write(f"{name}: final PSNR {psnr:.2f} dB, best {best:.2f} dB, {record['seconds']:.0f} s")
+        if "failed" in record:
+            tqdm.write(f"warning: {name}: {record['failed']}", file=sys.stderr)
+        else:
+            psnr, best = record["psnr"][-1], max(record["psnr"])
+            tqdm.write(f"{name}: final PSNR {psnr:.2f} dB, best {best:.2f} dB, {record['seconds']:.0f} s")
 
     def close(self):
         for bar in (self.inner, self.outer, self.images):
             bar.close()
 
 
-def restore_batch(solver, h, progress, A, y, g, latents, records):
-    """Run the solver on the measurements y of a batch; every iterate goes to the images' records. Returns their contents."""
-    seconds, started = 0.0, time.perf_counter()
-    for name, X in search(solver, g, A, y, latents, h, progress.on_step):
-        with torch.no_grad():
-            residual = (A(X) - y).flatten(1).square().mean(1).sqrt().tolist()  # waits for the device to finish
-        seconds += time.perf_counter() - started  # not the recording
-        for record, image, rms in zip(records, X, residual):
-            record.add(name, image, rms, g.evaluations, seconds / len(y))
-        progress.on_iterate(name)
+class Restoration:
+    """One batch from its images to its files; `run` goes on from the last outer iteration that an earlier, killed run has
+    finished (its state is in record/<first image>.state) and ends with the files of an uninterrupted one."""
+
+    def __init__(self, directory, names, images, model, operator, noise, h, args, device, metrics):
+        x = torch.cat(images).to(device)
+        self.A, self.y, self.g, self.latents = measure(operator, noise, model, x, [args.seed] * len(x), h, args.eta)
+        self.names, self.h, self.device = names, h, device
+        self.records = [ImageRecord(directory, *of_one, metrics) for of_one in zip(names, x, self.y)]
+        self.path, self.seconds = os.path.join(directory, "record", f"{names[0]}.state"), 0.0
+
+    def load(self):
+        """The solver's state as `save` has left it, None if there is nothing of this batch."""
+        try:
+            state = torch.load(self.path, map_location=self.device, weights_only=True)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # a foreign file makes the unpickler raise nearly anything
+            raise UserError(f"{self.path}: is not the state of a run; remove it to begin its images anew") from error
+        if state["names"] != self.names:  # batches of another size
+            return None
+        self.seconds = state["seconds"]
+        self.g.load_state_dict({**state["chain"], "generators": [g.cpu() for g in state["chain"]["generators"]]})
+        for record, content in zip(self.records, state["records"]):
+            record.record = content
+        return state["solver"]
+
+    def save(self, solver_state):
+        records = [record.record for record in self.records]
+        with atomic(self.path) as tmp:
+            torch.save({
+                "names": self.names, "solver": solver_state, "chain": self.g.state_dict(), "records": records,
+                "seconds": self.seconds,
+            }, tmp)
+
+    def run(self, solver, progress):
+        """Every iterate goes to the images' records; an image whose values are not finite stops there."""
+        batch, state = len(self.y), self.load()
         started = time.perf_counter()
-    return [record.finish(seconds / len(y), g.evaluations) for record in records]
+        for name, X, state in search(solver, self.g, self.A, self.y, self.latents, self.h, progress.on_step, state):
+            with torch.no_grad():
+                residual = (self.A(X) - self.y).flatten(1).square().mean(1).sqrt().tolist()  # waits for the device
+            self.seconds += time.perf_counter() - started  # not the recording
+            for record, image, rms in zip(self.records, X, residual):
+                record.add(name, image, rms, self.g.evaluations, self.seconds / batch)
+            if state is not None:
+                self.save(state)
+            progress.on_iterate(name)
+            if all(record.failed for record in self.records):
+                break
+            started = time.perf_counter()
+        for name, record in zip(self.names, self.records):
+            progress.on_image(name, record.finish(self.seconds / batch, self.g.evaluations))
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
+
+def is_out_of_memory(error):
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def restore(names, build, solver, progress):
+    """Run the batch that build(names) makes; where it does not fit into memory, its halves."""
+    try:
+        build(names).run(solver, progress)
+        return
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(names) == 1:
+            raise UserError(f"{names[0]}: one image does not fit into the device's memory; try --precision bf16 or --cuda -1") from None
+    # Outside of the handler, which holds on to what filled the memory.
+    torch.cuda.empty_cache()
+    half = len(names) // 2
+    print(f"warning: {len(names)} images do not fit into memory, going on with {half} at once (--batch-size {half})", file=sys.stderr)
+    for part in (names[:half], names[half:]):
+        restore(part, build, solver, progress)
 
 
 def run(doc, method, solver, hyperparameters, uses_prior):
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        dist.init_process_group("gloo")  # for barriers: no tensor passes
     args = parse_arguments(doc, method)
+    if world > 1:  # the same folder for all, though their clocks may differ
+        shared = [args.run]
+        dist.broadcast_object_list(shared)
+        args.run = shared[0]
     config = load_model_config(args.model_config)
     task = load_yaml(args.task_config)
     operator, noise = load_measurement(task, args.task_config, config["image_size"])
@@ -178,41 +281,71 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     if not paths:
         raise UserError(f"-n {args.number} -bn {args.begin_number} -en {args.end_number} choose none of the images in {args.data}")
     names = image_names(paths)
-    images = [load_image(path, config["image_size"]) for path in paths]
-    device = choose_device(args.cuda, args.precision == "tf32")
+    images = {name: load_image(path, config["image_size"], args.resize) for name, path in zip(names, paths)}
+    local = int(os.environ.get("LOCAL_RANK", 0)) if world > 1 else args.cuda
+    device = choose_device(-1 if args.cuda == -1 else local, args.precision == "tf32")
     model = load_prior(config, args.model_config, device, args.precision) if uses_prior else None
-    args.batch_size = args.batch_size or (choose_batch_size(model, config["image_size"], device) if uses_prior else len(paths))
+    if args.batch_size is None:
+        args.batch_size = choose_batch_size(model, config["image_size"], device) if uses_prior else len(paths)
     if args.compile:
         model = torch.compile(model)
-    directory = new_directory(os.path.join(args.logdir, args.dataset, args.task, args.run))
-    metrics = Metrics(device)
 
-    head = {"method": method, "dataset": args.dataset, "task": args.task}
-    settings = {**vars(args), "device": str(device), "hyperparameters": dataclasses.asdict(h), "model": config, **task}
-    records = {}
-    progress = Progress(len(paths), h.outer * h.starts)
-    for start in range(0, len(paths), args.batch_size):
-        batch = names[start : start + args.batch_size]
-        x = torch.cat(images[start : start + args.batch_size]).to(device)
-        A, y, g, latents = measure(operator, noise, model, x, [args.seed] * len(x), h, args.eta)
-        unfinished = [ImageRecord(directory, *of_one, metrics) for of_one in zip(batch, x, y)]
-        records.update(zip(batch, restore_batch(solver, h, progress, A, y, g, latents, unfinished)))
-        summary = write_summary(directory, head, records, settings)
-        write_grid(directory, records)
-        for name in batch:
-            progress.on_image(name, records[name])
+    # What has to be the same when a run goes on. The rest (which images, how many at once, where) changes no more than rounding.
+    fixed = {key: getattr(args, key) for key in ("dataset", "task", "data", "seed", "eta", "precision", "compile", "resize")}
+    fixed.update(method=method, hyperparameters=dataclasses.asdict(h), model=config, **task)
+    if uses_prior:
+        fixed["checkpoint"] = checkpoint_digest(config["model_path"])
+    directory = os.path.join(args.logdir, args.dataset, args.task, args.run)
+    open_run(directory, fixed)
+    settings = {**vars(args), "device": str(device), "world": world, **fixed, **provenance(device)}
+
+    def summarise():
+        records = finished_records(directory)
+        if rank == 0 and records:
+            write_grid(directory, records)
+            return write_summary(directory, {"method": method, "dataset": args.dataset, "task": args.task}, records, settings)
+
+    def build(batch):
+        return Restoration(
+            directory, batch, [images[name] for name in batch], model, operator, noise, h, args, device, metrics
+        )
+
+    metrics = Metrics(device, quiet=rank > 0)
+    batches = [names[i : i + args.batch_size] for i in range(0, len(names), args.batch_size)][rank::world]
+    if args.summarize:
+        batches = []
+    progress = Progress(sum(map(len, batches)), h.outer * h.starts, hidden=rank > 0)
+    for batch in batches:
+        done = finished_records(directory)
+        if set(batch) <= done.keys():
+            progress.images.update(len(batch))
+            continue
+        restore(batch, build, solver, progress)
+        summarise()
     progress.close()
 
-    final, best = summary["final"]["psnr"]["mean"], summary["best"]["psnr"]["mean"]
-    print(f"{method}, {args.task}, {len(records)} images: PSNR {final:.2f} dB (final), {best:.2f} dB (best, chosen against the ground truth)")
-    print(f"wrote {directory}/ (log.txt, summary.json, grid.png, images/, record/)")
+    if world > 1:
+        dist.barrier()
+    summary = summarise()
+    if rank == 0:
+        if summary is None:
+            raise UserError(f"{directory}: has no finished image to summarise yet")
+        final, best = summary["final"]["psnr"]["mean"], summary["best"]["psnr"]["mean"]
+        if final is not None:
+            print(f"{method}, {args.task}, {summary['images']} images: PSNR {final:.2f} dB (final), {best:.2f} dB (best, chosen against the ground truth)")
+        print(f"wrote {directory}/ (log.txt, summary.json, grid.png, images/, record/)")
+    if world > 1:
+        dist.destroy_process_group()
+    if any("failed" in record for name, record in finished_records(directory).items() if name in images):
+        sys.exit(1)
 
 
 def main(doc, method, solver, hyperparameters, uses_prior=True):
     """The whole of dmilo.py and dmilo-pgd.py but the method itself.
 
-    doc: what --help shows. solver: called as solver(g, operator, y, z_0, h, on_step), a generator of (name, X), "init" first
-    then what is recorded; the last of an outer iteration has a name ending in "after". hyperparameters: the dataclass
+    doc: what --help shows. solver: called as solver(g, operator, y, z_0, h, on_step, state), a generator of (name, X,
+    state), "init" first, then what is recorded; the last of an outer iteration has a name ending in "after" and, if the
+    method can go on from there, a state for torch.save. hyperparameters: the dataclass
     of the rows in configs/<method>.yaml. uses_prior: False for a method that works without the chain.
     """
     exit_on_user_error(lambda: run(doc, method, solver, hyperparameters, uses_prior))

@@ -105,11 +105,11 @@ def preconditioned(operator, y, like, damping):
     return step, torch.zeros_like(like)
 
 
-def search(solver, g, operator, y, latents, h, on_step):
+def search(solver, g, operator, y, latents, h, on_step, state=None):
     """Run a solver as its row h says. Yields what it yields or, with several starts, the mean of their results so far.
 
-    g: the chain; operator, y: the task; latents: standard normal (B, 3, H, W), at least h.starts of them. The mean of
-    several restorations lies nearer to the truth, in squares, than any one of them.
+    g: the chain; operator, y: the task; latents: standard normal (B, 3, H, W), at least h.starts of them; state: a yielded
+    one to go on from. The mean of several restorations lies nearer to the truth, in squares, than any one of them.
     """
     z_0s = latents[: h.starts]
     if h.start_smoothness:
@@ -118,12 +118,13 @@ def search(solver, g, operator, y, latents, h, on_step):
     if h.damping:
         operator, y = preconditioned(operator, y, latents[0], h.damping)
     if h.starts == 1:
-        yield from solver(g, operator, y, z_0s[0], h, on_step)
+        yield from solver(g, operator, y, z_0s[0], h, on_step, state)
         return
-    mean = torch.zeros_like(latents[0])
-    for n, z_0 in enumerate(z_0s):
-        for name, X in solver(g, operator, y, z_0, h, on_step):
+    state = state or {"starts": 0, "mean": torch.zeros_like(latents[0])}
+    mean = state["mean"]
+    for n in range(state["starts"], h.starts):
+        for name, X, _ in solver(g, operator, y, z_0s[n], h, on_step):
             if n == 0 and name == "init":
-                yield name, X
+                yield name, X, None
         mean = mean + (X - mean) / (n + 1)
-        yield f"{n}_after", mean
+        yield f"{n}_after", mean, {"starts": n + 1, "mean": mean}

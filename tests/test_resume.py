@@ -1,0 +1,190 @@
+"""Runs that are killed, split, spoilt or too big: what is finished stays, and the rest ends as it would have."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+
+import util.recorder
+import util.runner
+
+
+def contents(folder):
+    """Every file of a run that does not tell the time: pictures as bytes, records without their seconds."""
+    found = {}
+    for directory, _, files in os.walk(folder):
+        for file in files:
+            path = os.path.join(directory, file)
+            name = os.path.relpath(path, folder)
+            if file.endswith(".png"):
+                found[name] = open(path, "rb").read()
+            elif name.startswith("record"):
+                record = json.load(open(path))
+                found[name] = {key: value for key, value in record.items() if key not in ("seconds", "elapsed")}
+            else:
+                found[name] = None
+    return found
+
+
+@pytest.fixture
+def kill_after(monkeypatch):
+    """kill_after(n): the run dies as it is about to save its n-th state."""
+
+    def kill(saves):
+        left, save = [saves], util.runner.Restoration.save
+
+        def dying(self, state):
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+            save(self, state)
+
+        monkeypatch.setattr(util.runner.Restoration, "save", dying)
+
+    yield kill
+
+
+RUNS = [
+    ("dmilo.py", "inpainting", ["--outer", 3, "--inner", 2, "--eta", 0.5]),
+    ("dmilo-pgd.py", "super_resolution", ["--outer", 3, "--inner", 2]),
+    ("dmilo.py", "gaussian_deblur", ["--preset", "fast", "--inner", 2]),
+    ("baselines.dmplug", "inpainting", ["--outer", 3, "--inner", 2]),
+]
+
+
+@pytest.mark.parametrize("name, task, options", RUNS, ids=[f"{name} {task}" for name, task, _ in RUNS])
+def test_a_killed_run_ends_as_an_uninterrupted_one(script, tmp_path, monkeypatch, kill_after, name, task, options):
+    def run(logdir):
+        return script(name, "-t", task, "-l", tmp_path / logdir, "--run", "r", "--batch-size", 1, "--cuda", -1, *options)
+
+    assert run("whole").code == 0
+    for kill in (2, 3, 3):  # the second image, too, begins before it ends
+        with monkeypatch.context():
+            kill_after(kill)
+            killed = run("killed")
+        monkeypatch.undo()
+        assert killed.code == 130 and "interrupted; the same command with its --run NAME goes on" in killed.err
+    assert any(file.endswith(".state") for file in contents(tmp_path / "killed"))
+    assert run("killed").code == 0
+    whole, killed = (contents(tmp_path / folder / "demo" / task / "r") for folder in ("whole", "killed"))
+    assert whole == killed
+
+
+def test_a_finished_run_is_not_run_again(run_method):
+    first = run_method("dmilo", "inpainting")
+    stamp = os.path.getmtime(first.folder / "images" / "astronaut" / "final.png")
+    again = run_method("dmilo", "inpainting")
+    assert os.path.getmtime(again.folder / "images" / "astronaut" / "final.png") == stamp
+    assert again.summary["final"] == first.summary["final"]
+
+
+@pytest.mark.parametrize("option, said", [
+    (("--seed", 7), "was begun with seed 123, now it is 7"),
+    (("--inner", 3), "was begun with hyperparameters"),
+    (("--precision", "bf16"), "was begun with precision fp32, now it is bf16"),
+])
+def test_other_settings_under_the_same_name_are_refused(script, run_method, tmp_path, option, said):
+    short = ("--outer", 1, "--inner", 1)
+    run_method("dmilo", "inpainting", "-n", 1, iterations=short)
+    again = script("dmilo.py", "-t", "inpainting", "-l", tmp_path / "dmilo", "--run", "run", "--cuda", -1, *short, *option)
+    assert again.code == 2 and said in again.err and len(again.err.splitlines()) == 1
+
+
+def test_a_folder_of_something_else_is_refused(script, tmp_path):
+    os.makedirs(tmp_path / "demo" / "inpainting" / "r" / "holiday")
+    result = script("dmilo.py", "-t", "inpainting", "-l", tmp_path, "--run", "r", "--cuda", -1)
+    assert result.code == 2 and "is no run of this program" in result.err
+
+
+def test_slices_under_one_name_make_one_run(script, run_method):
+    short = ("--outer", 1, "--inner", 1)
+    run_method("dmilo", "inpainting", "-en", 1, iterations=short)
+    second = run_method("dmilo", "inpainting", "-bn", 1, iterations=short)
+    assert second.summary["images"] == 2
+    os.remove(second.folder / "summary.json")
+    summarised = run_method("dmilo", "inpainting", "--summarize", iterations=short)
+    assert summarised.summary["images"] == 2 and summarised.summary["final"] == second.summary["final"]
+
+
+def test_summarize_without_anything_finished(script, tmp_path):
+    result = script("dmilo.py", "-t", "inpainting", "-l", tmp_path, "--run", "r", "--cuda", -1, "--summarize")
+    assert result.code == 2 and "no finished image" in result.err
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    for name in "abc":
+        os.makedirs(tmp_path / "faces", exist_ok=True)
+        Image.open("data/demo/astronaut.png").rotate("abc".index(name) * 90).save(tmp_path / "faces" / f"{name}.png")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_HOME": str(tmp_path)}
+    for folder, launcher in (("one", []), ("two", ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517", "--"])):
+        command = [sys.executable, *launcher, "dmilo.py", "-t", "inpainting", "--data", tmp_path / "faces", "-l", tmp_path / folder,
+                   "--run", "r", "--batch-size", "1", "--outer", "2", "--inner", "2", "--cuda", "-1"]
+        subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True)
+    one, two = (contents(tmp_path / folder / "demo" / "inpainting" / "r") for folder in ("one", "two"))
+    assert len(one) == 3 * 7 + 3 + 4 and one == two
+    summaries = [json.load(open(tmp_path / f / "demo" / "inpainting" / "r" / "summary.json")) for f in ("one", "two")]
+    assert summaries[0]["final"] == summaries[1]["final"]
+
+
+def test_an_image_that_is_not_finite_stops_alone(script, tmp_path, monkeypatch):
+    measure = util.runner.measure
+
+    def spoilt(*arguments):
+        A, y, g, latents = measure(*arguments)
+        latents[0][0] = float("nan")
+        return A, y, g, latents
+
+    options = ("-t", "inpainting", "--run", "r", "--batch-size", 2, "--outer", 2, "--inner", 2, "--cuda", -1)
+    script("dmilo.py", *options, "-l", tmp_path / "sound")
+    monkeypatch.setattr(util.runner, "measure", spoilt)
+    result = script("dmilo.py", *options, "-l", tmp_path / "spoilt")
+    assert result.code == 1 and "astronaut: init is not finite" in result.err
+    folder = tmp_path / "spoilt" / "demo" / "inpainting" / "r"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["images"] == 1 and list(summary["failed"]) == ["astronaut"]
+    assert "not finite" in json.loads((folder / "record" / "astronaut.json").read_text())["failed"]
+    assert (folder / "images" / "grace_hopper" / "final.png").read_bytes() == (
+        tmp_path / "sound" / "demo" / "inpainting" / "r" / "images" / "grace_hopper" / "final.png"
+    ).read_bytes()
+
+
+def test_a_batch_that_does_not_fit_is_halved(run_method, monkeypatch, tmp_path):
+    search = util.runner.search
+
+    def scarce(solver, g, operator, y, *more):
+        if len(y) > 1:
+            raise torch.OutOfMemoryError("no memory")
+        return search(solver, g, operator, y, *more)
+
+    monkeypatch.setattr(util.runner, "search", scarce)
+    run = run_method("dmilo", "inpainting", "--batch-size", 2, iterations=("--outer", 1, "--inner", 1))
+    assert run.summary["images"] == 2 and "2 images do not fit into memory, going on with 1 at once" in run.err
+
+
+def test_one_image_that_does_not_fit_is_one_line(script, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(util.runner, "search", full)
+    result = script("dmilo.py", "-t", "inpainting", "-l", tmp_path, "-n", 1, "--cuda", -1)
+    assert result.code == 2 and "does not fit into the device's memory" in result.err
+
+
+def test_a_full_disk_is_one_line(script, tmp_path, monkeypatch):
+    def full(path, x):
+        raise OSError(28, "No space left on device", path)
+
+    monkeypatch.setattr(util.recorder, "save_image", full)
+    result = script("dmilo.py", "-t", "inpainting", "-l", tmp_path, "-n", 1, "--cuda", -1)
+    lines = [line for line in result.err.splitlines() if not line.startswith("warning: no LPIPS")]
+    assert result.code == 2 and len(lines) == 1 and "No space left on device" in lines[0]
+
+
+def test_resize_takes_images_of_any_size(run_method, tmp_path):
+    os.makedirs(tmp_path / "photos")
+    Image.open("data/demo/astronaut.png").resize((150, 100)).save(tmp_path / "photos" / "wide.png")
+    run = run_method("dmilo", "inpainting", "--data", tmp_path / "photos", "--resize", iterations=("--outer", 1, "--inner", 1))
+    assert Image.open(run.folder / "images" / "wide" / "origin.png").size == (64, 64)
