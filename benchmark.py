@@ -32,7 +32,7 @@ from util.files import UserError, atomic, write_text
 from util.ilo import Hyperparameters, identity, optimise_layer
 from util.rng import BatchRandom
 from util.runner import choose_device, load_hyperparameters
-from util.start import silent
+from util.start import search, silent
 
 pgd = importlib.import_module("dmilo-pgd")
 SOLVERS = {
@@ -86,6 +86,19 @@ def solver_run(config_file, method, steps, device):
     g = Chain(model, steps, rng=None)
     z_0 = BatchRandom([0]).randn((3, config["image_size"], config["image_size"]), device)
     return lambda: list(solver(g, identity, torch.zeros_like(z_0), z_0, h, silent))
+
+
+def count_evaluations(method, preset, task):
+    """How many network evaluations an image takes: the method runs on a network that costs nothing."""
+    if method not in SOLVERS:  # it has no use for the network
+        return 0
+    solver, kind = SOLVERS[method]
+    h = load_hyperparameters(f"configs/{method}.yaml", task, kind, preset)
+    g = Chain(lambda z, t: z, h.chain_steps, BatchRandom([0]), layers=h.layers)
+    latents = [torch.randn(1, 3, 4, 4) for _ in range(h.starts)]
+    for _ in search(solver, g, identity, latents[0], latents, h, silent):
+        pass
+    return g.evaluations
 
 
 def peak_in_process(make, threads):

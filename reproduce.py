@@ -1,0 +1,282 @@
+"""Tables of methods by data sets and tasks: runs the scripts, goes on where it was stopped, writes results/<table>/.
+
+    python reproduce.py configs/tables/demo.yaml --cuda -1
+    python reproduce.py configs/tables/celeba.yaml --dry-run                      # the commands and the time they take
+    python reproduce.py configs/tables/celeba.yaml --only inpainting dmilo/paper --nproc-per-node 4
+
+Writes table.md, table.csv, table.tex (mean ± standard deviation over the images, best value in bold; `final` is the last
+iterate, `best` the one that an oracle chose by its PSNR), strips.png (origin, measurement, each method's final picture; a
+row an image) and convergence.png (PSNR and residual against network evaluations).
+"""
+import csv
+import io
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from collections import namedtuple
+
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from util.cli import Parser, exit_on_user_error, number
+from util.config import Section, load_yaml
+from util.files import UserError, atomic, write_text
+from util.images import list_images
+from util.recorder import METRICS, choose, finished_records, mean_and_std
+
+HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips_alex": False}
+DECIMALS = {"psnr": 2, "ssim": 3, "lpips_alex": 3}
+STRIP_ROWS = 8  # images of a task in strips.png
+RUN = "table"  # what the runs are called
+
+Job = namedtuple("Job", "dataset data number task method preset logdir")
+
+
+def load_table(path):
+    """-> (jobs, metrics, published) of a table file. Raises UserError, naming file and key, for anything wrong."""
+    section = Section(load_yaml(path), path)
+    name = os.path.splitext(os.path.basename(path))[0]
+    out = os.path.join("results", name)
+    listed = lambda values: values and all(isinstance(value, str) for value in values)
+    datasets = section.take("datasets", list, bool, "a list of {dataset, data, number}")
+    tasks = section.take("tasks", list, listed, "a list of tasks")
+    methods = section.take("methods", list, lambda m: listed(m) and all("/" in one for one in m), "a list of method/preset")
+    known = lambda m: listed(m) and set(m) <= set(METRICS)
+    metrics = section.take("metrics", list, known, f"a list of {', '.join(METRICS)}")
+    published = section.take("published", dict, default={})
+    section.finish()
+    jobs = []
+    for i, entry in enumerate(datasets):
+        one = Section(entry, path, f"datasets[{i}].")
+        dataset, data = one.take("dataset", str), one.take("data", str)
+        count = one.take("number", int, lambda n: n > 0, "how many images")
+        one.finish()
+        for task in tasks:
+            for run in methods:
+                method, preset = run.split("/", 1)
+                jobs.append(Job(dataset, data, count, task, method, preset, os.path.join(out, "runs", f"{method}-{preset}")))
+    return out, jobs, metrics, published
+
+
+def folder(job):
+    return os.path.join(job.logdir, job.dataset, job.task, RUN)
+
+
+def command(job, args):
+    """The command that a user would type for this run."""
+    is_script = os.path.exists(f"{job.method}.py")
+    name = f"{job.method}.py" if is_script else f"baselines.{job.method}"
+    launcher = [] if is_script else ["-m"]
+    if args.nproc_per_node > 1:
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(args.nproc_per_node), *launcher, "--"]
+    return [
+        sys.executable, *launcher, name,
+        "--dataset", job.dataset, "--task", job.task, "--data", job.data, "-n", str(job.number), "--preset", job.preset,
+        "-l", job.logdir, "--run", RUN, "--cuda", str(args.cuda), *args.extra,
+    ]
+
+
+def is_finished(job):
+    """Have all of its images been restored, or failed?"""
+    names = [os.path.splitext(os.path.basename(path))[0] for path in list_images(job.data)[: job.number]]
+    return set(names) <= finished_records(folder(job)).keys()
+
+
+def statistics_of(job):
+    """{"final" | "best": {metric: {"mean", "std"}}, "images": n} of what is finished, None if nothing is."""
+    records = [record for record in finished_records(folder(job)).values() if "failed" not in record]
+    if not records:
+        return None
+    found = {"images": len(records)}
+    for which in ("final", "best"):
+        chosen = [choose(record, which) for record in records]
+        found[which] = {metric: mean_and_std([one[metric] for one in chosen]) for metric in METRICS}
+    return found
+
+
+def rows_of(jobs, metrics, published):
+    """The table: a dict a row, by data set, task and method; figures are {"mean", "std", "bold"} or None."""
+    rows = []
+    for dataset, task in dict.fromkeys((job.dataset, job.task) for job in jobs):
+        theirs = dict(published.get(dataset, {}).get(task, {}))
+        group = []
+        for job in jobs:
+            if (job.dataset, job.task) == (dataset, task):
+                ours = statistics_of(job)
+                row = {"dataset": dataset, "task": task, "method": job.method, "preset": job.preset, "images": ours["images"] if ours else 0}
+                for metric in metrics:
+                    for which in ("final", "best"):
+                        row[metric, which] = ours and ours[which][metric]
+                    row[metric, "published"] = theirs.get(job.method, {}).get(metric) if job.preset == "paper" else None
+                group.append(row)
+        shown = {job.method for job in jobs if job.preset == "paper"}
+        for method, figures in theirs.items():
+            if method not in shown:
+                row = {"dataset": dataset, "task": task, "method": method, "preset": "", "images": 0}
+                for metric in metrics:
+                    row.update({(metric, "final"): None, (metric, "best"): None, (metric, "published"): figures.get(metric)})
+                group.append(row)
+        for metric in metrics:
+            for which in ("final", "best"):
+                means = [row[metric, which]["mean"] for row in group if row[metric, which] and row[metric, which]["mean"] is not None]
+                for row in group:
+                    cell = row[metric, which]
+                    if cell and means:
+                        cell["bold"] = cell["mean"] == (max(means) if HIGHER_IS_BETTER[metric] else min(means))
+        rows += group
+    return rows
+
+
+def cell(value, metric, plus_minus, bold):
+    """One figure as text: mean ± std, the best one between the marks `bold`."""
+    if value is None or (isinstance(value, dict) and value["mean"] is None):
+        return ""
+    digits = DECIMALS[metric]
+    if not isinstance(value, dict):
+        return f"{value:.{digits}f}"
+    text = f"{value['mean']:.{digits}f}{plus_minus}{value['std']:.{digits}f}"
+    return f"{bold[0]}{text}{bold[1]}" if value.get("bold") else text
+
+
+def write_tables(out, rows, metrics):
+    keys = ["dataset", "task", "method", "preset", "images"]
+    columns = [(metric, which) for metric in metrics for which in ("final", "best", "published")]
+    columns = [c for c in columns if c[1] != "published" or any(row[c] is not None for row in rows)]
+    header = keys + [f"{metric.replace('_alex', '')} {which}".upper().replace("FINAL", "final").replace("BEST", "best").replace("PUBLISHED", "published")
+                     for metric, which in columns]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    tex = [r"\begin{tabular}{" + "l" * 4 + "r" * (len(header) - 4) + "}", r"\hline", " & ".join(header) + r" \\", r"\hline"]
+    text = io.StringIO()
+    sheet = csv.writer(text)
+    sheet.writerow(keys + [f"{metric}_{which}_{s}" for metric, which in columns for s in (("mean", "std") if which != "published" else ("",))])
+    for row in rows:
+        start = [str(row[key]) for key in keys]
+        lines.append("| " + " | ".join(start + [cell(row[c], c[0], " ± ", ("**", "**")) for c in columns]) + " |")
+        plain = start + [cell(row[c], c[0], r" $\pm$ ", (r"\textbf{", "}")) for c in columns]
+        tex.append(" & ".join(plain).replace("_", r"\_") + r" \\")
+        figures = []
+        for metric, which in columns:
+            value = row[metric, which]
+            figures += [value] if which == "published" else [value and value["mean"], value and value["std"]]
+        sheet.writerow(start + figures)
+    write_text(os.path.join(out, "table.md"), "\n".join(lines) + "\n")
+    write_text(os.path.join(out, "table.tex"), "\n".join(tex + [r"\hline", r"\end{tabular}"]) + "\n")
+    write_text(os.path.join(out, "table.csv"), text.getvalue())
+    return lines
+
+
+def write_strips(out, jobs):
+    """strips.png: for every data set and task a block, a row an image: origin, measurement, each method's final picture."""
+    blocks = []
+    for dataset, task in dict.fromkeys((job.dataset, job.task) for job in jobs):
+        group = [job for job in jobs if (job.dataset, job.task) == (dataset, task)]
+        sound = [{name for name, r in finished_records(folder(job)).items() if "failed" not in r} for job in group]
+        names = sorted(set.intersection(*sound))[:STRIP_ROWS]
+        if names:
+            titles = ["origin", f"{task}"] + [f"{job.method}, {job.preset}" for job in group]
+            pictures = [[(group[0], "origin"), (group[0], "measurement")] + [(job, "final") for job in group] for _ in names]
+            blocks.append((titles, [[os.path.join(folder(job), "images", name, f"{what}.png") for job, what in row]
+                                    for name, row in zip(names, pictures)]))
+    if not blocks:
+        return
+    side = max(128, Image.open(blocks[0][1][0][0]).width)
+    pad, caption = 4, 16
+    width = max(len(titles) for titles, _ in blocks) * (side + pad) + pad
+    canvas = Image.new("RGB", (width, sum(caption + len(rows) * (side + pad) + pad for _, rows in blocks)), "white")
+    draw, top = ImageDraw.Draw(canvas), 0
+    for titles, rows in blocks:
+        for c, title in enumerate(titles):
+            draw.text((pad + c * (side + pad), top + 2), title, fill="black")
+        top += caption
+        for row in rows:
+            for c, path in enumerate(row):
+                canvas.paste(Image.open(path).resize((side, side), Image.NEAREST), (pad + c * (side + pad), top))
+            top += side + pad
+        top += pad
+    with atomic(os.path.join(out, "strips.png")) as tmp:
+        canvas.save(tmp)
+
+
+def write_convergence(out, jobs):
+    """convergence.png: a column a data set and task, PSNR above, residual below, both means over the images."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    groups = list(dict.fromkeys((job.dataset, job.task) for job in jobs))
+    figure, panels = pyplot.subplots(2, len(groups), figsize=(3.6 * len(groups), 6), squeeze=False)
+    for (dataset, task), (above, below) in zip(groups, panels.T):
+        above.set(title=f"{dataset}, {task}", ylabel="PSNR (dB)")
+        below.set(xlabel="network evaluations an image", ylabel="residual (RMS)")
+        for job in jobs:
+            records = [record for record in finished_records(folder(job)).values() if "failed" not in record]
+            if (job.dataset, job.task) == (dataset, task) and records:
+                for panel, key in ((above, "psnr"), (below, "residual")):
+                    means = [statistics.mean(values) for values in zip(*(record[key] for record in records))]
+                    panel.plot(records[0]["evaluations"], means, marker="o", markersize=3, label=f"{job.method}, {job.preset}")
+        above.grid(alpha=0.3)
+        below.grid(alpha=0.3)
+    panels[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    with atomic(os.path.join(out, "convergence.png")) as tmp:
+        figure.savefig(tmp, dpi=100)
+    pyplot.close(figure)
+
+
+def estimate(jobs, cuda):
+    """{job: seconds}, images one at a time, from the network evaluations of its settings and a short measurement of the inner step."""
+    from benchmark import count_evaluations, inner_step, seconds
+    from util.runner import choose_device
+
+    device, step_seconds, estimates = choose_device(cuda), {}, {}
+    for job in jobs:
+        if job.dataset not in step_seconds:
+            step = inner_step(f"configs/model_config_{job.dataset}.yaml", 1, "fp32", False, device)
+            step_seconds[job.dataset] = min(seconds(step, device) for _ in range(3))
+        estimates[job] = job.number * step_seconds[job.dataset] * count_evaluations(job.method, job.preset, job.task)
+    return estimates
+
+
+def main():
+    parser = Parser(__doc__)
+    parser.add_argument("table", metavar="TABLE.yaml", help="configs/tables/*.yaml")
+    parser.add_argument("--only", nargs="+", default=[], help="data sets, tasks and method/presets; of each kind named, only these")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and the estimated time")
+    parser.add_argument("--nproc-per-node", type=number(int, 1), default=1, help="processes that share a run's images (default 1)")
+    parser.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
+    parser.add_argument("--extra", type=shlex.split, default=[], help="more arguments for every run, as one text")
+    args = parser.parse_args()
+    out, jobs, metrics, published = load_table(args.table)
+    kinds = [{job.dataset for job in jobs}, {job.task for job in jobs}, {f"{job.method}/{job.preset}" for job in jobs}]
+    for name in args.only:
+        if not any(name in kind for kind in kinds):
+            raise UserError(f"--only {name}: {args.table} has {', '.join(sorted(set.union(*kinds)))}")
+    wanted = [kind & set(args.only) or kind for kind in kinds]
+    jobs = [job for job in jobs if job.dataset in wanted[0] and job.task in wanted[1] and f"{job.method}/{job.preset}" in wanted[2]]
+
+    if args.dry_run:
+        estimates = estimate(jobs, args.cuda)
+        for job in jobs:
+            print(f"{shlex.join(command(job, args))}  # about {estimates[job] / 60:.1f} min")
+        print(f"{len(jobs)} runs, about {sum(estimates.values()) / 3600:.1f} h one after the other, images one at a time")
+        return
+
+    failed = []
+    for job in tqdm(jobs, desc="runs", unit="run", disable=None):
+        if not is_finished(job) and subprocess.run(command(job, args)).returncode:
+            failed.append(job)
+    lines = write_tables(out, rows_of(jobs, metrics, published), metrics)
+    write_strips(out, jobs)
+    write_convergence(out, jobs)
+    print("\n".join(lines))
+    print(f"wrote {out}/ (table.md, table.csv, table.tex, strips.png, convergence.png, runs/)")
+    if failed:
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed, their own messages stand above; the same command tries them again")
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,131 @@
+"""reproduce.py and benchmark.py as a user runs them."""
+import csv
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from PIL import Image
+
+from test_resume import contents
+
+SHORT = "--outer 1 --inner 2"
+TABLE = {
+    "datasets": [{"dataset": "demo", "data": "data/demo", "number": 2}],
+    "tasks": ["inpainting", "motion_deblur"],
+    "methods": ["least_squares/tuned", "dmilo/paper", "dmilo-pgd/fast"],
+    "metrics": ["psnr", "ssim"],
+    "published": {"demo": {"inpainting": {"dmilo": {"psnr": 40.0}, "another": {"psnr": 10.5}}}},
+}
+
+
+@pytest.fixture
+def table(workspace):
+    for name in ("reproduce.py", "benchmark.py", "baselines", "motionblur"):
+        os.symlink(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), name), workspace / name)
+    (workspace / "mine.yaml").write_text(yaml.safe_dump(TABLE))
+    return workspace
+
+
+def reproduce(*arguments, **options):
+    command = [sys.executable, "reproduce.py", "mine.yaml", "--cuda", "-1", "--extra", SHORT, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, **options)
+
+
+def test_a_table_from_nothing_and_again(table):
+    assert reproduce("--only", "inpainting").returncode == 0
+    folder = table / "results" / "mine"
+    assert {"table.md", "table.csv", "table.tex", "strips.png", "convergence.png", "runs"} == set(os.listdir(folder))
+    rows = {(row["method"], row["preset"]): row for row in csv.DictReader(open(folder / "table.csv"))}
+    summary = json.load(open(folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "summary.json"))
+    ours = rows["dmilo", "paper"]
+    assert float(ours["psnr_final_mean"]) == pytest.approx(summary["final"]["psnr"]["mean"]) and ours["images"] == "2"
+    assert ours["psnr_published_"] == "40.0" and rows["another", ""]["psnr_published_"] == "10.5"
+    markdown = (folder / "table.md").read_text()
+    assert f"**{summary['final']['psnr']['mean']:.2f} ± " not in markdown  # least squares is better after two steps
+    assert markdown.count("**") == 2 * 4  # one best value in each of four columns
+    assert r"\textbf{" in (folder / "table.tex").read_text()
+    assert Image.open(folder / "strips.png").width == 5 * 132 + 4
+
+    stamp = os.path.getmtime(folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "summary.json")
+    assert reproduce("--only", "inpainting").returncode == 0
+    assert os.path.getmtime(folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "summary.json") == stamp
+
+
+def test_dry_run_prints_commands_and_times_and_writes_nothing(table):
+    result = reproduce("--dry-run", "--nproc-per-node", "2")
+    assert result.returncode == 0, result.stderr
+    assert "torch.distributed.run --nproc-per-node 2 -- dmilo.py --dataset demo --task inpainting" in result.stdout
+    assert "--nproc-per-node 2 -m -- baselines.least_squares" in result.stdout
+    assert "6 runs, about" in result.stdout and not os.path.exists(table / "results")
+
+
+@pytest.mark.parametrize("change, arguments, said", [
+    ({}, ["--only", "denoising"], "--only denoising: mine.yaml has"),
+    ({"tasks": []}, [], "mine.yaml: tasks is [], must be a list of tasks"),
+    ({"methods": ["dmilo"]}, [], "methods is ['dmilo'], must be a list of method/preset"),
+    ({"metrics": ["fid"]}, [], "metrics is ['fid'], must be a list of psnr, ssim, lpips_alex"),
+    ({"colour": 1}, [], "mine.yaml: colour is not a known key"),
+    ({"datasets": [{"dataset": "demo", "data": "data/demo"}]}, [], "datasets[0].number is missing"),
+    ({"datasets": [{"dataset": "demo", "data": "nowhere", "number": 1}]}, [], "nowhere: no such folder"),
+])
+def test_a_bad_table_is_one_line(table, change, arguments, said):
+    (table / "mine.yaml").write_text(yaml.safe_dump({**TABLE, **change}))
+    result = reproduce(*arguments)
+    assert result.returncode == 2 and said in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_a_run_that_fails_leaves_the_others(table):
+    (table / "mine.yaml").write_text(yaml.safe_dump({**TABLE, "methods": ["dmilo/slow", "least_squares/tuned"]}))
+    result = reproduce("--only", "inpainting")
+    assert result.returncode == 2 and "--preset slow: configs/dmilo.yaml has paper, fast" in result.stderr
+    assert "1 of 2 runs failed" in result.stderr and "least_squares" in (table / "results/mine/table.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_table_that_is_killed_twenty_times_ends_as_one_that_is_not(table):
+    """Killed at random moments, with everything that it had started."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    assert reproduce(env=environment).returncode == 0
+    os.rename(table / "results", table / "whole")
+    moments, kills = random.Random(0), 0
+    while kills < 20:
+        process = subprocess.Popen(
+            [sys.executable, "reproduce.py", "mine.yaml", "--cuda", "-1", "--extra", SHORT],
+            env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        try:
+            process.wait(moments.uniform(1, 12))
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, 9)
+            process.wait()
+            kills += 1
+            time.sleep(0.1)
+    assert kills > 3
+    assert reproduce(env=environment).returncode == 0
+    whole, killed = contents(table / "whole"), contents(table / "results")
+    hidden = lambda name: os.path.basename(name).startswith(".")  # what a killed process had not finished writing
+    assert {n: c for n, c in killed.items() if not hidden(n)} == whole
+    for file in ("table.md", "table.tex", "table.csv"):
+        assert (table / "whole" / "mine" / file).read_text() == (table / "results" / "mine" / file).read_text()
+
+
+def test_benchmark_inner_and_memory(script):
+    result = script("benchmark.py", "inner", "--dataset", "demo", "--repeats", 1, "--precision", "fp32", "bf16", "--cuda", -1)
+    assert result.code == 0, result.err
+    rows = [line for line in result.out.splitlines() if line.startswith("| 1 |")]
+    assert len(rows) == 3 and "| published | fp32 |" in rows[0] and "| 1.00 |" in rows[0]
+    result = script("benchmark.py", "memory", "--steps", 1, "--cuda", -1)
+    assert result.code == 0 and "| 1 | 0." in result.out and "| 10.53 |" in result.out
+
+
+def test_benchmark_quality(script, tmp_path):
+    result = script("benchmark.py", "quality", "-n", 1, "--tasks", "inpainting", "--runs", "least_squares/tuned", "--out", tmp_path / "q", "--cuda", -1)
+    assert result.code == 0, result.err
+    assert "| inpainting | least_squares | tuned | 0 |" in (tmp_path / "q" / "quality.md").read_text()
+    assert Image.open(tmp_path / "q" / "quality.png").width > 100
