@@ -3,6 +3,7 @@
 Source: Song et al., "Denoising Diffusion Implicit Models", ICLR 2021, eq. 12, with the timesteps and the clipping that
 the published DMILO code uses (StarNextDay/DMILO, ddim_sampler.py).
 """
+from collections import namedtuple
 from functools import partial
 
 import torch
@@ -26,16 +27,24 @@ def chain_timesteps(steps):
     return [min(stride * k, TRAINING_STEPS - 1) for k in range(steps, 0, -1)]
 
 
+def predict_x0(x, eps, abar):
+    """The picture behind x if eps is its noise, clipped to [-1, 1]; all (B, 3, H, W)."""
+    return ((x - (1 - abar) ** 0.5 * eps) / abar**0.5).clamp(-1, 1)
+
+
 def ddim_step(x, eps, abar, abar_prev, eta=0.0, noise=None):
     """One DDIM update from noise level `abar` to `abar_prev`, with x_0 clipped to [-1, 1] and eps re-derived from it.
 
     x, eps and noise (read only if eta > 0): (B, 3, H, W). Returns (B, 3, H, W).
     """
-    x0 = ((x - (1 - abar) ** 0.5 * eps) / abar**0.5).clamp(-1, 1)
+    x0 = predict_x0(x, eps, abar)
     eps = (x - abar**0.5 * x0) / (1 - abar) ** 0.5
     variance = eta**2 * (1 - abar_prev) / (1 - abar) * (1 - abar / abar_prev)
     x_prev = abar_prev**0.5 * x0 + (1 - abar_prev - variance) ** 0.5 * eps
     return x_prev + variance**0.5 * noise if eta > 0 else x_prev
+
+
+Level = namedtuple("Level", "t abar abar_prev")  # a layer's timestep, and the noise levels it leads from and to
 
 
 class Chain:
@@ -43,27 +52,26 @@ class Chain:
 
     model: eps(x, t) as `create_model` builds it. steps: DDIM steps; layers: how many of the last ones make up the chain
     (N; all by default). eta: DDIM's noise scale, 0 for a deterministic chain. rng: the batch's `util.rng.BatchRandom`,
-    from which noise is drawn if eta > 0. `evaluations` counts the network's evaluations so far (each is one per image
+    from which noise is drawn if eta > 0. `levels` says what each layer does; `evaluations` counts the network's evaluations so far (each is one per image
     of the batch).
     """
 
     def __init__(self, model, steps, rng, eta=0.0, layers=TRAINING_STEPS):
         self.model, self.rng, self.eta = model, rng, eta
-        self.timesteps = chain_timesteps(steps)[-layers:]
         self.evaluations = 0
         alphas_cumprod = linear_alphas_cumprod()
         stride = TRAINING_STEPS // steps
-        self.layers = []
-        for t in self.timesteps:
-            # t - stride, not the next timestep: with 4 steps the first layer goes from 999 to 749 (published code).
-            abar_prev = alphas_cumprod[t - stride].item() if t >= stride else 1.0
-            self.layers.append(partial(self._layer, t, alphas_cumprod[t].item(), abar_prev))
+        # t - stride, not the next timestep: with 4 steps the first layer goes from 999 to 749 (published code).
+        self.levels = [
+            Level(t, alphas_cumprod[t].item(), alphas_cumprod[t - stride].item() if t >= stride else 1.0)
+            for t in chain_timesteps(steps)[-layers:]
+        ]
 
     def __len__(self):
-        return len(self.layers)
+        return len(self.levels)
 
     def __getitem__(self, i):
-        return self.layers[i]
+        return partial(self._layer, self.levels[i])
 
     def state_dict(self):
         """What changes as the chain is used."""
@@ -77,11 +85,14 @@ class Chain:
 
     def noised(self, x, noise):
         """The picture x at the noise level at which the chain begins: sqrt(abar) x + sqrt(1 - abar) noise."""
-        abar = linear_alphas_cumprod()[self.timesteps[0]].item()
+        abar = self.levels[0].abar
         return abar**0.5 * x + (1 - abar) ** 0.5 * noise
 
-    def _layer(self, t, abar, abar_prev, x):
+    def eps(self, x, level):
+        """The noise that the network sees in x at a level: (B, 3, H, W)."""
         self.evaluations += 1
-        eps = self.model(x, torch.full((1,), float(t), device=x.device))[:, :3]
+        return self.model(x, torch.full((1,), float(level.t), device=x.device))[:, :3]
+
+    def _layer(self, level, x):
         noise = self.rng.randn(x.shape[1:], x.device) if self.eta > 0 else None
-        return ddim_step(x, eps, abar, abar_prev, self.eta, noise)
+        return ddim_step(x, self.eps(x, level), level.abar, level.abar_prev, self.eta, noise)

@@ -1,0 +1,43 @@
+"""DPS: diffusion posterior sampling (Chung et al., ICLR 2023; github.com/DPS2022/diffusion-posterior-sampling).
+
+    python -m baselines.dps --task inpainting --data faces/ -n 4 --cuda -1
+
+Ancestral sampling in which every step also descends the distance between the measurement and the predicted picture's.
+The command line and the files of dmilo.py.
+"""
+from dataclasses import dataclass
+
+import torch
+
+from guided_diffusion.ddim import ddim_step, predict_x0
+from util.runner import main
+from util.start import Start
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPSHyperparameters(Start):
+    """One row of configs/dps.yaml. outer: samples, drawn one after the other; chain_steps: of each; scale: zeta', the length of
+    the gradient step of ||y - A(x_0)|| (their Algorithm 1)."""
+
+    outer: int
+    scale: float
+
+
+def dps(g, operator, y, z_0, h, on_step, state=None):
+    """Yields (name, X, None): the noise, then the sample, (B, 3, H, W) in [-1, 1]."""
+    yield "init", z_0.clamp(-1, 1), None
+    for t in range(h.outer):
+        x = z_0
+        for step, level in enumerate(g.levels):
+            x = x.detach().requires_grad_()
+            eps = g.eps(x, level)
+            distance = torch.linalg.vector_norm((operator(predict_x0(x, eps, level.abar)) - y).flatten(1), dim=1).sum()
+            gradient = torch.autograd.grad(distance, x)[0]
+            noise = g.rng.randn(x.shape[1:], x.device)
+            x = ddim_step(x.detach(), eps.detach(), level.abar, level.abar_prev, eta=1.0, noise=noise) - h.scale * gradient
+            on_step(step + 1, len(g), distance.detach())
+        yield f"{t}_after", x.clamp(-1, 1), None
+
+
+if __name__ == "__main__":
+    main(__doc__, "dps", dps, DPSHyperparameters)
