@@ -1,0 +1,67 @@
+"""What only a GPU can show; skipped without one."""
+import pytest
+import torch
+
+from guided_diffusion.ddim import Chain
+from guided_diffusion.prior import load_model_config, load_prior
+from test_solvers import METHODS, faces, last_iterate
+from util.ilo import Hyperparameters, identity, optimise_layer
+from util.runner import choose_batch_size, choose_device
+from util.start import silent
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+H = Hyperparameters(outer=1, inner=3, lr_z=0.02, lr_nu=0.001, weight_nu=0.1, weight_z=1e-4)
+CONFIG = "configs/model_config_demo.yaml"
+
+
+@pytest.fixture
+def gpu_model():
+    return load_prior(load_model_config(CONFIG), CONFIG, choose_device(0))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("task", ["inpainting", "motion_deblur"])
+def test_a_gpu_gives_what_the_cpu_gives(demo_model, gpu_model, method, task):
+    x = faces()
+    ours = last_iterate(gpu_model, method, task, x.cuda(), [123, 7]).cpu()
+    assert (ours - last_iterate(demo_model, method, task, x, [123, 7])).abs().mean() < 3e-3
+
+
+def test_the_inner_loop_never_waits_for_the_gpu(gpu_model):
+    g, z = Chain(gpu_model, 3, rng=None), faces().cuda()
+    optimise_layer(g[2], identity, z, z, torch.zeros_like(z), H, silent)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimise_layer(g[2], identity, z, z, torch.zeros_like(z), H, silent)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_inner_loop_can_be_captured(gpu_model):
+    g, z = Chain(gpu_model, 3, rng=None), faces().cuda()
+    nu = torch.zeros_like(z)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        expected, _ = optimise_layer(g[2], identity, z, z, nu, H, silent)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found, _ = optimise_layer(g[2], identity, z, z, nu, H, silent)
+    graph.replay()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)
+
+
+def test_the_default_batch_fits_into_memory(gpu_model):
+    batch = choose_batch_size(gpu_model, 64, torch.device("cuda", 0))
+    x = torch.zeros(batch, 3, 64, 64, device="cuda", requires_grad=True)
+    gpu_model(x, torch.zeros(1, device="cuda")).sum().backward()
+    assert batch > 4
+
+
+@pytest.mark.parametrize("options", [("--precision", "bf16"), ("--precision", "tf32"), ("--compile",)])
+def test_other_precisions_stay_within_0_2_dB_on_a_gpu(run_method, options):
+    fast = ("--preset", "fast", "--cuda", 0)
+    reference = run_method("dmilo", "inpainting", iterations=fast, name="reference").summary["final"]["psnr"]["mean"]
+    other = run_method("dmilo", "inpainting", *options, iterations=fast, name="other").summary["final"]["psnr"]["mean"]
+    assert abs(other - reference) < 0.2
