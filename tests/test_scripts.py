@@ -91,6 +91,29 @@ def test_without_alexnet_one_warning_names_the_file(run_method, tmp_path):
     assert len(warnings) == 1 and str(tmp_path / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth") in warnings[0]
 
 
+@pytest.mark.slow
+def test_fid_is_measured_where_inception_is(run_method, tmp_path):
+    from pytorch_fid import inception
+
+    torch.manual_seed(0)
+    network = inception._inception_v3(num_classes=1008, aux_logits=False, weights=None)
+    for name, kind, *widths in [
+        ("5b", "A", 192, 32), ("5c", "A", 256, 64), ("5d", "A", 288, 64), ("6b", "C", 768, 128), ("6c", "C", 768, 160),
+        ("6d", "C", 768, 160), ("6e", "C", 768, 192), ("7b", "E_1", 1280), ("7c", "E_2", 2048),
+    ]:
+        setattr(network, f"Mixed_{name}", getattr(inception, f"FIDInception{kind}")(*widths))
+    os.makedirs(tmp_path / "torch" / "hub" / "checkpoints")
+    torch.save(network.state_dict(), tmp_path / "torch" / "hub" / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth")
+    run = run_method("dmilo", "inpainting", "--fid", iterations=("--outer", 2, "--inner", 1))
+    assert 0 < run.summary["fid"]["final"] < float("inf") and run.summary["fid"]["best"] > 0
+
+
+def test_without_inception_one_warning_names_the_file(run_method, tmp_path):
+    run = run_method("dmilo", "inpainting", "--fid", "-n", 1, iterations=("--outer", 1, "--inner", 1))
+    assert run.summary["fid"] is None
+    assert str(tmp_path / "torch/hub/checkpoints/pt_inception-2015-12-05-6726825d.pth") in run.err
+
+
 def test_a_gpu_that_is_not_there_is_one_warning(run_method):
     run = run_method("dmilo", "inpainting", "-n", 1, "--cuda", 99, iterations=("--outer", 1, "--inner", 1))
     assert "warning: no GPU 99 here, running on the CPU" in run.err

@@ -93,6 +93,7 @@ def parse_arguments(doc, method):
     add("--run", type=folder_name, default=time.strftime("%Y-%m-%d_%H-%M-%S"), help="the run's folder in "
         "<logdir>/<dataset>/<task>/ (default: the time); given again, the run goes on where it was stopped")
     add("--preset", help=f"a table of hyperparameters in configs/{method}.yaml (default: its first)")
+    add("--fid", action="store_true", help="add FID to the summary")
     add("--summarize", action="store_true", help="restore nothing, write the summary of what a --run NAME has finished")
     add("--outer", type=count, help=f"outer iterations (default: the task's row in configs/{method}.yaml)")
     add("--inner", type=count, help="steps a layer and outer iteration (default: likewise)")

@@ -90,7 +90,7 @@ def mean_and_std(values):
 
 
 def write_summary(directory, head, records, settings):
-    """summary.json and log.txt of a run. head: method, dataset, task; records: {image: record}. Returns the summary, whose
+    """summary.json and log.txt of a run. head: method, dataset, task and, if it was asked for, fid; records: {image: record}. Returns the summary, whose
     figures are of the images that have not failed."""
     failed = {name: record["failed"] for name, record in records.items() if "failed" in record}
     records = {name: record for name, record in records.items() if name not in failed}

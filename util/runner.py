@@ -16,6 +16,7 @@ from guided_diffusion.measurements import load_measurement
 from guided_diffusion.prior import load_model_config, load_prior
 from util.cli import exit_on_user_error, parse_arguments
 from util.config import Section, load_yaml
+from util.fid import frechet_inception_distance
 from util.files import UserError, atomic, write_text
 from util.images import list_images, load_image
 from util.metrics import Metrics
@@ -299,11 +300,14 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     open_run(directory, fixed)
     settings = {**vars(args), "device": str(device), "world": world, **fixed, **provenance(device)}
 
-    def summarise():
+    def summarise(fid=False):
         records = finished_records(directory)
         if rank == 0 and records:
             write_grid(directory, records)
-            return write_summary(directory, {"method": method, "dataset": args.dataset, "task": args.task}, records, settings)
+            head = {"method": method, "dataset": args.dataset, "task": args.task}
+            if fid:
+                head["fid"] = frechet_inception_distance(directory, [n for n in records if "failed" not in records[n]], device)
+            return write_summary(directory, head, records, settings)
 
     def build(batch):
         return Restoration(
@@ -326,7 +330,7 @@ def run(doc, method, solver, hyperparameters, uses_prior):
 
     if world > 1:
         dist.barrier()
-    summary = summarise()
+    summary = summarise(args.fid)
     if rank == 0:
         if summary is None:
             raise UserError(f"{directory}: has no finished image to summarise yet")
