@@ -3,17 +3,16 @@
     python benchmark.py inner --dataset demo --batch-size 1 2 4 8 --cuda -1      # one step of a layer's optimisation
     python benchmark.py inner --dataset celeba --precision fp32 bf16 --cuda 0
     python benchmark.py memory --dataset demo --steps 1 2 3 4 --cuda -1          # peak memory by the length of the chain
-    python benchmark.py quality --data faces/ -n 4 --cuda -1                     # PSNR against evaluations and seconds
+    python benchmark.py quality --data faces/ -n 40 -bn 32 --cuda -1             # PSNR against evaluations and seconds
 
 `inner` and `memory` need no checkpoint. `inner` compares with the step of the published code, made of the same modules: it
 computes the weights' gradients, computes attention again in the backward pass and fetches every loss. On a CPU memory is
-the peak of a process of its own, PyTorch included. `quality` runs the scripts, keeps what is in --out already, and adds
-quality.md and quality.png there.
+the peak of a process of its own, PyTorch included. `quality` runs the scripts, which go on with what is in --out already,
+and adds quality.md and quality.png there.
 """
 import functools
 import gc
 import importlib
-import json
 import multiprocessing
 import os
 import statistics
@@ -23,13 +22,18 @@ import time
 
 import torch
 
+from baselines.daps import DAPSHyperparameters, daps
 from baselines.dmplug import DMPlugHyperparameters, dmplug
+from baselines.dps import DPSHyperparameters, dps
+from baselines.reddiff import REDDiffHyperparameters, reddiff
 from dmilo import dmilo
 from guided_diffusion.ddim import Chain
 from guided_diffusion.prior import build_model, frozen, load_model_config
 from util.cli import Parser, config_path, exit_on_user_error, number
 from util.files import UserError, atomic, write_text
+from util.images import image_names, list_images
 from util.ilo import Hyperparameters, identity, optimise_layer
+from util.recorder import finished_records
 from util.rng import BatchRandom
 from util.runner import choose_device, load_hyperparameters
 from util.start import search, silent
@@ -39,7 +43,11 @@ SOLVERS = {
     "dmplug": (dmplug, DMPlugHyperparameters),
     "dmilo": (dmilo, Hyperparameters),
     "dmilo-pgd": (pgd.dmilo_pgd, pgd.PGDHyperparameters),
+    "dps": (dps, DPSHyperparameters),
+    "reddiff": (reddiff, REDDiffHyperparameters),
+    "daps": (daps, DAPSHyperparameters),
 }
+THROUGH_A_FEW_LAYERS = ("dmplug", "dmilo", "dmilo-pgd")
 # Peak memory in GB by DDIM steps on an RTX 4090 at 256 x 256 (arXiv 2505.20789); None: out of memory.
 PUBLISHED_MEMORY = {
     1: {"dmplug": 10.53, "dmilo": 10.53, "dmilo-pgd": 10.53},
@@ -73,7 +81,12 @@ def inner_step(config_file, batch, precision, published, device):
     z = BatchRandom(range(batch)).randn((3, config["image_size"], config["image_size"]), device)
     h = load_hyperparameters("configs/dmilo.yaml", "default", Hyperparameters, inner=1)
     on_step = fetch if published else silent
-    return lambda: optimise_layer(g[2], identity, torch.zeros_like(z), z, torch.zeros_like(z), h, on_step)
+
+    def step():
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        optimise_layer(g[2], identity, torch.zeros_like(z), z, torch.zeros_like(z), h, on_step)
+
+    return step
 
 
 def solver_run(config_file, method, steps, device):
@@ -102,13 +115,11 @@ def count_evaluations(method, preset, task):
 
 
 def peak_in_process(make, threads):
-    """The peak resident memory of this process, GB, after two calls of what make() gives."""
+    """The peak resident memory of this process, GB, after a call of what make() gives."""
     import resource  # not on Windows, where only this figure is missing
 
     torch.set_num_threads(threads)
-    function = make(torch.device("cpu"))
-    for _ in range(2):
-        function()
+    make(torch.device("cpu"))()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
 
 
@@ -120,9 +131,7 @@ def peak_memory(make, device):
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    function = make(device)
-    for _ in range(2):
-        function()
+    make(device)()
     return torch.cuda.max_memory_allocated(device) / 1e9
 
 
@@ -138,12 +147,16 @@ def seconds(function, device):
 
 def inner(args, device):
     config_file = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
+    kinds = [("published", "fp32"), *(("ours", precision) for precision in args.precision)]
+    makes = {
+        batch: [functools.partial(inner_step, config_file, batch, p, kind == "published") for kind, p in kinds]
+        for batch in args.batch_size
+    }
+    # All memory before any time: a process begins with its parent's peak.
+    memories = {batch: [peak_memory(make, device) for make in makes[batch]] for batch in makes}
     rows = []
-    for batch in args.batch_size:
-        kinds = [("published", "fp32"), *(("ours", precision) for precision in args.precision)]
-        makes = [functools.partial(inner_step, config_file, batch, p, kind == "published") for kind, p in kinds]
-        memory = [peak_memory(make, device) for make in makes]
-        steps = [make(device) for make in makes]
+    for batch, memory in memories.items():
+        steps = [make(device) for make in makes[batch]]
         for step in steps:
             step()
         times = [[] for _ in steps]
@@ -166,18 +179,14 @@ def memory(args, device):
     rows = []
     for steps in args.steps:
         row = [steps]
-        for method in SOLVERS:
+        for method in THROUGH_A_FEW_LAYERS:
             published = PUBLISHED_MEMORY.get(steps, {}).get(method, "")
             row += [f"{peak_memory(functools.partial(solver_run, config_file, method, steps), device):.2f}",
                     "out of memory" if published is None else published]
         rows.append(row)
-    header = ["DDIM steps"] + [cell for method in SOLVERS for cell in (f"{method} GB", "published")]
+    header = ["DDIM steps"] + [cell for method in THROUGH_A_FEW_LAYERS for cell in (f"{method} GB", "published")]
     print(f"{args.dataset}, {device}, one image; published: 256 x 256 on an RTX 4090\n")
     print("\n".join(table(header, rows)))
-
-
-def records(folder):
-    return [json.load(open(os.path.join(folder, "record", name))) for name in sorted(os.listdir(os.path.join(folder, "record")))]
 
 
 def quality(args, device):
@@ -186,34 +195,38 @@ def quality(args, device):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    data = args.data or f"data/{args.dataset}"
+    names = image_names(list_images(data)[: args.number][args.begin_number :])
     rows, figure, panels = [], *pyplot.subplots(1, len(args.tasks), figsize=(4.2 * len(args.tasks), 3.6), squeeze=False, sharey=True)
     for task, panel in zip(args.tasks, panels[0]):
         panel.set(title=task, xlabel="network evaluations an image", xscale="log")
         for run in args.runs:
             method, _, preset = run.partition("/")
-            folder = os.path.join(args.out, f"{method}-{preset}", args.dataset, task, "benchmark")
-            if not os.path.exists(os.path.join(folder, "summary.json")):
-                module = [f"{method}.py"] if os.path.exists(f"{method}.py") else ["-m", f"baselines.{method}"]
-                command = [sys.executable, *module, "--dataset", args.dataset, "--task", task, "-n", str(args.number), "--run", "benchmark",
-                           "--preset", preset, "-l", os.path.join(args.out, f"{method}-{preset}"), "--cuda", str(args.cuda)]
-                command += ["--data", args.data] if args.data else []
-                if subprocess.run(command).returncode:
-                    raise UserError(f"{' '.join(command)}: failed; its own message stands above")
-            summary = json.load(open(os.path.join(folder, "summary.json")))
-            final, best = summary["final"]["psnr"]["mean"], summary["best"]["psnr"]["mean"]
-            evaluations = summary["network_evaluations_per_image"]
-            rows.append([task, method, preset, f"{evaluations:.0f}", f"{summary['seconds_per_image']:.1f}", f"{final:.2f}", f"{best:.2f}"])
+            module = [f"{method}.py"] if os.path.exists(f"{method}.py") else ["-m", f"baselines.{method}"]
+            command = [
+                sys.executable, *module, "--dataset", args.dataset, "--task", task, "--data", data, "-n", str(args.number),
+                "-bn", str(args.begin_number), "--run", "benchmark", "--preset", preset,
+                "-l", os.path.join(args.out, f"{method}-{preset}"), "--cuda", str(args.cuda),
+            ]
+            if subprocess.run(command).returncode:  # it knows what is finished
+                raise UserError(f"{' '.join(command)}: failed; its own message stands above")
+            found = finished_records(os.path.join(args.out, f"{method}-{preset}", args.dataset, task, "benchmark"))
+            iterates = [found[name] for name in names]
+            mean = lambda figure: statistics.mean(map(figure, iterates))
+            evaluations, final = mean(lambda r: r["network_evaluations"]), mean(lambda r: r["psnr"][-1])
+            figures = [f"{mean(lambda r: r['seconds']):.1f}", f"{final:.2f}", f"{mean(lambda r: max(r['psnr'])):.2f}",
+                       f"{mean(lambda r: r['ssim'][-1]):.3f}"]
+            rows.append([task, method, preset, f"{evaluations:.0f}", *figures])
             if evaluations == 0:
                 panel.axhline(final, color="grey", linestyle="--", label=method)
                 continue
-            iterates = records(folder)
             psnr = [statistics.mean(values) for values in zip(*(record["psnr"] for record in iterates))]
             panel.plot(iterates[0]["evaluations"], psnr, marker="o", markersize=3, label=f"{method}, {preset}")
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("PSNR (dB)")
     panels[0][-1].legend(fontsize=7)
     figure.tight_layout()
-    header = ["task", "method", "preset", "evaluations", "s an image", "PSNR final", "PSNR best"]
+    header = ["task", "method", "preset", "evaluations", "s an image", "PSNR final", "PSNR best", "SSIM final"]
     lines = table(header, rows)
     write_text(os.path.join(args.out, "quality.md"), "\n".join(lines) + "\n")
     with atomic(os.path.join(args.out, "quality.png")) as tmp:
@@ -239,6 +252,7 @@ def main():
         else:
             command.add_argument("--data", help="folder of images (default data/<dataset>)")
             command.add_argument("-n", "--number", type=number(int, 1), default=10, help="how many of them (default 10)")
+            command.add_argument("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
             command.add_argument("--tasks", nargs="+", default=TASKS, help=f"(default {' '.join(TASKS)})")
             command.add_argument("--runs", nargs="+", default=RUNS, help=f"method/preset (default {' '.join(RUNS)})")
             command.add_argument("--out", default="results/benchmark", help="(default results/benchmark)")

@@ -45,7 +45,7 @@ def dmilo_pgd(g, operator, y, z_0, h, on_step, state=None):
     h: PGDHyperparameters; on_step: see `optimise_layer`; state: a yielded one to go on from.
     """
     N = len(g)
-    if state is None:
+    if state is None:  # else: a run that was stopped goes on, which is no part of the algorithm
         nu = [torch.zeros_like(z_0) for _ in range(N)]
         z = run_chain(g, z_0, nu)
         X = torch.zeros_like(z_0)
@@ -53,6 +53,7 @@ def dmilo_pgd(g, operator, y, z_0, h, on_step, state=None):
         state = {"t": 0, "z": z, "nu": nu, "X": X}
     z, nu, X = state["z"], state["nu"], state["X"]
     for t in range(state["t"], h.outer):
+        z, nu = list(z), list(nu)  # what was yielded stays as it was
         # Gradient step: X nearer to the measurement.
         for step in range(h.gradient_steps):
             gradient, loss = measurement_gradient(operator, X, y, h)

@@ -18,13 +18,14 @@ def dmilo(g, operator, y, z_0, h, on_step, state=None):
     h: a row of configs/dmilo.yaml; on_step: see `optimise_layer`; state: a yielded one to go on from.
     """
     N = len(g)
-    if state is None:
+    if state is None:  # else: a run that was stopped goes on, which is no part of the algorithm
         nu = [torch.zeros_like(z_0) for _ in range(N)]
         z = run_chain(g, z_0, nu)
         yield "init", z[N].clamp(-1, 1), None
         state = {"t": 0, "z": z, "nu": nu}
     z, nu = state["z"], state["nu"]
     for t in range(state["t"], h.outer):
+        z, nu = list(z), list(nu)  # what was yielded stays as it was
         # From the image to the noise: the last layer explains the measurement, the others their successor's input.
         A, target = operator, y
         for i in reversed(range(N)):

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from util.cli import Parser, exit_on_user_error, number
 from util.config import Section, load_yaml
 from util.files import UserError, atomic, write_text
-from util.images import list_images
+from util.images import image_names, list_images
 from util.recorder import METRICS, choose, finished_records, mean_and_std
 
 HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips_alex": False}
@@ -49,7 +49,14 @@ def load_table(path):
     published = section.take("published", dict, default={})
     section.finish()
     jobs = []
+    for tasks_of in published.values():
+        if not isinstance(tasks_of, dict) or not all(
+            isinstance(methods_of, dict) and all(isinstance(figures, dict) for figures in methods_of.values()) for methods_of in tasks_of.values()
+        ):
+            raise section.error("published", "must hold figures by data set, task, method and metric")
     for i, entry in enumerate(datasets):
+        if not isinstance(entry, dict):
+            raise section.error(f"datasets[{i}]", f"is {entry!r}, must be {{dataset, data, number}}")
         one = Section(entry, path, f"datasets[{i}].")
         dataset, data = one.take("dataset", str), one.take("data", str)
         count = one.take("number", int, lambda n: n > 0, "how many images")
@@ -79,15 +86,15 @@ def command(job, args):
     ]
 
 
-def is_finished(job):
-    """Have all of its images been restored, or failed?"""
-    names = [os.path.splitext(os.path.basename(path))[0] for path in list_images(job.data)[: job.number]]
-    return set(names) <= finished_records(folder(job)).keys()
+def sound_records(job):
+    """{image: record} of the job's images that are finished and have not failed."""
+    names = image_names(list_images(job.data)[: job.number])
+    return {name: r for name, r in finished_records(folder(job)).items() if name in names and "failed" not in r}
 
 
 def statistics_of(job):
     """{"final" | "best": {metric: {"mean", "std"}}, "images": n} of what is finished, None if nothing is."""
-    records = [record for record in finished_records(folder(job)).values() if "failed" not in record]
+    records = list(sound_records(job).values())
     if not records:
         return None
     found = {"images": len(records)}
@@ -173,7 +180,7 @@ def write_strips(out, jobs):
     blocks = []
     for dataset, task in dict.fromkeys((job.dataset, job.task) for job in jobs):
         group = [job for job in jobs if (job.dataset, job.task) == (dataset, task)]
-        sound = [{name for name, r in finished_records(folder(job)).items() if "failed" not in r} for job in group]
+        sound = [set(sound_records(job)) for job in group]
         names = sorted(set.intersection(*sound))[:STRIP_ROWS]
         if names:
             titles = ["origin", f"{task}"] + [f"{job.method}, {job.preset}" for job in group]
@@ -213,7 +220,7 @@ def write_convergence(out, jobs):
         above.set(title=f"{dataset}, {task}", ylabel="PSNR (dB)")
         below.set(xlabel="network evaluations an image", ylabel="residual (RMS)")
         for job in jobs:
-            records = [record for record in finished_records(folder(job)).values() if "failed" not in record]
+            records = list(sound_records(job).values())
             if (job.dataset, job.task) == (dataset, task) and records:
                 for panel, key in ((above, "psnr"), (below, "residual")):
                     means = [statistics.mean(values) for values in zip(*(record[key] for record in records))]
@@ -248,7 +255,7 @@ def main():
     parser.add_argument("--dry-run", action="store_true", help="print the commands and the estimated time")
     parser.add_argument("--nproc-per-node", type=number(int, 1), default=1, help="processes that share a run's images (default 1)")
     parser.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
-    parser.add_argument("--extra", type=shlex.split, default=[], help="more arguments for every run, as one text")
+    parser.add_argument("--extra", type=shlex.split, default=[], help="more arguments for every run: --extra=\"--outer 1 --fid\"")
     args = parser.parse_args()
     out, jobs, metrics, published = load_table(args.table)
     kinds = [{job.dataset for job in jobs}, {job.task for job in jobs}, {f"{job.method}/{job.preset}" for job in jobs}]
@@ -267,7 +274,7 @@ def main():
 
     failed = []
     for job in tqdm(jobs, desc="runs", unit="run", disable=None):
-        if not is_finished(job) and subprocess.run(command(job, args)).returncode:
+        if subprocess.run(command(job, args)).returncode:  # it knows what is finished
             failed.append(job)
     lines = write_tables(out, rows_of(jobs, metrics, published), metrics)
     write_strips(out, jobs)

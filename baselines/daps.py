@@ -7,6 +7,7 @@ noise takes it to the next level. The command line and the files of dmilo.py.
 """
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from guided_diffusion.ddim import ddim_step, predict_x0
@@ -16,19 +17,30 @@ from util.start import Start
 
 @dataclass(frozen=True, kw_only=True)
 class DAPSHyperparameters(Start):
-    """One row of configs/daps.yaml. outer: samples, drawn one after the other; chain_steps: noise levels of each; ode_steps: DDIM
-    steps of a guess; langevin_steps, lr_x: Langevin steps and their size; sigma_y: standard deviation that the misfit is
-    divided by."""
+    """One row of configs/daps.yaml. outer: samples, drawn one after the other; levels: noise levels of each, from the chain's
+    highest to sigma_min; ode_steps: DDIM steps of a guess; langevin_steps, lr_x, lr_min_ratio: Langevin steps, their size
+    and what it falls to, linearly, over the levels; sigma_y: the standard deviation by which the misfit is divided."""
 
     outer: int
+    levels: int
+    sigma_min: float
     ode_steps: int
     langevin_steps: int
     lr_x: float
+    lr_min_ratio: float
     sigma_y: float
 
 
+def annealing(g, count, sigma_min):
+    """Indices of about `count` of the chain's levels, whose noise-to-signal ratios fall to sigma_min like the seventh power of a
+    line (Karras et al. 2022, eq. 5)."""
+    sigmas = np.array([((1 - level.abar) / level.abar) ** 0.5 for level in g.levels])
+    line = np.linspace(sigmas[0] ** (1 / 7), sigma_min ** (1 / 7), count) ** 7
+    return sorted({int(np.abs(np.log(sigmas) - np.log(sigma)).argmin()) for sigma in line})
+
+
 def guess(g, x, i, steps):
-    """The picture behind x at level i, by `steps` DDIM steps over the remaining levels."""
+    """The picture behind x at level i, by `steps` DDIM steps over the levels from there on."""
     stride = max(1, (len(g) - i) // steps)
     path = list(range(i, len(g), stride))[:steps]
     for here, after in zip(path, path[1:]):
@@ -38,21 +50,25 @@ def guess(g, x, i, steps):
 
 def daps(g, operator, y, z_0, h, on_step, state=None):
     """Yields (name, X, None): the noise, then the sample, (B, 3, H, W) in [-1, 1]."""
+    path = annealing(g, h.levels, h.sigma_min)
     yield "init", z_0.clamp(-1, 1), None
     for t in range(h.outer):
         x = z_0
-        for i, level in enumerate(g.levels):
+        for k, i in enumerate(path):
+            abar = g.levels[i].abar
+            if k > 0:  # fresh noise for this level
+                x = abar**0.5 * X + (1 - abar) ** 0.5 * g.rng.randn(X.shape[1:], X.device)
             with torch.no_grad():
                 x0 = guess(g, x, i, h.ode_steps)
-            spread = (1 - level.abar) / level.abar  # of the picture, given x
+            spread = (1 - abar) / abar  # of the picture, given x
+            rate = h.lr_x * (1 - k / len(path) * (1 - h.lr_min_ratio))
             X = x0
             for _ in range(h.langevin_steps):
                 X = X.detach().requires_grad_()
                 energy = (X - x0).square().sum() / (2 * spread) + (operator(X) - y).square().sum() / (2 * h.sigma_y**2)
                 gradient = torch.autograd.grad(energy, X)[0]
-                X = X.detach() - h.lr_x * gradient + (2 * h.lr_x) ** 0.5 * g.rng.randn(X.shape[1:], X.device)
-            x = level.abar_prev**0.5 * X + (1 - level.abar_prev) ** 0.5 * g.rng.randn(X.shape[1:], X.device)
-            on_step(i + 1, len(g), (operator(X) - y).square().sum())
+                X = X.detach() - rate * gradient + (2 * rate) ** 0.5 * g.rng.randn(X.shape[1:], X.device)
+            on_step(k + 1, len(path), energy.detach())
         yield f"{t}_after", X.clamp(-1, 1), None
 
 

@@ -1,7 +1,6 @@
 """DMPlug: search the noise alone, through the whole chain (Wang et al., NeurIPS 2024; github.com/sun-umn/DMPlug).
 
     python -m baselines.dmplug --task inpainting --data faces/ -n 4 --cuda -1
-    python -m baselines.dmplug --preset tuned --task motion_deblur --data faces/ -n 4 --cuda -1
 
 The parent of DMILO, with the command line and the files of dmilo.py. Each step evaluates the network once a layer and keeps
 all of them in memory for the gradient.

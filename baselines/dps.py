@@ -16,8 +16,8 @@ from util.start import Start
 
 @dataclass(frozen=True, kw_only=True)
 class DPSHyperparameters(Start):
-    """One row of configs/dps.yaml. outer: samples, drawn one after the other; chain_steps: of each; scale: zeta', the length of
-    the gradient step of ||y - A(x_0)|| (their Algorithm 1)."""
+    """One row of configs/dps.yaml. outer: samples, drawn one after the other; chain_steps: of each; scale: of the gradient
+    step on ||y - A(x_0)||, the norm that their code descends (the paper's Algorithm 1 squares it and divides by it)."""
 
     outer: int
     scale: float
@@ -31,10 +31,14 @@ def dps(g, operator, y, z_0, h, on_step, state=None):
         for step, level in enumerate(g.levels):
             x = x.detach().requires_grad_()
             eps = g.eps(x, level)
-            distance = torch.linalg.vector_norm((operator(predict_x0(x, eps, level.abar)) - y).flatten(1), dim=1).sum()
+            x0 = predict_x0(x, eps, level.abar)
+            distance = torch.linalg.vector_norm((operator(x0) - y).flatten(1), dim=1).sum()
             gradient = torch.autograd.grad(distance, x)[0]
-            noise = g.rng.randn(x.shape[1:], x.device)
-            x = ddim_step(x.detach(), eps.detach(), level.abar, level.abar_prev, eta=1.0, noise=noise) - h.scale * gradient
+            if level is g.levels[-1]:
+                x = x0.detach() - h.scale * gradient  # the last step adds no noise
+            else:
+                noise = g.rng.randn(x.shape[1:], x.device)
+                x = ddim_step(x.detach(), eps.detach(), level.abar, level.abar_prev, eta=1.0, noise=noise) - h.scale * gradient
             on_step(step + 1, len(g), distance.detach())
         yield f"{t}_after", x.clamp(-1, 1), None
 

@@ -3,7 +3,7 @@
     python -m baselines.reddiff --task inpainting --data faces/ -n 4 --cuda -1
 
 Adam on the picture itself: the measurement's misfit, and the network's opinion of the picture at falling noise levels. The
-network is never differentiated. The command line and the files of dmilo.py.
+network is never differentiated. It starts at grey, theirs at the pseudo-inverse. The command line and the files of dmilo.py.
 """
 from dataclasses import dataclass
 

@@ -47,6 +47,8 @@ class FrozenNormSiLU(torch.autograd.Function):
     @staticmethod
     def normalised(x, weight, bias, groups, eps, scale, shift):
         batch, channels = x.shape[:2]
+        if not x.is_contiguous(memory_format=torch.channels_last):
+            x = x.contiguous()
         h, mean, rstd = torch.native_group_norm(x.float(), weight, bias, batch, channels, x[0, 0].numel(), groups, eps)
         return (h if scale is None else h.mul_(1 + scale).add_(shift)), mean, rstd
 
@@ -61,7 +63,10 @@ class FrozenNormSiLU(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         weight, bias, groups, eps, scale, shift = ctx.options
         h, mean, rstd = FrozenNormSiLU.normalised(x, *ctx.options)
-        grad = torch.ops.aten.silu_backward(grad.float(), h)
+        # The group norm's own backward trusts that its arguments are laid out alike.
+        by_channel = x.is_contiguous(memory_format=torch.channels_last)
+        grad = grad.float().contiguous(memory_format=torch.channels_last if by_channel else torch.contiguous_format)
+        grad = torch.ops.aten.silu_backward(grad, h)
         if scale is not None:
             grad.mul_(1 + scale)
         batch, channels = x.shape[:2]

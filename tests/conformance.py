@@ -27,6 +27,7 @@ from bkse.models.kernel_encoding.kernel_wizard import KernelWizard  # noqa: E402
 from dmilo import dmilo  # noqa: E402
 from guided_diffusion.ddim import Chain, chain_timesteps  # noqa: E402
 from guided_diffusion.measurements import blurring, load_measurement  # noqa: E402
+from guided_diffusion.prior import frozen  # noqa: E402
 from guided_diffusion.unet import create_model  # noqa: E402
 from motionblur.motionblur import Kernel  # noqa: E402
 from util.config import load_yaml  # noqa: E402
@@ -148,7 +149,7 @@ def trajectory_rows(folder):
     model = create_model(**about["unet_config"])
     weights = np.load(os.path.join(folder, about["prior"]))
     model.load_state_dict({name: torch.from_numpy(weights[name]).float() for name in weights})
-    model.eval().requires_grad_(False)
+    model = frozen(model, "cpu")
     metrics, size, table = Metrics("cpu"), about["image_size"], about["hyperparameters"]
     x = torch.from_numpy(golden["image"].astype(np.float64) / 255 * 2 - 1).float().permute(2, 0, 1)[None]
 

@@ -53,7 +53,7 @@ def test_the_default_batch_size_on_the_cpu(demo_model):
 
 
 @pytest.mark.parametrize("options", [
-    ("--precision", "bf16"), ("--precision", "tf32"), pytest.param(("--compile",), marks=pytest.mark.slow),
+    ("--precision", "bf16"), pytest.param(("--compile",), marks=pytest.mark.slow),
 ])
 def test_other_precisions_stay_within_0_2_dB(run_method, options):
     fast = ("--preset", "fast", "--inner", 20)

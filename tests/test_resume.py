@@ -21,7 +21,7 @@ def contents(folder):
             name = os.path.relpath(path, folder)
             if file.endswith(".png"):
                 found[name] = open(path, "rb").read()
-            elif name.startswith("record"):
+            elif "/record/" in f"/{name}" and name.endswith(".json"):
                 record = json.load(open(path))
                 found[name] = {key: value for key, value in record.items() if key not in ("seconds", "elapsed")}
             else:
@@ -29,22 +29,17 @@ def contents(folder):
     return found
 
 
-@pytest.fixture
-def kill_after(monkeypatch):
-    """kill_after(n): the run dies as it is about to save its n-th state."""
+def dying_after(saves, save):
+    """A Restoration.save with which the run dies as it is about to save its n-th state."""
+    left = [saves]
 
-    def kill(saves):
-        left, save = [saves], util.runner.Restoration.save
+    def dying(self, state):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        save(self, state)
 
-        def dying(self, state):
-            left[0] -= 1
-            if not left[0]:
-                raise KeyboardInterrupt
-            save(self, state)
-
-        monkeypatch.setattr(util.runner.Restoration, "save", dying)
-
-    yield kill
+    return dying
 
 
 RUNS = [
@@ -56,17 +51,17 @@ RUNS = [
 
 
 @pytest.mark.parametrize("name, task, options", RUNS, ids=[f"{name} {task}" for name, task, _ in RUNS])
-def test_a_killed_run_ends_as_an_uninterrupted_one(script, tmp_path, monkeypatch, kill_after, name, task, options):
+def test_a_killed_run_ends_as_an_uninterrupted_one(script, tmp_path, monkeypatch, name, task, options):
     def run(logdir):
         return script(name, "-t", task, "-l", tmp_path / logdir, "--run", "r", "--batch-size", 1, "--cuda", -1, *options)
 
     assert run("whole").code == 0
-    for kill in (2, 3, 3):  # the second image, too, begins before it ends
-        with monkeypatch.context():
-            kill_after(kill)
-            killed = run("killed")
-        monkeypatch.undo()
-        assert killed.code == 130 and "interrupted; the same command with its --run NAME goes on" in killed.err
+    save = util.runner.Restoration.save
+    for saves in (2, 3, 3):  # the second image, too, begins before it ends
+        monkeypatch.setattr(util.runner.Restoration, "save", dying_after(saves, save))
+        killed = run("killed")
+        monkeypatch.setattr(util.runner.Restoration, "save", save)
+        assert killed.code == 130 and "interrupted; the same command goes on (with its --run NAME)" in killed.err
     assert any(file.endswith(".state") for file in contents(tmp_path / "killed"))
     assert run("killed").code == 0
     whole, killed = (contents(tmp_path / folder / "demo" / task / "r") for folder in ("whole", "killed"))
@@ -83,7 +78,7 @@ def test_a_finished_run_is_not_run_again(run_method):
 
 @pytest.mark.parametrize("option, said", [
     (("--seed", 7), "was begun with seed 123, now it is 7"),
-    (("--inner", 3), "was begun with hyperparameters"),
+    (("--inner", 3), "was begun with hyperparameters.inner 1, now it is 3"),
     (("--precision", "bf16"), "was begun with precision fp32, now it is bf16"),
 ])
 def test_other_settings_under_the_same_name_are_refused(script, run_method, tmp_path, option, said):

@@ -65,6 +65,25 @@ def test_least_squares_refuses_what_is_not_linear(script, tmp_path):
     assert result.code == 2 and "operator is not linear" in result.err
 
 
+@pytest.mark.parametrize("method, options, floor", [
+    ("total_variation", [], 22), ("dmplug", ["--outer", 2, "--inner", 10], 9), ("dps", ["-c", 50], 14), ("reddiff", ["-c", 100], 20),
+    ("daps", ["-c", 100], 18),
+])
+def test_the_baselines_restore_and_are_counted(script, tmp_path, method, options, floor):
+    result = script(f"baselines.{method}", "-t", "inpainting", "-l", tmp_path / "runs", "--run", "r", "--cuda", -1, *options)
+    assert result.code == 0, result.err
+    summary = json.loads((tmp_path / "runs" / "demo" / "inpainting" / "r" / "summary.json").read_text())
+    assert summary["final"]["psnr"]["mean"] > floor
+    assert summary["network_evaluations_per_image"] == {"total_variation": 0, "dmplug": 69, "dps": 50, "reddiff": 100}.get(
+        method, summary["network_evaluations_per_image"]
+    )
+
+
+def test_a_setting_that_a_baseline_lacks_is_one_line(script, tmp_path):
+    result = script("baselines.dps", "-t", "inpainting", "-l", tmp_path, "--inner", 3, "--cuda", -1)
+    assert result.code == 2 and "--inner: configs/dps.yaml knows no such setting" in result.err
+
+
 def test_batches_that_do_not_divide_and_slices(run_method, tmp_path):
     for name in "abcde":
         os.makedirs(tmp_path / "faces", exist_ok=True)

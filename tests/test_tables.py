@@ -51,9 +51,10 @@ def test_a_table_from_nothing_and_again(table):
     assert r"\textbf{" in (folder / "table.tex").read_text()
     assert Image.open(folder / "strips.png").width == 5 * 132 + 4
 
-    stamp = os.path.getmtime(folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "summary.json")
+    final = folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "images" / "astronaut" / "final.png"
+    stamp = os.path.getmtime(final)
     assert reproduce("--only", "inpainting").returncode == 0
-    assert os.path.getmtime(folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "summary.json") == stamp
+    assert os.path.getmtime(final) == stamp
 
 
 def test_dry_run_prints_commands_and_times_and_writes_nothing(table):
@@ -70,6 +71,8 @@ def test_dry_run_prints_commands_and_times_and_writes_nothing(table):
     ({"methods": ["dmilo"]}, [], "methods is ['dmilo'], must be a list of method/preset"),
     ({"metrics": ["fid"]}, [], "metrics is ['fid'], must be a list of psnr, ssim, lpips_alex"),
     ({"colour": 1}, [], "mine.yaml: colour is not a known key"),
+    ({"datasets": [None]}, [], "datasets[0] is None"),
+    ({"published": {"demo": 3}}, [], "published must hold figures by data set"),
     ({"datasets": [{"dataset": "demo", "data": "data/demo"}]}, [], "datasets[0].number is missing"),
     ({"datasets": [{"dataset": "demo", "data": "nowhere", "number": 1}]}, [], "nowhere: no such folder"),
 ])

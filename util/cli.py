@@ -7,6 +7,8 @@ import re
 import sys
 import time
 
+import torch
+
 from guided_diffusion.ddim import TRAINING_STEPS
 from util.files import UserError
 
@@ -30,10 +32,13 @@ def exit_on_user_error(function):
         print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a full disk, a share that went away: what was finished is on disk, whole
-        print(f"{script}: error: {error.filename or 'a file'}: {error.strerror or error}; the same command with its --run NAME goes on", file=sys.stderr)
+        print(f"{script}: error: {error.filename or 'a file'}: {error.strerror or error}; what was finished is on disk, the same command goes on (with its --run NAME)", file=sys.stderr)
+        sys.exit(2)
+    except torch.OutOfMemoryError:
+        print(f"{script}: error: the GPU's memory is full; free it or choose another with --cuda", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"{script}: interrupted; the same command with its --run NAME goes on", file=sys.stderr)
+        print(f"{script}: interrupted; the same command goes on (with its --run NAME)", file=sys.stderr)
         sys.exit(130)
 
 

@@ -9,24 +9,35 @@ INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_
 FEATURES = 2048
 
 
-def frechet_inception_distance(directory, names, device):
-    """{"final", "best"}: the distance of these images' final.png, and of their result.png, to their origin.png.
+class FrechetInceptionDistance:
+    """`FrechetInceptionDistance(device)(directory, names)` -> {"final", "best"}: the distance of these images' final.png, and
+    of their result.png, to their origin.png; None if that cannot be said.
 
-    None, with one warning that says what to put where, if the Inception network's file is missing: it is never fetched here.
-    FID is biased for few images; papers take a hundred or more.
+    The Inception network's file is never fetched here: where it is missing, one warning says what to put where. FID is
+    biased for few images; papers take a hundred or more.
     """
-    path = os.path.join(torch.hub.get_dir(), "checkpoints", INCEPTION_FILE)
-    if not os.path.isfile(path):
-        print(f"warning: no FID, it needs {path}: download it from {INCEPTION_URL}", file=sys.stderr)
-        return None
-    # Here, because they take torchvision along, which nothing else needs.
-    from pytorch_fid.fid_score import calculate_activation_statistics, calculate_frechet_distance
-    from pytorch_fid.inception import InceptionV3
 
-    inception = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]]).to(device)
-    statistics = {}
-    for picture in ("origin", "final", "result"):
-        files = [os.path.join(directory, "images", name, f"{picture}.png") for name in names]
-        statistics[picture] = calculate_activation_statistics(files, inception, dims=FEATURES, device=device, num_workers=0)
-    distance = lambda picture: float(calculate_frechet_distance(*statistics["origin"], *statistics[picture]))
-    return {"final": distance("final"), "best": distance("result")}
+    def __init__(self, device):
+        self.device = device
+        path = os.path.join(torch.hub.get_dir(), "checkpoints", INCEPTION_FILE)
+        self.is_there = os.path.isfile(path)
+        if not self.is_there:
+            print(f"warning: no FID, it needs {path}: download it from {INCEPTION_URL}", file=sys.stderr)
+
+    def __call__(self, directory, names):
+        if not self.is_there:
+            return None
+        if len(names) < 2:
+            print("warning: no FID, it needs two images or more", file=sys.stderr)
+            return None
+        # Here, because they take torchvision along, which nothing else needs.
+        from pytorch_fid.fid_score import calculate_activation_statistics, calculate_frechet_distance
+        from pytorch_fid.inception import InceptionV3
+
+        inception = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]]).to(self.device)
+        statistics = {}
+        for picture in ("origin", "final", "result"):
+            files = [os.path.join(directory, "images", name, f"{picture}.png") for name in names]
+            statistics[picture] = calculate_activation_statistics(files, inception, dims=FEATURES, device=self.device, num_workers=0)
+        distances = (calculate_frechet_distance(*statistics["origin"], *statistics[picture]) for picture in ("final", "result"))
+        return dict(zip(("final", "best"), map(float, distances)))

@@ -28,6 +28,16 @@ def list_images(folder):
     return [os.path.join(folder, n) for n in names]
 
 
+def image_names(paths):
+    """What the images are called in a run: their file names without suffix. Raises UserError if two are called alike."""
+    names, seen = [os.path.splitext(os.path.basename(path))[0] for path in paths], {}
+    for name, path in zip(names, paths):
+        other = seen.setdefault(name.lower(), path)  # some file systems do not tell cases apart
+        if other != path:
+            raise UserError(f"{path}: would share its folder of results with {other}; rename one of them")
+    return names
+
+
 def open_rgb(file, name):
     """A path or an open file -> an upright RGB Pillow image: 16 bits are reduced to 8, alpha is laid on white.
 

@@ -115,6 +115,8 @@ def write_summary(directory, head, records, settings):
         for statistic, word in (("mean", "avg"), ("std", "std")):
             psnr, ssim, lpips = (summary[which][metric][statistic] for metric in METRICS)
             lines.append(f"{which} {word} psnr: {psnr}, {word} ssims: {ssim}, {word} lpips: {lpips}")
+    if "fid" in summary:
+        lines.append(f"fid: {summary['fid']}")
     write_text(os.path.join(directory, "log.txt"), "\n".join(lines) + "\n")
     return summary
 

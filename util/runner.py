@@ -1,7 +1,9 @@
 """Config -> prior and operator -> solver -> recorder: what both scripts do around their generator of iterates."""
 import dataclasses
+import datetime
 import glob
 import hashlib
+import io
 import json
 import os
 import sys
@@ -11,14 +13,14 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from guided_diffusion.ddim import Chain
+from guided_diffusion.ddim import TRAINING_STEPS, Chain
 from guided_diffusion.measurements import load_measurement
 from guided_diffusion.prior import load_model_config, load_prior
 from util.cli import exit_on_user_error, parse_arguments
 from util.config import Section, load_yaml
-from util.fid import frechet_inception_distance
+from util.fid import FrechetInceptionDistance
 from util.files import UserError, atomic, write_text
-from util.images import list_images, load_image
+from util.images import image_names, list_images, load_image
 from util.metrics import Metrics
 from util.provenance import provenance
 from util.recorder import ImageRecord, finished_records, write_grid, write_summary
@@ -48,15 +50,22 @@ def load_hyperparameters(path, task, kind, preset=None, **given):
         default = None if field.default is dataclasses.MISSING else field.default
         values[field.name] = section.take(field.name, field.type, lambda value: value >= low, hint, default)
     section.finish()
-    return kind(**{**values, **{name: value for name, value in given.items() if value is not None}})
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if name not in values:
+            raise UserError(f"--{name}: {path} knows no such setting")
+    h = kind(**{**values, **given})
+    if h.chain_steps > TRAINING_STEPS:
+        raise section.error("chain_steps", f"is {h.chain_steps}, must be {TRAINING_STEPS} at most")
+    return h
 
 
 def choose_device(cuda, tf32=False):
     """The GPU of that number or, where there is none, the CPU with a line of warning; -1 is the CPU without it."""
     if 0 <= cuda < torch.cuda.device_count():
-        # The same figures in every run and, but for rounding, on every device: as published, and TF32 only if asked for.
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+        # The same convolutions in every run and, but for rounding, on every device: TF32, PyTorch's default, only if asked for.
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, tf32
+        torch.cuda.set_device(cuda)
         return torch.device("cuda", cuda)
     if cuda >= 0:
         print(f"warning: no GPU {cuda} here, running on the CPU (--cuda -1 says so without this line)", file=sys.stderr)
@@ -81,28 +90,38 @@ def choose_batch_size(model, size, device):
     return max(1, min(GPU_BATCH, int(0.8 * free / taken)))
 
 
-def image_names(paths):
-    """What the images are called in a run: their file names without suffix. Raises UserError if two are called alike."""
-    names, seen = [os.path.splitext(os.path.basename(path))[0] for path in paths], {}
-    for name, path in zip(names, paths):
-        other = seen.setdefault(name.lower(), path)  # some file systems do not tell cases apart
-        if other != path:
-            raise UserError(f"{path}: would share its folder of results with {other}; rename one of them")
-    return names
+def of_rank_0(value):
+    """What rank 0 calls this, on every rank."""
+    shared = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(shared)
+    return shared[0]
 
 
-def open_run(directory, settings):
-    """Make the run's folder, or find it begun with the same settings (they stand in its settings.json).
+def differences(begun, wanted, prefix=""):
+    """(key, value, other value) where two nested dicts differ; None stands for a key that is missing."""
+    for key in sorted({*begun, *wanted}):
+        was, now = begun.get(key), wanted.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from differences(was, now, f"{prefix}{key}.")
+        elif was != now:
+            yield f"{prefix}{key}", was, now
+
+
+def open_run(directory, settings, batch_size):
+    """Make the run's folder, or find it begun with the same settings (they stand in its settings.json). Returns the batch
+    size that it was begun with: another one would change the rounding.
 
     Raises UserError where the folder holds something else, names the first setting that differs, or says why it cannot be
     made.
     """
     path = os.path.join(directory, "settings.json")
-    wanted = json.loads(json.dumps(settings))  # tuples become lists, as they do in the file
+    wanted = json.loads(json.dumps({**settings, "batch_size": batch_size}))  # tuples become lists, as they do in the file
     try:
         if not os.path.exists(path):
-            # Hidden: what another rank or job is writing at this moment.
-            if os.path.isdir(directory) and any(not name.startswith(".") for name in os.listdir(directory)):
+            # Hidden: what another rank or job is writing at this moment; it may be done with it by now.
+            others = os.listdir(directory) if os.path.isdir(directory) else []
+            if any(not name.startswith(".") and name != "settings.json" for name in others):
                 raise UserError(f"{directory}: is there already and is no run of this program; choose another --run NAME")
             write_text(path, json.dumps(wanted, indent=1))
         with open(path, encoding="utf-8") as f:
@@ -111,10 +130,10 @@ def open_run(directory, settings):
         raise UserError(f"{directory}: cannot be written ({error.strerror}); choose another --logdir") from error
     except ValueError as error:
         raise UserError(f"{path}: cannot be read ({error}); choose another --run NAME") from error
-    for key in sorted({*begun, *wanted}):
-        if begun.get(key) != wanted.get(key):
-            said = f"{directory}: was begun with {key} {begun.get(key)}, now it is {wanted.get(key)}"
-            raise UserError(f"{said}; go on with the former or choose another --run NAME")
+    begun_batch_size = begun.pop("batch_size", batch_size)
+    for key, was, now in differences(begun, {**wanted, "batch_size": None}):
+        raise UserError(f"{directory}: was begun with {key} {was}, now it is {now}; go on with the former or choose another --run NAME")
+    return begun_batch_size
 
 
 def checkpoint_digest(path):
@@ -130,7 +149,7 @@ def measure(operator, noise, model, x, seeds, h, eta=0.0):
     """Everything random of a batch x (B, 3, H, W), in the published order: the operator's draws, the noise, the latents.
 
     Returns (A, y, g, latents): the operator as a function, the measurements, the chain that h (`util.start.Start`) asks
-    for, and standard normal (B, 3, H, W), the first of which the published method begins with.
+    for, and h.starts standard normal (B, 3, H, W), the first of which the published method begins with.
     """
     rng = BatchRandom(seeds)
     A = operator.draw(rng, x.device)
@@ -141,7 +160,11 @@ def measure(operator, noise, model, x, seeds, h, eta=0.0):
     g = Chain(model, h.chain_steps, rng, eta, h.layers)
     # The published code draws N + 1 latents before the chain overwrites all but the first; so does this, or the stream
     # from which eta > 0 goes on drawing would be another one.
-    latents = [rng.randn(x.shape[1:], x.device) for _ in range(max(h.chain_steps + 1, h.starts))]
+    latents = []
+    for _ in range(max(h.chain_steps + 1, h.starts)):
+        latent = rng.randn(x.shape[1:])
+        if len(latents) < h.starts:
+            latents.append(latent.to(x.device))
     return A, y, g, latents
 
 
@@ -211,11 +234,13 @@ class Restoration:
 
     def save(self, solver_state):
         records = [record.record for record in self.records]
-        with atomic(self.path) as tmp:
-            torch.save({
-                "names": self.names, "solver": solver_state, "chain": self.g.state_dict(), "records": records,
-                "seconds": self.seconds,
-            }, tmp)
+        content = {
+            "names": self.names, "solver": solver_state, "chain": self.g.state_dict(), "records": records, "seconds": self.seconds
+        }
+        buffer = io.BytesIO()  # torch.save would hide what a full disk says
+        torch.save(content, buffer)
+        with atomic(self.path) as tmp, open(tmp, "wb") as f:
+            f.write(buffer.getbuffer())
 
     def run(self, solver, progress):
         """Every iterate goes to the images' records; an image whose values are not finite stops there."""
@@ -264,12 +289,10 @@ def restore(names, build, solver, progress):
 def run(doc, method, solver, hyperparameters, uses_prior):
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:
-        dist.init_process_group("gloo")  # for barriers: no tensor passes
+        # For a barrier, no tensor passes; the fastest rank may wait for the slowest one's images.
+        dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
     args = parse_arguments(doc, method)
-    if world > 1:  # the same folder for all, though their clocks may differ
-        shared = [args.run]
-        dist.broadcast_object_list(shared)
-        args.run = shared[0]
+    args.run = of_rank_0(args.run)  # their clocks may differ
     config = load_model_config(args.model_config)
     task = load_yaml(args.task_config)
     operator, noise = load_measurement(task, args.task_config, config["image_size"])
@@ -284,10 +307,13 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     names = image_names(paths)
     images = {name: load_image(path, config["image_size"], args.resize) for name, path in zip(names, paths)}
     local = int(os.environ.get("LOCAL_RANK", 0)) if world > 1 else args.cuda
+    if world > 1 and args.cuda != -1 and 0 < torch.cuda.device_count() <= local:
+        raise UserError(f"--nproc-per-node: there are {torch.cuda.device_count()} GPUs, one a process; start fewer")
     device = choose_device(-1 if args.cuda == -1 else local, args.precision == "tf32")
     model = load_prior(config, args.model_config, device, args.precision) if uses_prior else None
     if args.batch_size is None:
         args.batch_size = choose_batch_size(model, config["image_size"], device) if uses_prior else len(paths)
+        args.batch_size = min(args.batch_size, -(-len(paths) // world))  # work for every rank
     if args.compile:
         model = torch.compile(model)
 
@@ -297,16 +323,16 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     if uses_prior:
         fixed["checkpoint"] = checkpoint_digest(config["model_path"])
     directory = os.path.join(args.logdir, args.dataset, args.task, args.run)
-    open_run(directory, fixed)
+    args.batch_size = of_rank_0(open_run(directory, fixed, args.batch_size))  # or an image might belong to nobody
     settings = {**vars(args), "device": str(device), "world": world, **fixed, **provenance(device)}
 
-    def summarise(fid=False):
+    def summarise(fid=None):
         records = finished_records(directory)
         if rank == 0 and records:
             write_grid(directory, records)
             head = {"method": method, "dataset": args.dataset, "task": args.task}
             if fid:
-                head["fid"] = frechet_inception_distance(directory, [n for n in records if "failed" not in records[n]], device)
+                head["fid"] = fid(directory, [name for name in records if "failed" not in records[name]])
             return write_summary(directory, head, records, settings)
 
     def build(batch):
@@ -315,22 +341,27 @@ def run(doc, method, solver, hyperparameters, uses_prior):
         )
 
     metrics = Metrics(device, quiet=rank > 0)
+    fid = FrechetInceptionDistance(device) if args.fid and rank == 0 else None
     batches = [names[i : i + args.batch_size] for i in range(0, len(names), args.batch_size)][rank::world]
     if args.summarize:
         batches = []
     progress = Progress(sum(map(len, batches)), h.outer * h.starts, hidden=rank > 0)
     for batch in batches:
         done = finished_records(directory)
-        if set(batch) <= done.keys():
-            progress.images.update(len(batch))
-            continue
-        restore(batch, build, solver, progress)
+        state = os.path.join(directory, "record", f"{batch[0]}.state")
+        unfinished = [name for name in batch if name not in done]
+        progress.images.update(len(batch) - len(unfinished))
+        if unfinished:
+            # With a state, its whole batch: it may have been killed between two of its records.
+            restore(batch if os.path.exists(state) else unfinished, build, solver, progress)
+        elif os.path.exists(state):
+            os.unlink(state)
         summarise()
     progress.close()
 
     if world > 1:
         dist.barrier()
-    summary = summarise(args.fid)
+    summary = summarise(fid)
     if rank == 0:
         if summary is None:
             raise UserError(f"{directory}: has no finished image to summarise yet")
