@@ -272,6 +272,8 @@ def main():
         print(f"{len(jobs)} runs, about {sum(estimates.values()) / 3600:.1f} h one after the other, images one at a time")
         return
 
+    for data in {job.data for job in jobs}:
+        list_images(data)  # before anything runs
     failed = []
     for job in tqdm(jobs, desc="runs", unit="run", disable=None):
         if subprocess.run(command(job, args)).returncode:  # it knows what is finished

@@ -82,21 +82,12 @@ def learning_rate_factor(step, steps):
 
 
 def noise_prediction_loss(network, x0, noise, timesteps, alphas_cumprod, device, bf16):
-    """mean (eps(sqrt(abar) x_0 + sqrt(1 - abar) noise, t) - noise)^2 (Ho et al. 2020, eq. 14) and, to descend, the same
-    with a weight by timestep, w = min(clamp(SNR, 0.1, 5) / SNR, 30) with SNR = abar / (1 - abar).
-
-    In terms of x_0 the plain loss weighs an error by SNR. It so spends the network on the faintest noise, which no chain
-    of ten steps or fewer visits (Hang et al. 2023 bound SNR by 5 for that), and hardly asks for x_0 at t = 666 and 999,
-    which the first layers of the chain produce: hence the lower bound, and 30 for what rounding would make of it.
-    """
+    """mean (eps(sqrt(abar) x_0 + sqrt(1 - abar) noise, t) - noise)^2 (Ho et al. 2020, eq. 14)."""
     abar = alphas_cumprod[timesteps][:, None, None, None]
     x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         eps = network(x_t.to(device), timesteps.to(device))[:, :3]
-    error = (eps.float() - noise.to(device)).square().mean((1, 2, 3))
-    snr = abar.flatten() / (1 - abar.flatten())
-    weight = (snr.clamp(0.1, 5) / snr).clamp(max=30).to(device)
-    return error.mean(), (weight * error).mean()
+    return (eps.float() - noise.to(device)).square().mean()
 
 
 @torch.no_grad()
@@ -172,9 +163,9 @@ def main():
         for group in optimizer.param_groups:
             group["lr"] = args.lr * learning_rate_factor(step, args.steps)
         batch = training_batch(images, args.batch_size, step, rank)
-        loss, weighted = noise_prediction_loss(network, *batch, alphas_cumprod, device, args.bf16)
+        loss = noise_prediction_loss(network, *batch, alphas_cumprod, device, args.bf16)
         optimizer.zero_grad()
-        weighted.backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
         optimizer.step()
         # The average starts as a short one and lengthens, or the random first weights would stay in it.
