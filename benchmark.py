@@ -13,6 +13,7 @@ and adds quality.md and quality.png there.
 import functools
 import gc
 import importlib
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -20,7 +21,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import torch
+from tqdm import tqdm
 
 from baselines.daps import DAPSHyperparameters, daps
 from baselines.dmplug import DMPlugHyperparameters, dmplug
@@ -29,7 +32,9 @@ from baselines.reddiff import REDDiffHyperparameters, reddiff
 from dmilo import dmilo
 from guided_diffusion.ddim import Chain
 from guided_diffusion.prior import build_model, frozen, load_model_config
+from reproduce import Job, command, folder
 from util.cli import Parser, config_path, exit_on_user_error, number
+from util.config import Section, load_yaml
 from util.files import UserError, atomic, write_text
 from util.images import image_names, list_images
 from util.ilo import Hyperparameters, identity, optimise_layer
@@ -48,14 +53,8 @@ SOLVERS = {
     "daps": (daps, DAPSHyperparameters),
 }
 THROUGH_A_FEW_LAYERS = ("dmplug", "dmilo", "dmilo-pgd")
-# Peak memory in GB by DDIM steps on an RTX 4090 at 256 x 256 (arXiv 2505.20789); None: out of memory.
-PUBLISHED_MEMORY = {
-    1: {"dmplug": 10.53, "dmilo": 10.53, "dmilo-pgd": 10.53},
-    2: {"dmplug": 15.72, "dmilo": 10.53, "dmilo-pgd": 10.54},
-    3: {"dmplug": 20.83, "dmilo": 10.53, "dmilo-pgd": 10.54},
-    4: {"dmplug": None, "dmilo": 10.54, "dmilo-pgd": 10.54},
-}
 RUNS = ["least_squares/tuned", "dmplug/paper", "dmilo/paper", "dmilo/fast", "dmilo-pgd/paper", "dmilo-pgd/fast"]
+STYLES = [{"marker": marker, "linestyle": line} for marker, line in zip("os^Dv<>P*X", ["-", "--", "-.", ":", "-"] * 2)]
 TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
 
 
@@ -177,63 +176,82 @@ def inner(args, device):
     print("\n".join(table(header, rows)))
 
 
-def memory(args, device):
-    config_file = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
+def load_memory_table(path):
+    """-> (dataset, steps, published) of a table file with the key `memory`. Raises UserError for anything wrong."""
+    section = Section(load_yaml(path), path)
+    memory = section.section("memory")
+    dataset = memory.take("dataset", str)
+    positive = lambda values: values and all(type(value) is int and value > 0 for value in values)
+    steps = memory.take("steps", list, positive, "a list of numbers of DDIM steps")
+    by_steps = lambda methods: all(isinstance(figures, dict) for figures in methods.values())
+    published = section.take("published", dict, by_steps, "figures by method and number of steps", {})
+    section.finish()
+    return dataset, steps, published
+
+
+def memory_table(dataset, all_steps, published, device):
+    """Header and rows, as texts, of each method's peak memory beside what is `published`, {method: {steps: GB}}."""
+    config_file = config_path("dataset", dataset, "configs/model_config_{}.yaml")
     rows = []
-    for steps in args.steps:
-        row = [steps]
+    for steps in tqdm(all_steps, desc="DDIM steps", disable=None):
+        row = [str(steps)]
         for method in THROUGH_A_FEW_LAYERS:
-            published = PUBLISHED_MEMORY.get(steps, {}).get(method, "")
-            row += [f"{peak_memory(functools.partial(solver_run, config_file, method, steps), device):.2f}",
-                    "out of memory" if published is None else published]
+            found = peak_memory(functools.partial(solver_run, config_file, method, steps), device)
+            row += [f"{found:.2f}", str(published.get(method, {}).get(steps, ""))]
         rows.append(row)
-    header = ["DDIM steps"] + [cell for method in THROUGH_A_FEW_LAYERS for cell in (f"{method} GB", "published")]
+    return ["DDIM steps"] + [cell for method in THROUGH_A_FEW_LAYERS for cell in (f"{method} GB", "published")], rows
+
+
+def memory(args, device):
+    _, _, published = load_memory_table("configs/tables/memory.yaml")
+    lines = table(*memory_table(args.dataset, args.steps, published, device))
     print(f"{args.dataset}, {device}, one image; published: 256 x 256 on an RTX 4090\n")
-    print("\n".join(table(header, rows)))
+    print("\n".join(lines))
 
 
 def quality(args, device):
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     data = args.data or f"data/{args.dataset}"
     names = image_names(list_images(data)[: args.number][args.begin_number :])
-    rows, figure, panels = [], *pyplot.subplots(1, len(args.tasks), figsize=(4.2 * len(args.tasks), 3.6), squeeze=False, sharey=True)
-    for task, panel in zip(args.tasks, panels[0]):
-        panel.set(title=task, xlabel="network evaluations an image", xscale="log")
-        for run in args.runs:
+    rows = []
+    figure, panels = pyplot.subplots(2, len(args.tasks), figsize=(3.8 * len(args.tasks), 6.4), squeeze=False, sharey=True)
+    for task, column in zip(args.tasks, panels.T):
+        for panel, cost in zip(column, ("network evaluations", "seconds")):
+            panel.set(title=task, xlabel=f"{cost} an image", xscale="log")
+            panel.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+            panel.grid(alpha=0.3)
+        for run, style in zip(args.runs, itertools.cycle(STYLES)):
             method, _, preset = run.partition("/")
-            module = [f"{method}.py"] if os.path.exists(f"{method}.py") else ["-m", f"baselines.{method}"]
-            command = [
-                sys.executable, *module, "--dataset", args.dataset, "--task", task, "--data", data, "-n", str(args.number),
-                "-bn", str(args.begin_number), "--run", "benchmark", "--preset", preset,
-                "-l", os.path.join(args.out, f"{method}-{preset}"), "--cuda", str(args.cuda),
-            ]
-            if subprocess.run(command).returncode:  # it knows what is finished
-                raise UserError(f"{' '.join(command)}: failed; its own message stands above")
-            found = finished_records(os.path.join(args.out, f"{method}-{preset}", args.dataset, task, "benchmark"))
-            iterates = [found[name] for name in names]
-            mean = lambda figure: statistics.mean(map(figure, iterates))
+            job = Job(args.dataset, data, args.number, task, method, preset, os.path.join(args.out, f"{method}-{preset}"))
+            typed = command(job, args.cuda, ["-bn", str(args.begin_number)])
+            if subprocess.run(typed).returncode:  # it knows what is finished
+                raise UserError(f"{' '.join(typed)}: failed; its own message stands above")
+            found = finished_records(folder(job))
+            records = [found[name] for name in names]
+            mean = lambda figure: statistics.mean(map(figure, records))
             evaluations, final = mean(lambda r: r["network_evaluations"]), mean(lambda r: r["psnr"][-1])
             figures = [f"{mean(lambda r: r['seconds']):.1f}", f"{final:.2f}", f"{mean(lambda r: max(r['psnr'])):.2f}",
                        f"{mean(lambda r: r['ssim'][-1]):.3f}"]
             rows.append([task, method, preset, f"{evaluations:.0f}", *figures])
-            if evaluations == 0:
-                panel.axhline(final, color="grey", linestyle="--", label=method)
-                continue
-            psnr = [statistics.mean(values) for values in zip(*(record["psnr"] for record in iterates))]
-            panel.plot(iterates[0]["evaluations"], psnr, marker="o", markersize=3, label=f"{method}, {preset}")
-        panel.grid(alpha=0.3)
-    panels[0][0].set_ylabel("PSNR (dB)")
-    panels[0][-1].legend(fontsize=7)
-    figure.tight_layout()
+            curve = {key: np.mean([record[key] for record in records], axis=0) for key in ("psnr", "evaluations", "elapsed")}
+            for panel, cost in zip(column, ("evaluations", "elapsed")):
+                if evaluations == 0:
+                    panel.axhline(final, color="grey", linestyle=style["linestyle"], label=method)
+                else:
+                    panel.plot(curve[cost], curve["psnr"], markersize=4, alpha=0.8, label=f"{method}, {preset}", **style)
+    for panel in panels[:, 0]:
+        panel.set_ylabel("PSNR (dB)")
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=len(args.runs))
     header = ["task", "method", "preset", "evaluations", "s an image", "PSNR final", "PSNR best", "SSIM final"]
     lines = table(header, rows)
     write_text(os.path.join(args.out, "quality.md"), "\n".join(lines) + "\n")
     with atomic(os.path.join(args.out, "quality.png")) as tmp:
-        figure.savefig(tmp, dpi=110)
+        figure.savefig(tmp, dpi=90)
     print("\n".join(lines))
     print(f"\nwrote {args.out}/quality.md and {args.out}/quality.png")
 
@@ -242,23 +260,23 @@ def main():
     parser = Parser(__doc__)
     commands = parser.add_subparsers(required=True, metavar="inner|memory|quality", parser_class=lambda **kw: Parser(__doc__))
     for name, function in (("inner", inner), ("memory", memory), ("quality", quality)):
-        command = commands.add_parser(name)
-        command.set_defaults(function=function)
-        command.add_argument("--dataset", default="demo", help="which prior (default demo)")
-        command.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
+        sub = commands.add_parser(name)
+        sub.set_defaults(function=function)
+        sub.add_argument("--dataset", default="demo", help="which prior (default demo)")
+        sub.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
         if name == "inner":
-            command.add_argument("--batch-size", type=number(int, 1), nargs="+", default=[1], help="(default 1)")
-            command.add_argument("--precision", choices=("fp32", "tf32", "bf16"), nargs="+", default=["fp32"], help="(default fp32)")
-            command.add_argument("--repeats", type=number(int, 1), default=9, help="steps of each (default 9)")
+            sub.add_argument("--batch-size", type=number(int, 1), nargs="+", default=[1], help="(default 1)")
+            sub.add_argument("--precision", choices=("fp32", "tf32", "bf16"), nargs="+", default=["fp32"], help="(default fp32)")
+            sub.add_argument("--repeats", type=number(int, 1), default=9, help="steps of each (default 9)")
         elif name == "memory":
-            command.add_argument("--steps", type=number(int, 1, 1000), nargs="+", default=[1, 2, 3, 4], help="(default 1 2 3 4)")
+            sub.add_argument("--steps", type=number(int, 1, 1000), nargs="+", default=[1, 2, 3, 4], help="(default 1 2 3 4)")
         else:
-            command.add_argument("--data", help="folder of images (default data/<dataset>)")
-            command.add_argument("-n", "--number", type=number(int, 1), default=10, help="how many of them (default 10)")
-            command.add_argument("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
-            command.add_argument("--tasks", nargs="+", default=TASKS, help=f"(default {' '.join(TASKS)})")
-            command.add_argument("--runs", nargs="+", default=RUNS, help=f"method/preset (default {' '.join(RUNS)})")
-            command.add_argument("--out", default="results/benchmark", help="(default results/benchmark)")
+            sub.add_argument("--data", help="folder of images (default data/<dataset>)")
+            sub.add_argument("-n", "--number", type=number(int, 1), default=10, help="how many of them (default 10)")
+            sub.add_argument("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
+            sub.add_argument("--tasks", nargs="+", default=TASKS, help=f"(default {' '.join(TASKS)})")
+            sub.add_argument("--runs", nargs="+", default=RUNS, help=f"method/preset (default {' '.join(RUNS)})")
+            sub.add_argument("--out", default="results/benchmark", help="(default results/benchmark)")
     args = parser.parse_args()
     args.function(args, choose_device(args.cuda))
 

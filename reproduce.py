@@ -6,18 +6,20 @@
 
 Writes table.md, table.csv, table.tex (mean ± standard deviation over the images, best value in bold; `final` is the last
 iterate, `best` the one that an oracle chose by its PSNR), strips.png (origin, measurement, each method's final picture; a
-row an image) and convergence.png (PSNR and residual against network evaluations).
+row an image) and convergence.png (PSNR and residual against network evaluations). A table with the key `memory` is the first
+three of peak memory by the length of the chain, as `benchmark.py memory` measures it.
 """
 import csv
 import io
 import json
 import os
+import re
 import shlex
-import statistics
 import subprocess
 import sys
 from collections import namedtuple
 
+import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
@@ -25,27 +27,29 @@ from util.cli import Parser, exit_on_user_error, number
 from util.config import Section, load_yaml
 from util.files import UserError, atomic, write_text
 from util.images import image_names, list_images
-from util.recorder import METRICS, choose, finished_records, mean_and_std
+from util.recorder import METRICS, finished_records, statistics
 
-HIGHER_IS_BETTER = {"psnr": True, "ssim": True, "lpips_alex": False}
-DECIMALS = {"psnr": 2, "ssim": 3, "lpips_alex": 3}
+COLUMNS = (*METRICS, "fid")  # what a table may show
+HIGHER_IS_BETTER = ("psnr", "ssim")
+DECIMALS = {"psnr": 2, "ssim": 3, "lpips_alex": 3, "fid": 2}
 STRIP_ROWS = 8  # images of a task in strips.png
 RUN = "table"  # what the runs are called
 
 Job = namedtuple("Job", "dataset data number task method preset logdir")
 
 
-def load_table(path):
+def listed(values):
+    """Is this list one of texts, and not empty?"""
+    return values and all(isinstance(value, str) for value in values)
+
+
+def load_table(section, out):
     """-> (jobs, metrics, published) of a table file. Raises UserError, naming file and key, for anything wrong."""
-    section = Section(load_yaml(path), path)
-    name = os.path.splitext(os.path.basename(path))[0]
-    out = os.path.join("results", name)
-    listed = lambda values: values and all(isinstance(value, str) for value in values)
     datasets = section.take("datasets", list, bool, "a list of {dataset, data, number}")
     tasks = section.take("tasks", list, listed, "a list of tasks")
     methods = section.take("methods", list, lambda m: listed(m) and all("/" in one for one in m), "a list of method/preset")
-    known = lambda m: listed(m) and set(m) <= set(METRICS)
-    metrics = section.take("metrics", list, known, f"a list of {', '.join(METRICS)}")
+    known = lambda m: listed(m) and set(m) <= set(COLUMNS)
+    metrics = section.take("metrics", list, known, f"a list of {', '.join(COLUMNS)}")
     published = section.take("published", dict, default={})
     section.finish()
     jobs = []
@@ -57,7 +61,7 @@ def load_table(path):
     for i, entry in enumerate(datasets):
         if not isinstance(entry, dict):
             raise section.error(f"datasets[{i}]", f"is {entry!r}, must be {{dataset, data, number}}")
-        one = Section(entry, path, f"datasets[{i}].")
+        one = Section(entry, section.path, f"datasets[{i}].")
         dataset, data = one.take("dataset", str), one.take("data", str)
         count = one.take("number", int, lambda n: n > 0, "how many images")
         one.finish()
@@ -65,24 +69,24 @@ def load_table(path):
             for run in methods:
                 method, preset = run.split("/", 1)
                 jobs.append(Job(dataset, data, count, task, method, preset, os.path.join(out, "runs", f"{method}-{preset}")))
-    return out, jobs, metrics, published
+    return jobs, metrics, published
 
 
 def folder(job):
     return os.path.join(job.logdir, job.dataset, job.task, RUN)
 
 
-def command(job, args):
+def command(job, cuda, extra=(), nproc_per_node=1):
     """The command that a user would type for this run."""
     is_script = os.path.exists(f"{job.method}.py")
     name = f"{job.method}.py" if is_script else f"baselines.{job.method}"
     launcher = [] if is_script else ["-m"]
-    if args.nproc_per_node > 1:
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(args.nproc_per_node), *launcher, "--"]
+    if nproc_per_node > 1:
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(nproc_per_node), *launcher, "--"]
     return [
         sys.executable, *launcher, name,
         "--dataset", job.dataset, "--task", job.task, "--data", job.data, "-n", str(job.number), "--preset", job.preset,
-        "-l", job.logdir, "--run", RUN, "--cuda", str(args.cuda), *args.extra,
+        "-l", job.logdir, "--run", RUN, "--cuda", str(cuda), *extra,
     ]
 
 
@@ -93,14 +97,18 @@ def sound_records(job):
 
 
 def statistics_of(job):
-    """{"final" | "best": {metric: {"mean", "std"}}, "images": n} of what is finished, None if nothing is."""
+    """{"final" | "best": {metric: {"mean", "std"}}, "images": n} of what is finished, None if nothing is. FID has no "std"."""
     records = list(sound_records(job).values())
     if not records:
         return None
-    found = {"images": len(records)}
+    found = {"images": len(records), **statistics(records)}
+    try:
+        with open(os.path.join(folder(job), "summary.json"), encoding="utf-8") as f:
+            fid = json.load(f).get("fid")
+    except FileNotFoundError:  # the run has been killed before its first one
+        fid = None
     for which in ("final", "best"):
-        chosen = [choose(record, which) for record in records]
-        found[which] = {metric: mean_and_std([one[metric] for one in chosen]) for metric in METRICS}
+        found[which]["fid"] = {"mean": fid and fid[which], "std": None}
     return found
 
 
@@ -132,56 +140,63 @@ def rows_of(jobs, metrics, published):
                 for row in group:
                     cell = row[metric, which]
                     if cell and means:
-                        cell["bold"] = cell["mean"] == (max(means) if HIGHER_IS_BETTER[metric] else min(means))
+                        cell["bold"] = cell["mean"] == (max if metric in HIGHER_IS_BETTER else min)(means)
         rows += group
     return rows
 
 
-def cell(value, metric, plus_minus, bold):
-    """One figure as text: mean ± std, the best one between the marks `bold`."""
-    if value is None or (isinstance(value, dict) and value["mean"] is None):
-        return ""
+def cell(value, metric):
+    """One figure as text: mean ± std, the best of its column between ** and **; or a published one."""
     digits = DECIMALS[metric]
     if not isinstance(value, dict):
-        return f"{value:.{digits}f}"
-    text = f"{value['mean']:.{digits}f}{plus_minus}{value['std']:.{digits}f}"
-    return f"{bold[0]}{text}{bold[1]}" if value.get("bold") else text
+        return "" if value is None else f"{value:.{digits}f}"
+    if value["mean"] is None:
+        return ""
+    text = f"{value['mean']:.{digits}f}" + ("" if value["std"] is None else f" ± {value['std']:.{digits}f}")
+    return f"**{text}**" if value.get("bold") else text
 
 
-def write_tables(out, rows, metrics):
+def write_table(out, header, rows, sheet):
+    """table.md, table.tex, table.csv. rows: of texts, the bold ones between ** and **; sheet: rows of bare figures, the first their
+    names. Returns table.md's lines."""
+    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+    as_tex = lambda text: re.sub(r"\*\*(.*)\*\*", r"\\textbf{\1}", text).replace("_", r"\_").replace("±", r"$\pm$")
+    tex = [" & ".join(map(as_tex, row)) + r" \\" for row in [header, *rows]]
+    tex = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\hline", tex[0], r"\hline", *tex[1:], r"\hline", r"\end{tabular}"]
+    text = io.StringIO()
+    csv.writer(text).writerows(sheet)
+    for ending, content in ((".md", "\n".join(lines) + "\n"), (".tex", "\n".join(tex) + "\n"), (".csv", text.getvalue())):
+        write_text(os.path.join(out, f"table{ending}"), content)
+    return lines
+
+
+def write_results(out, rows, metrics):
+    """The table of what rows_of returns."""
     keys = ["dataset", "task", "method", "preset", "images"]
     columns = [(metric, which) for metric in metrics for which in ("final", "best", "published")]
     columns = [c for c in columns if c[1] != "published" or any(row[c] is not None for row in rows)]
-    header = keys + [f"{metric.replace('_alex', '')} {which}".upper().replace("FINAL", "final").replace("BEST", "best").replace("PUBLISHED", "published")
-                     for metric, which in columns]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    tex = [r"\begin{tabular}{" + "l" * 4 + "r" * (len(header) - 4) + "}", r"\hline", " & ".join(header) + r" \\", r"\hline"]
-    text = io.StringIO()
-    sheet = csv.writer(text)
-    sheet.writerow(keys + [f"{metric}_{which}_{s}" for metric, which in columns for s in (("mean", "std") if which != "published" else ("",))])
+    header = keys + [f"{metric.replace('_alex', '').upper()} {which}" for metric, which in columns]
+    names = [f"{metric}_{which}_{s}" for metric, which in columns for s in (("mean", "std") if which != "published" else ("",))]
+    texts, sheet = [], [keys + names]
     for row in rows:
-        start = [str(row[key]) for key in keys]
-        lines.append("| " + " | ".join(start + [cell(row[c], c[0], " ± ", ("**", "**")) for c in columns]) + " |")
-        plain = start + [cell(row[c], c[0], r" $\pm$ ", (r"\textbf{", "}")) for c in columns]
-        tex.append(" & ".join(plain).replace("_", r"\_") + r" \\")
-        figures = []
+        shown = [str(row[key]) for key in keys]
+        figures = shown.copy()
         for metric, which in columns:
             value = row[metric, which]
+            shown.append(cell(value, metric))
             figures += [value] if which == "published" else [value and value["mean"], value and value["std"]]
-        sheet.writerow(start + figures)
-    write_text(os.path.join(out, "table.md"), "\n".join(lines) + "\n")
-    write_text(os.path.join(out, "table.tex"), "\n".join(tex + [r"\hline", r"\end{tabular}"]) + "\n")
-    write_text(os.path.join(out, "table.csv"), text.getvalue())
-    return lines
+        texts.append(shown)
+        sheet.append(figures)
+    return write_table(out, header, texts, sheet)
 
 
 def write_strips(out, jobs):
     """strips.png: for every data set and task a block, a row an image: origin, measurement, each method's final picture."""
     blocks = []
     for dataset, task in dict.fromkeys((job.dataset, job.task) for job in jobs):
-        group = [job for job in jobs if (job.dataset, job.task) == (dataset, task)]
-        sound = [set(sound_records(job)) for job in group]
-        names = sorted(set.intersection(*sound))[:STRIP_ROWS]
+        sound = {job: set(sound_records(job)) for job in jobs if (job.dataset, job.task) == (dataset, task)}
+        group = [job for job in sound if sound[job]]
+        names = sorted(set.intersection(*(sound[job] for job in group)))[:STRIP_ROWS] if group else []
         if names:
             titles = ["origin", f"{task}"] + [f"{job.method}, {job.preset}" for job in group]
             pictures = [[(group[0], "origin"), (group[0], "measurement")] + [(job, "final") for job in group] for _ in names]
@@ -223,7 +238,7 @@ def write_convergence(out, jobs):
             records = list(sound_records(job).values())
             if (job.dataset, job.task) == (dataset, task) and records:
                 for panel, key in ((above, "psnr"), (below, "residual")):
-                    means = [statistics.mean(values) for values in zip(*(record[key] for record in records))]
+                    means = np.mean([record[key] for record in records], axis=0)
                     panel.plot(records[0]["evaluations"], means, marker="o", markersize=3, label=f"{job.method}, {job.preset}")
         above.grid(alpha=0.3)
         below.grid(alpha=0.3)
@@ -232,6 +247,16 @@ def write_convergence(out, jobs):
     with atomic(os.path.join(out, "convergence.png")) as tmp:
         figure.savefig(tmp, dpi=100)
     pyplot.close(figure)
+
+
+def write_memory(out, path, cuda):
+    """The table of a file with the key `memory`."""
+    from benchmark import load_memory_table, memory_table
+    from util.runner import choose_device
+
+    header, rows = memory_table(*load_memory_table(path), choose_device(cuda))
+    print("\n".join(write_table(out, header, rows, [header, *rows])))
+    print(f"wrote {out}/ (table.md, table.csv, table.tex)")
 
 
 def estimate(jobs, cuda):
@@ -257,18 +282,25 @@ def main():
     parser.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
     parser.add_argument("--extra", type=shlex.split, default=[], help="more arguments for every run: --extra=\"--outer 1 --fid\"")
     args = parser.parse_args()
-    out, jobs, metrics, published = load_table(args.table)
-    kinds = [{job.dataset for job in jobs}, {job.task for job in jobs}, {f"{job.method}/{job.preset}" for job in jobs}]
+    section = Section(load_yaml(args.table), args.table)
+    out = os.path.join("results", os.path.splitext(os.path.basename(args.table))[0])
+    if "memory" in section.values:
+        write_memory(out, args.table, args.cuda)
+        return
+    table, metrics, published = load_table(section, out)
+    if "fid" in metrics:
+        args.extra.append("--fid")
+    kinds = [{job.dataset for job in table}, {job.task for job in table}, {f"{job.method}/{job.preset}" for job in table}]
     for name in args.only:
         if not any(name in kind for kind in kinds):
             raise UserError(f"--only {name}: {args.table} has {', '.join(sorted(set.union(*kinds)))}")
     wanted = [kind & set(args.only) or kind for kind in kinds]
-    jobs = [job for job in jobs if job.dataset in wanted[0] and job.task in wanted[1] and f"{job.method}/{job.preset}" in wanted[2]]
+    jobs = [job for job in table if job.dataset in wanted[0] and job.task in wanted[1] and f"{job.method}/{job.preset}" in wanted[2]]
 
     if args.dry_run:
         estimates = estimate(jobs, args.cuda)
         for job in jobs:
-            print(f"{shlex.join(command(job, args))}  # about {estimates[job] / 60:.1f} min")
+            print(f"{shlex.join(command(job, args.cuda, args.extra, args.nproc_per_node))}  # about {estimates[job] / 60:.1f} min")
         print(f"{len(jobs)} runs, about {sum(estimates.values()) / 3600:.1f} h one after the other, images one at a time")
         return
 
@@ -276,11 +308,12 @@ def main():
         list_images(data)  # before anything runs
     failed = []
     for job in tqdm(jobs, desc="runs", unit="run", disable=None):
-        if subprocess.run(command(job, args)).returncode:  # it knows what is finished
+        if subprocess.run(command(job, args.cuda, args.extra, args.nproc_per_node)).returncode:  # it knows what is finished
             failed.append(job)
-    lines = write_tables(out, rows_of(jobs, metrics, published), metrics)
-    write_strips(out, jobs)
-    write_convergence(out, jobs)
+    table = [job for job in table if os.path.isdir(job.data)]  # of the data sets not asked for, one may not be here
+    lines = write_results(out, rows_of(table, metrics, published), metrics)
+    write_strips(out, table)
+    write_convergence(out, table)
     print("\n".join(lines))
     print(f"wrote {out}/ (table.md, table.csv, table.tex, strips.png, convergence.png, runs/)")
     if failed:

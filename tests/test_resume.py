@@ -1,6 +1,7 @@
 """Runs that are killed, split, spoilt or too big: what is finished stays, and the rest ends as it would have."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -146,17 +147,23 @@ def test_an_image_that_is_not_finite_stops_alone(script, tmp_path, monkeypatch):
     ).read_bytes()
 
 
-def test_a_batch_that_does_not_fit_is_halved(run_method, monkeypatch, tmp_path):
-    search = util.runner.search
+def test_batches_that_do_not_fit_are_halved_from_then_on(run_method, monkeypatch, tmp_path):
+    search, sizes = util.runner.search, []
 
     def scarce(solver, g, operator, y, *more):
+        sizes.append(len(y))
         if len(y) > 1:
             raise torch.OutOfMemoryError("no memory")
         return search(solver, g, operator, y, *more)
 
+    os.makedirs(tmp_path / "faces")
+    for name in "abcde":
+        shutil.copy("data/demo/astronaut.png", tmp_path / "faces" / f"{name}.png")
     monkeypatch.setattr(util.runner, "search", scarce)
-    run = run_method("dmilo", "inpainting", "--batch-size", 2, iterations=("--outer", 1, "--inner", 1))
-    assert run.summary["images"] == 2 and "2 images do not fit into memory, going on with 1 at once" in run.err
+    options = ("--data", tmp_path / "faces", "--batch-size", 3)
+    run = run_method("dmilo", "inpainting", *options, iterations=("--outer", 1, "--inner", 1))
+    assert run.summary["images"] == 5 and "3 images do not fit into memory, going on with 1 at once" in run.err
+    assert sizes == [3, 1, 1, 1, 1, 1]
 
 
 def test_one_image_that_does_not_fit_is_one_line(script, tmp_path, monkeypatch):

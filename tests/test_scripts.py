@@ -133,9 +133,17 @@ def test_without_inception_one_warning_names_the_file(run_method, tmp_path):
     assert str(tmp_path / "torch/hub/checkpoints/pt_inception-2015-12-05-6726825d.pth") in run.err
 
 
-def test_a_gpu_that_is_not_there_is_one_warning(run_method):
+def test_no_gpu_is_one_warning(run_method, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     run = run_method("dmilo", "inpainting", "-n", 1, "--cuda", 99, iterations=("--outer", 1, "--inner", 1))
     assert "warning: no GPU 99 here, running on the CPU" in run.err
+
+
+def test_a_gpu_that_is_not_among_those_here(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    result = script("dmilo.py", "-t", "inpainting", "-l", tmp_path, "--cuda", 7)
+    assert result.code == 2 and result.err == "dmilo.py: error: --cuda 7: the GPUs here are 0 to 0; choose one of them, or -1 for the CPU\n"
+    assert not os.listdir(tmp_path)
 
 
 class Code:

@@ -11,7 +11,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from reproduce import load_table, rows_of
 from test_resume import contents
+from util.config import Section, load_yaml
 
 SHORT = "--outer 1 --inner 2"
 TABLE = {
@@ -40,7 +42,7 @@ def test_a_table_from_nothing_and_again(table):
     assert reproduce("--only", "inpainting").returncode == 0
     folder = table / "results" / "mine"
     assert {"table.md", "table.csv", "table.tex", "strips.png", "convergence.png", "runs"} == set(os.listdir(folder))
-    rows = {(row["method"], row["preset"]): row for row in csv.DictReader(open(folder / "table.csv"))}
+    rows = {(row["method"], row["preset"]): row for row in csv.DictReader(open(folder / "table.csv")) if row["task"] == "inpainting"}
     summary = json.load(open(folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "summary.json"))
     ours = rows["dmilo", "paper"]
     assert float(ours["psnr_final_mean"]) == pytest.approx(summary["final"]["psnr"]["mean"]) and ours["images"] == "2"
@@ -53,8 +55,11 @@ def test_a_table_from_nothing_and_again(table):
 
     final = folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "images" / "astronaut" / "final.png"
     stamp = os.path.getmtime(final)
-    assert reproduce("--only", "inpainting").returncode == 0
+    assert reproduce("--only", "motion_deblur", "least_squares/tuned").returncode == 0
     assert os.path.getmtime(final) == stamp
+    again = list(csv.DictReader(open(folder / "table.csv")))  # what was there before, and the new run
+    assert [row["images"] for row in again] == ["2", "2", "2", "0", "2", "0", "0"]
+    assert Image.open(folder / "strips.png").height == 2 * (16 + 2 * 132 + 4)
 
 
 def test_dry_run_prints_commands_and_times_and_writes_nothing(table):
@@ -65,11 +70,34 @@ def test_dry_run_prints_commands_and_times_and_writes_nothing(table):
     assert "6 runs, about" in result.stdout and not os.path.exists(table / "results")
 
 
+def test_fid_is_a_column(table):
+    (table / "mine.yaml").write_text(yaml.safe_dump({**TABLE, "metrics": ["psnr", "fid"], "published": {"demo": {"inpainting": {"another": {"fid": 31.08}}}}}))
+    result = reproduce("--only", "inpainting", "least_squares/tuned", env={**os.environ, "TORCH_HOME": str(table)})
+    assert result.returncode == 0 and "no FID, it needs" in result.stderr
+    path = table / "results/mine/runs/least_squares-tuned/demo/inpainting/table/summary.json"
+    summary = json.loads(path.read_text())
+    assert summary["fid"] is None
+    path.write_text(json.dumps({**summary, "fid": {"final": 12.345, "best": 11.0}}))  # as if Inception had been there
+    jobs, metrics, published = load_table(Section(load_yaml("mine.yaml"), "mine.yaml"), "results/mine")
+    assert rows_of(jobs, metrics, published)[0]["fid", "final"]["mean"] == 12.345
+
+
+def test_the_memory_table(table):
+    (table / "mine.yaml").write_text(yaml.safe_dump({"memory": {"dataset": "demo", "steps": [1]}, "published": {"dmplug": {1: 10.53}}}))
+    result = reproduce()
+    assert result.returncode == 0, result.stderr
+    ours, published = next(csv.reader(open(table / "results/mine/table.csv").readlines()[1:]))[1:3]
+    assert 0.1 < float(ours) < 5 and published == "10.53"
+    (table / "mine.yaml").write_text(yaml.safe_dump({"memory": {"dataset": "demo", "steps": [0]}}))
+    result = reproduce()
+    assert result.returncode == 2 and "memory.steps is [0], must be a list of numbers of DDIM steps" in result.stderr
+
+
 @pytest.mark.parametrize("change, arguments, said", [
     ({}, ["--only", "denoising"], "--only denoising: mine.yaml has"),
     ({"tasks": []}, [], "mine.yaml: tasks is [], must be a list of tasks"),
     ({"methods": ["dmilo"]}, [], "methods is ['dmilo'], must be a list of method/preset"),
-    ({"metrics": ["fid"]}, [], "metrics is ['fid'], must be a list of psnr, ssim, lpips_alex"),
+    ({"metrics": ["mse"]}, [], "metrics is ['mse'], must be a list of psnr, ssim, lpips_alex, fid"),
     ({"colour": 1}, [], "mine.yaml: colour is not a known key"),
     ({"datasets": [None]}, [], "datasets[0] is None"),
     ({"published": {"demo": 3}}, [], "published must hold figures by data set"),

@@ -10,6 +10,7 @@ import time
 import torch
 
 from guided_diffusion.ddim import TRAINING_STEPS
+from util.config import load_yaml
 from util.files import UserError
 
 
@@ -84,6 +85,7 @@ def parse_arguments(doc, method):
     """
     parser = Parser(doc)
     count = number(int, 1)
+    presets = list(map(str, load_yaml(f"configs/{method}.yaml")))
     add = parser.add_argument
     add("--dataset", default="demo", help="configs/model_config_<dataset>.yaml says which prior (default demo)")
     add("-t", "--task", default="super_resolution", help="configs/tasks/<task>_config.yaml (default super_resolution)")
@@ -97,7 +99,8 @@ def parse_arguments(doc, method):
     add("-l", "--logdir", default=f"./{method}", help=f"where results go (default ./{method})")
     add("--run", type=folder_name, default=time.strftime("%Y-%m-%d_%H-%M-%S"), help="the run's folder in "
         "<logdir>/<dataset>/<task>/ (default: the time); given again, the run goes on where it was stopped")
-    add("--preset", help=f"a table of hyperparameters in configs/{method}.yaml (default: its first)")
+    add("--preset", default=presets[0] if presets else "", help=f"one of {', '.join(presets)}, the tables of hyperparameters in "
+        f"configs/{method}.yaml (default %(default)s)")
     add("--fid", action="store_true", help="add FID to the summary")
     add("--summarize", action="store_true", help="restore nothing, write the summary of what a --run NAME has finished")
     add("--outer", type=count, help=f"outer iterations (default: the task's row in configs/{method}.yaml)")

@@ -89,15 +89,20 @@ def mean_and_std(values):
     return {"mean": float(np.mean(values)), "std": float(np.std(values))}
 
 
+def statistics(records):
+    """{"final" | "best": {metric: {"mean", "std"}}} of records that have not failed."""
+    return {
+        which: {metric: mean_and_std([choose(record, which)[metric] for record in records]) for metric in METRICS}
+        for which in ("final", "best")
+    }
+
+
 def write_summary(directory, head, records, settings):
     """summary.json and log.txt of a run. head: method, dataset, task and, if it was asked for, fid; records: {image: record}. Returns the summary, whose
     figures are of the images that have not failed."""
     failed = {name: record["failed"] for name, record in records.items() if "failed" in record}
     records = {name: record for name, record in records.items() if name not in failed}
-    summary = {**head, "images": len(records), "failed": failed}
-    for which in ("final", "best"):
-        chosen = [choose(record, which) for record in records.values()]
-        summary[which] = {metric: mean_and_std([c[metric] for c in chosen]) for metric in METRICS}
+    summary = {**head, "images": len(records), "failed": failed, **statistics(records.values())}
     for key in ("seconds", "network_evaluations"):
         summary[f"{key}_per_image"] = mean_and_std([record[key] for record in records.values()])["mean"]
     summary["settings"] = settings

@@ -61,8 +61,12 @@ def load_hyperparameters(path, task, kind, preset=None, **given):
 
 
 def choose_device(cuda, tf32=False):
-    """The GPU of that number or, where there is none, the CPU with a line of warning; -1 is the CPU without it."""
-    if 0 <= cuda < torch.cuda.device_count():
+    """The GPU of that number or, where there is none at all, the CPU with a line of warning; -1 is the CPU without it.
+    Raises UserError for a number that none of the GPUs has."""
+    gpus = torch.cuda.device_count()
+    if cuda >= gpus > 0:
+        raise UserError(f"--cuda {cuda}: the GPUs here are 0 to {gpus - 1}; choose one of them, or -1 for the CPU")
+    if 0 <= cuda < gpus:
         # The same convolutions in every run and, but for rounding, on every device: TF32, PyTorch's default, only if asked for.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, tf32
         torch.cuda.set_device(cuda)
@@ -268,22 +272,25 @@ def is_out_of_memory(error):
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
-def restore(names, build, solver, progress):
-    """Run the batch that build(names) makes; where it does not fit into memory, its halves."""
-    try:
-        build(names).run(solver, progress)
-        return
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(names) == 1:
-            raise UserError(f"{names[0]}: one image does not fit into the device's memory; try --precision bf16 or --cuda -1") from None
-    # Outside of the handler, which holds on to what filled the memory.
-    torch.cuda.empty_cache()
-    half = len(names) // 2
-    print(f"warning: {len(names)} images do not fit into memory, going on with {half} at once (--batch-size {half})", file=sys.stderr)
-    for part in (names[:half], names[half:]):
-        restore(part, build, solver, progress)
+def restore(names, limit, build, solver, progress):
+    """Run the batches that build(names) makes, of `limit` images at most, which is halved whenever a batch does not fit into
+    memory. Returns what the limit then is."""
+    while names:
+        batch = names[:limit]
+        try:
+            build(batch).run(solver, progress)
+            names = names[limit:]
+            continue
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise UserError(f"{batch[0]}: one image does not fit into the device's memory; try --precision bf16 or --cuda -1") from None
+        # Outside of the handler, which holds on to what filled the memory.
+        torch.cuda.empty_cache()
+        limit = len(batch) // 2
+        print(f"warning: {len(batch)} images do not fit into memory, going on with {limit} at once (--batch-size {limit})", file=sys.stderr)
+    return limit
 
 
 def run(doc, method, solver, hyperparameters, uses_prior):
@@ -310,9 +317,12 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     if world > 1 and args.cuda != -1 and 0 < torch.cuda.device_count() <= local:
         raise UserError(f"--nproc-per-node: there are {torch.cuda.device_count()} GPUs, one a process; start fewer")
     device = choose_device(-1 if args.cuda == -1 else local, args.precision == "tf32")
-    model = load_prior(config, args.model_config, device, args.precision) if uses_prior else None
+    directory = os.path.join(args.logdir, args.dataset, args.task, args.run)
+    if args.summarize and not finished_records(directory):
+        raise UserError(f"{directory}: has no finished image to summarise yet")
+    model = load_prior(config, args.model_config, device, args.precision) if uses_prior and not args.summarize else None
     if args.batch_size is None:
-        args.batch_size = choose_batch_size(model, config["image_size"], device) if uses_prior else len(paths)
+        args.batch_size = choose_batch_size(model, config["image_size"], device) if model else len(paths)
         args.batch_size = min(args.batch_size, -(-len(paths) // world))  # work for every rank
     if args.compile:
         model = torch.compile(model)
@@ -322,7 +332,6 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     fixed.update(method=method, hyperparameters=dataclasses.asdict(h), model=config, **task)
     if uses_prior:
         fixed["checkpoint"] = checkpoint_digest(config["model_path"])
-    directory = os.path.join(args.logdir, args.dataset, args.task, args.run)
     args.batch_size = of_rank_0(open_run(directory, fixed, args.batch_size))  # or an image might belong to nobody
     settings = {**vars(args), "device": str(device), "world": world, **fixed, **provenance(device)}
 
@@ -345,7 +354,7 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     batches = [names[i : i + args.batch_size] for i in range(0, len(names), args.batch_size)][rank::world]
     if args.summarize:
         batches = []
-    progress = Progress(sum(map(len, batches)), h.outer * h.starts, hidden=rank > 0)
+    progress, limit = Progress(sum(map(len, batches)), h.outer * h.starts, hidden=rank > 0), args.batch_size
     for batch in batches:
         done = finished_records(directory)
         state = os.path.join(directory, "record", f"{batch[0]}.state")
@@ -353,7 +362,7 @@ def run(doc, method, solver, hyperparameters, uses_prior):
         progress.images.update(len(batch) - len(unfinished))
         if unfinished:
             # With a state, its whole batch: it may have been killed between two of its records.
-            restore(batch if os.path.exists(state) else unfinished, build, solver, progress)
+            limit = restore(batch if os.path.exists(state) else unfinished, limit, build, solver, progress)
         elif os.path.exists(state):
             os.unlink(state)
         summarise()
@@ -363,8 +372,6 @@ def run(doc, method, solver, hyperparameters, uses_prior):
         dist.barrier()
     summary = summarise(fid)
     if rank == 0:
-        if summary is None:
-            raise UserError(f"{directory}: has no finished image to summarise yet")
         final, best = summary["final"]["psnr"]["mean"], summary["best"]["psnr"]["mean"]
         if final is not None:
             print(f"{method}, {args.task}, {summary['images']} images: PSNR {final:.2f} dB (final), {best:.2f} dB (best, chosen against the ground truth)")
