@@ -20,6 +20,8 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import torch
@@ -100,12 +102,13 @@ def solver_run(config_file, method, steps, device):
     return lambda: list(solver(g, identity, torch.zeros_like(z_0), z_0, h, silent))
 
 
-def count_evaluations(method, preset, task):
-    """How many network evaluations an image takes: the method runs on a network that costs nothing."""
+def count_evaluations(method, preset, task, **given):
+    """How many network evaluations an image takes: the method runs on a network that costs nothing. given: settings other than
+    the preset's."""
     if method not in SOLVERS:  # it has no use for the network
         return 0
     solver, kind = SOLVERS[method]
-    h = load_hyperparameters(f"configs/{method}.yaml", task, kind, preset)
+    h = load_hyperparameters(f"configs/{method}.yaml", task, kind, preset, **given)
     g = Chain(lambda z, t: z, h.chain_steps, BatchRandom([0]), layers=h.layers)
     latents = [torch.randn(1, 3, 4, 4) for _ in range(h.starts)]
     for _ in search(solver, g, identity, latents[0], latents, h, silent):
@@ -126,10 +129,11 @@ def peak_in_process(make, threads):
 
 
 def peak_memory(make, device):
-    """Peak memory in GB of what make(device) gives: a fresh process' on the CPU, the allocator's on a GPU."""
+    """Peak memory in GB of what make(device) gives: a fresh process' on the CPU, the allocator's on a GPU. Raises
+    torch.OutOfMemoryError, on a CPU BrokenProcessPool, where it does not fit."""
     if device.type == "cpu":
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            return pool.apply(peak_in_process, (make, torch.get_num_threads()))
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(peak_in_process, make, torch.get_num_threads()).result()
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
@@ -196,8 +200,11 @@ def memory_table(dataset, all_steps, published, device):
     for steps in tqdm(all_steps, desc="DDIM steps", disable=None):
         row = [str(steps)]
         for method in THROUGH_A_FEW_LAYERS:
-            found = peak_memory(functools.partial(solver_run, config_file, method, steps), device)
-            row += [f"{found:.2f}", str(published.get(method, {}).get(steps, ""))]
+            try:
+                found = f"{peak_memory(functools.partial(solver_run, config_file, method, steps), device):.2f}"
+            except (torch.OutOfMemoryError, BrokenProcessPool):
+                found = "out of memory"
+            row += [found, str(published.get(method, {}).get(steps, ""))]
         rows.append(row)
     return ["DDIM steps"] + [cell for method in THROUGH_A_FEW_LAYERS for cell in (f"{method} GB", "published")], rows
 

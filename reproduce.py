@@ -9,6 +9,7 @@ iterate, `best` the one that an oracle chose by its PSNR), strips.png (origin, m
 row an image) and convergence.png (PSNR and residual against network evaluations). A table with the key `memory` is the first
 three of peak memory by the length of the chain, as `benchmark.py memory` measures it.
 """
+import argparse
 import csv
 import io
 import json
@@ -23,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from util.cli import Parser, exit_on_user_error, number
+from util.cli import Parser, config_path, exit_on_user_error, number
 from util.config import Section, load_yaml
 from util.files import UserError, atomic, write_text
 from util.images import image_names, list_images
@@ -43,6 +44,21 @@ def listed(values):
     return values and all(isinstance(value, str) for value in values)
 
 
+def check_published(section, figures, names, where="published"):
+    """Raise UserError unless `figures` are numbers by data set, task, method and metric. names: what each of these four may be
+    called, None: anything."""
+    if not names:
+        if type(figures) not in (int, float):
+            raise section.error(where, f"is {figures!r}, must be a number")
+        return
+    if not isinstance(figures, dict):
+        raise section.error(where, "must hold figures by data set, task, method and metric")
+    for name, inner in figures.items():
+        if names[0] is not None and name not in names[0]:
+            raise section.error(where, f"has {name!r}, the table has {', '.join(sorted(names[0]))}")
+        check_published(section, inner, names[1:], f"{where}.{name}")
+
+
 def load_table(section, out):
     """-> (jobs, metrics, published) of a table file. Raises UserError, naming file and key, for anything wrong."""
     datasets = section.take("datasets", list, bool, "a list of {dataset, data, number}")
@@ -52,12 +68,16 @@ def load_table(section, out):
     metrics = section.take("metrics", list, known, f"a list of {', '.join(COLUMNS)}")
     published = section.take("published", dict, default={})
     section.finish()
+    for task in tasks:
+        config_path("task", task, "configs/tasks/{}_config.yaml")
+    for run in methods:
+        method, preset = run.split("/", 1)
+        if not (os.path.exists(f"{method}.py") or os.path.exists(f"baselines/{method}.py")):
+            raise section.error("methods", f"has {run}, but there is no {method}.py, here or in baselines/")
+        presets = load_yaml(f"configs/{method}.yaml")
+        if preset not in presets:
+            raise section.error("methods", f"has {run}, but configs/{method}.yaml has {', '.join(map(str, presets))}")
     jobs = []
-    for tasks_of in published.values():
-        if not isinstance(tasks_of, dict) or not all(
-            isinstance(methods_of, dict) and all(isinstance(figures, dict) for figures in methods_of.values()) for methods_of in tasks_of.values()
-        ):
-            raise section.error("published", "must hold figures by data set, task, method and metric")
     for i, entry in enumerate(datasets):
         if not isinstance(entry, dict):
             raise section.error(f"datasets[{i}]", f"is {entry!r}, must be {{dataset, data, number}}")
@@ -65,10 +85,14 @@ def load_table(section, out):
         dataset, data = one.take("dataset", str), one.take("data", str)
         count = one.take("number", int, lambda n: n > 0, "how many images")
         one.finish()
+        config_path("dataset", dataset, "configs/model_config_{}.yaml")
+        if dataset in {job.dataset for job in jobs}:
+            raise section.error(f"datasets[{i}]", f"is {dataset} again, whose runs would be in the same folders; give it a table of its own")
         for task in tasks:
             for run in methods:
                 method, preset = run.split("/", 1)
                 jobs.append(Job(dataset, data, count, task, method, preset, os.path.join(out, "runs", f"{method}-{preset}")))
+    check_published(section, published, [{job.dataset for job in jobs}, set(tasks), None, set(metrics)])
     return jobs, metrics, published
 
 
@@ -90,9 +114,18 @@ def command(job, cuda, extra=(), nproc_per_node=1):
     ]
 
 
+def images(job):
+    return image_names(list_images(job.data)[: job.number])
+
+
+def left(job):
+    """The job's images that are not finished."""
+    return set(images(job)) - set(finished_records(folder(job)))
+
+
 def sound_records(job):
     """{image: record} of the job's images that are finished and have not failed."""
-    names = image_names(list_images(job.data)[: job.number])
+    names = images(job)
     return {name: r for name, r in finished_records(folder(job)).items() if name in names and "failed" not in r}
 
 
@@ -259,17 +292,24 @@ def write_memory(out, path, cuda):
     print(f"wrote {out}/ (table.md, table.csv, table.tex)")
 
 
-def estimate(jobs, cuda):
-    """{job: seconds}, images one at a time, from the network evaluations of its settings and a short measurement of the inner step."""
+def estimate(jobs, cuda, extra):
+    """{job: seconds} for its images that are not finished, one at a time, from the network evaluations of its settings (--outer,
+    --inner and -c among `extra`, too) and a short measurement of the inner step."""
     from benchmark import count_evaluations, inner_step, seconds
     from util.runner import choose_device
 
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for names in (["--outer"], ["--inner"], ["-c", "--custom_steps"]):
+        parser.add_argument(*names, type=int)
+    given, _ = parser.parse_known_args(extra)
+    given = {"outer": given.outer, "inner": given.inner, "chain_steps": given.custom_steps}
     device, step_seconds, estimates = choose_device(cuda), {}, {}
     for job in jobs:
         if job.dataset not in step_seconds:
             step = inner_step(f"configs/model_config_{job.dataset}.yaml", 1, "fp32", False, device)
             step_seconds[job.dataset] = min(seconds(step, device) for _ in range(3))
-        estimates[job] = job.number * step_seconds[job.dataset] * count_evaluations(job.method, job.preset, job.task)
+        count = len(left(job)) if os.path.isdir(job.data) else job.number
+        estimates[job] = count * step_seconds[job.dataset] * count_evaluations(job.method, job.preset, job.task, **given)
     return estimates
 
 
@@ -285,6 +325,8 @@ def main():
     section = Section(load_yaml(args.table), args.table)
     out = os.path.join("results", os.path.splitext(os.path.basename(args.table))[0])
     if "memory" in section.values:
+        if args.dry_run or args.only:
+            raise UserError(f"{args.table}: a memory table is measured as a whole in a few minutes; leave out --dry-run and --only")
         write_memory(out, args.table, args.cuda)
         return
     table, metrics, published = load_table(section, out)
@@ -298,7 +340,7 @@ def main():
     jobs = [job for job in table if job.dataset in wanted[0] and job.task in wanted[1] and f"{job.method}/{job.preset}" in wanted[2]]
 
     if args.dry_run:
-        estimates = estimate(jobs, args.cuda)
+        estimates = estimate(jobs, args.cuda, args.extra)
         for job in jobs:
             print(f"{shlex.join(command(job, args.cuda, args.extra, args.nproc_per_node))}  # about {estimates[job] / 60:.1f} min")
         print(f"{len(jobs)} runs, about {sum(estimates.values()) / 3600:.1f} h one after the other, images one at a time")
@@ -306,18 +348,24 @@ def main():
 
     for data in {job.data for job in jobs}:
         list_images(data)  # before anything runs
-    failed = []
+    broken, incomplete = 0, 0
     for job in tqdm(jobs, desc="runs", unit="run", disable=None):
-        if subprocess.run(command(job, args.cuda, args.extra, args.nproc_per_node)).returncode:  # it knows what is finished
-            failed.append(job)
+        code = subprocess.run(command(job, args.cuda, args.extra, args.nproc_per_node)).returncode  # it knows what is finished
+        if code == 1 and not left(job):  # all images are through, some with values that were not finite
+            incomplete += 1
+        elif code:
+            broken += 1
     table = [job for job in table if os.path.isdir(job.data)]  # of the data sets not asked for, one may not be here
     lines = write_results(out, rows_of(table, metrics, published), metrics)
     write_strips(out, table)
     write_convergence(out, table)
     print("\n".join(lines))
     print(f"wrote {out}/ (table.md, table.csv, table.tex, strips.png, convergence.png, runs/)")
-    if failed:
-        raise UserError(f"{len(failed)} of {len(jobs)} runs failed, their own messages stand above; the same command tries them again")
+    if broken:
+        raise UserError(f"{broken} of {len(jobs)} runs failed, their own messages stand above; the same command tries them again")
+    if incomplete:
+        print(f"warning: {incomplete} of {len(jobs)} runs have failed images, which count nowhere; their log.txt names them", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 At each of falling noise levels: a few DDIM steps guess the picture, Langevin steps draw it towards the measurement, and fresh
 noise takes it to the next level. The command line and the files of dmilo.py.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,12 +23,12 @@ class DAPSHyperparameters(Start):
 
     outer: int
     levels: int
-    sigma_min: float
+    sigma_min: float = field(metadata={"low": 1e-9})  # it divides, as does sigma_y
     ode_steps: int
     langevin_steps: int
     lr_x: float
     lr_min_ratio: float
-    sigma_y: float
+    sigma_y: float = field(metadata={"low": 1e-9})
 
 
 def annealing(g, count, sigma_min):
@@ -49,10 +49,11 @@ def guess(g, x, i, steps):
 
 
 def daps(g, operator, y, z_0, h, on_step, state=None):
-    """Yields (name, X, None): the noise, then the sample, (B, 3, H, W) in [-1, 1]."""
+    """Yields (name, X, state): the noise, then each sample, (B, 3, H, W) in [-1, 1]."""
     path = annealing(g, h.levels, h.sigma_min)
-    yield "init", z_0.clamp(-1, 1), None
-    for t in range(h.outer):
+    if state is None:
+        yield "init", z_0.clamp(-1, 1), None
+    for t in range(state["t"] if state else 0, h.outer):
         x = z_0
         for k, i in enumerate(path):
             abar = g.levels[i].abar
@@ -69,7 +70,7 @@ def daps(g, operator, y, z_0, h, on_step, state=None):
                 gradient = torch.autograd.grad(energy, X)[0]
                 X = X.detach() - rate * gradient + (2 * rate) ** 0.5 * g.rng.randn(X.shape[1:], X.device)
             on_step(k + 1, len(path), energy.detach())
-        yield f"{t}_after", X.clamp(-1, 1), None
+        yield f"{t}_after", X.clamp(-1, 1), {"t": t + 1}
 
 
 if __name__ == "__main__":

@@ -32,11 +32,9 @@ def dmplug(g, operator, y, z_0, h, on_step, state=None):
     adam = torch.optim.Adam([z], lr=h.lr_z, fused=True)
     if state is None:
         yield "init", run_chain(g, z.detach(), nu)[-1].clamp(-1, 1), None
-        first = 0
     else:
-        first = state["t"]
         adam.load_state_dict(state["adam"])
-    for t in range(first, h.outer):
+    for t in range(state["t"] if state else 0, h.outer):
         for step in range(h.inner):
             x = z
             for layer in g:

@@ -24,9 +24,10 @@ class DPSHyperparameters(Start):
 
 
 def dps(g, operator, y, z_0, h, on_step, state=None):
-    """Yields (name, X, None): the noise, then the sample, (B, 3, H, W) in [-1, 1]."""
-    yield "init", z_0.clamp(-1, 1), None
-    for t in range(h.outer):
+    """Yields (name, X, state): the noise, then each sample, (B, 3, H, W) in [-1, 1]."""
+    if state is None:
+        yield "init", z_0.clamp(-1, 1), None
+    for t in range(state["t"] if state else 0, h.outer):
         x = z_0
         for step, level in enumerate(g.levels):
             x = x.detach().requires_grad_()
@@ -40,7 +41,7 @@ def dps(g, operator, y, z_0, h, on_step, state=None):
                 noise = g.rng.randn(x.shape[1:], x.device)
                 x = ddim_step(x.detach(), eps.detach(), level.abar, level.abar_prev, eta=1.0, noise=noise) - h.scale * gradient
             on_step(step + 1, len(g), distance.detach())
-        yield f"{t}_after", x.clamp(-1, 1), None
+        yield f"{t}_after", x.clamp(-1, 1), {"t": t + 1}
 
 
 if __name__ == "__main__":

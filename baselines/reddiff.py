@@ -25,11 +25,14 @@ class REDDiffHyperparameters(Start):
 
 
 def reddiff(g, operator, y, z_0, h, on_step, state=None):
-    """Yields (name, X, None): grey, then the picture after each sweep, (B, 3, H, W) in [-1, 1]."""
-    X = torch.zeros_like(z_0).requires_grad_()
+    """Yields (name, X, state): grey, then the picture after each sweep, (B, 3, H, W) in [-1, 1], and what it needs to go on."""
+    X = (torch.zeros_like(z_0) if state is None else state["X"]).clone().requires_grad_()
     adam = torch.optim.Adam([X], lr=h.lr_x, betas=(0.9, 0.99))
-    yield "init", X.detach(), None
-    for t in range(h.outer):
+    if state is None:
+        yield "init", X.detach(), None
+    else:
+        adam.load_state_dict(state["adam"])
+    for t in range(state["t"] if state else 0, h.outer):
         for step, level in enumerate(g.levels):
             noise = g.rng.randn(X.shape[1:], X.device)
             with torch.no_grad():
@@ -40,7 +43,7 @@ def reddiff(g, operator, y, z_0, h, on_step, state=None):
             loss.backward()
             adam.step()
             on_step(step + 1, len(g), loss.detach())
-        yield f"{t}_after", X.detach().clamp(-1, 1), None
+        yield f"{t}_after", X.detach().clamp(-1, 1), {"t": t + 1, "X": X.detach(), "adam": adam.state_dict()}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 Proximal gradient steps on 1/2 ||A(x) - y||^2 + weight TV(x), accelerated (FISTA, Beck & Teboulle 2009). The command line and the
 files of dmilo.py.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ class TotalVariationHyperparameters(Start):
 
     outer: int
     inner: int
-    weight: float
+    weight: float = field(metadata={"low": 1e-9})  # it divides
 
 
 def largest_gain(operator, transpose, x, steps=30):
@@ -43,23 +43,25 @@ def denoise(x, weights):
 
 @torch.no_grad()
 def total_variation(g, operator, y, z_0, h, on_step, state=None):
-    """Yields (name, X, None): grey, then X after each round, (B, 3, H, W) in [-1, 1]. The chain g is not used.
+    """Yields (name, X, state): grey, then X after each round, (B, 3, H, W) in [-1, 1], and what it needs to go on. The chain g
+    is not used.
 
     Raises UserError for an operator that is not linear.
     """
     transpose = adjoint(operator, z_0)
     rate = 1 / largest_gain(operator, transpose, z_0)
-    X = ahead = torch.zeros_like(z_0)
-    momentum = 1.0
-    yield "init", X, None
-    for t in range(h.outer):
+    if state is None:
+        state = {"t": 0, "X": torch.zeros_like(z_0), "ahead": torch.zeros_like(z_0), "momentum": 1.0}
+        yield "init", state["X"], None
+    X, ahead, momentum = state["X"], state["ahead"], state["momentum"]
+    for t in range(state["t"], h.outer):
         for step in range(h.inner):
             residual = operator(ahead) - y
             previous, X = X, denoise(ahead - rate * transpose(residual), rate * h.weight)
             faster = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
             ahead, momentum = X + (momentum - 1) / faster * (X - previous), faster
             on_step(step + 1, h.inner, residual.square().sum())
-        yield f"{t}_after", X.clamp(-1, 1), None
+        yield f"{t}_after", X.clamp(-1, 1), {"t": t + 1, "X": X, "ahead": ahead, "momentum": momentum}
 
 
 if __name__ == "__main__":

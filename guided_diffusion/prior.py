@@ -15,6 +15,7 @@ OPTIONAL = {
     "num_heads_upsample": int, "dropout": float, "learn_sigma": bool, "class_cond": bool, "use_checkpoint": bool,
     "use_scale_shift_norm": bool, "resblock_updown": bool, "use_fp16": bool, "use_new_attention_order": bool,
 }
+MAY_BE_UNSET = ("num_head_channels", "num_heads_upsample")  # -1: not given
 
 
 def load_model_config(path):
@@ -24,7 +25,7 @@ def load_model_config(path):
     config = {}
     for key, kind in {**REQUIRED, **OPTIONAL}.items():
         if key in REQUIRED or key in section.values:
-            config[key] = section.take(key, kind, lambda v: kind is not int or v > 0 or v == -1)
+            config[key] = section.take(key, kind, lambda v: kind is not int or v > 0 or (v == -1 and key in MAY_BE_UNSET))
     section.finish()
     if config.get("class_cond"):
         raise section.error("class_cond", "is True, but both methods need a prior without class labels")

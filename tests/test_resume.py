@@ -48,6 +48,10 @@ RUNS = [
     ("dmilo-pgd.py", "super_resolution", ["--outer", 3, "--inner", 2]),
     ("dmilo.py", "gaussian_deblur", ["--preset", "fast", "--inner", 2]),
     ("baselines.dmplug", "inpainting", ["--outer", 3, "--inner", 2]),
+    ("baselines.dps", "inpainting", ["--outer", 3, "-c", 2]),
+    ("baselines.reddiff", "inpainting", ["--outer", 3, "-c", 2]),
+    ("baselines.daps", "inpainting", ["--outer", 3, "-c", 2]),
+    ("baselines.total_variation", "inpainting", ["--outer", 3, "--inner", 2]),
 ]
 
 

@@ -100,7 +100,14 @@ def test_the_memory_table(table):
     ({"metrics": ["mse"]}, [], "metrics is ['mse'], must be a list of psnr, ssim, lpips_alex, fid"),
     ({"colour": 1}, [], "mine.yaml: colour is not a known key"),
     ({"datasets": [None]}, [], "datasets[0] is None"),
-    ({"published": {"demo": 3}}, [], "published must hold figures by data set"),
+    ({"published": {"demo": 3}}, [], "published.demo must hold figures by data set"),
+    ({"published": {"demo": {"inpainting": {"dmilo": {"psnr": "32,38"}}}}}, [], "published.demo.inpainting.dmilo.psnr is '32,38', must be a number"),
+    ({"published": {"demo": {"inpainting": {"dmilo": {"lpips": 0.1}}}}}, [], "published.demo.inpainting.dmilo has 'lpips', the table has psnr, ssim"),
+    ({"published": {"celeba": {}}}, [], "published has 'celeba', the table has demo"),
+    ({"tasks": ["inpaintng"]}, [], "--task inpaintng: there is no configs/tasks/inpaintng_config.yaml"),
+    ({"methods": ["dmlio/paper"]}, [], "methods has dmlio/paper, but there is no dmlio.py"),
+    ({"methods": ["dmilo/slow"]}, [], "methods has dmilo/slow, but configs/dmilo.yaml has paper, fast"),
+    ({"datasets": TABLE["datasets"] * 2}, [], "datasets[1] is demo again"),
     ({"datasets": [{"dataset": "demo", "data": "data/demo"}]}, [], "datasets[0].number is missing"),
     ({"datasets": [{"dataset": "demo", "data": "nowhere", "number": 1}]}, [], "nowhere: no such folder"),
 ])
@@ -111,10 +118,19 @@ def test_a_bad_table_is_one_line(table, change, arguments, said):
 
 
 def test_a_run_that_fails_leaves_the_others(table):
-    (table / "mine.yaml").write_text(yaml.safe_dump({**TABLE, "methods": ["dmilo/slow", "least_squares/tuned"]}))
-    result = reproduce("--only", "inpainting")
-    assert result.returncode == 2 and "--preset slow: configs/dmilo.yaml has paper, fast" in result.stderr
-    assert "1 of 2 runs failed" in result.stderr and "least_squares" in (table / "results/mine/table.md").read_text()
+    os.remove(table / "models" / "demo.pt")  # least squares does without
+    result = reproduce("--only", "inpainting", "least_squares/tuned", "dmilo/paper")
+    assert result.returncode == 2 and "demo.pt" in result.stderr and "1 of 2 runs failed" in result.stderr
+    assert "| demo | inpainting | least_squares | tuned | 2 | **" in (table / "results/mine/table.md").read_text()
+
+
+def test_failed_images_count_nowhere(table):
+    record = table / "results/mine/runs/least_squares-tuned/demo/inpainting/table/record/astronaut.json"
+    assert reproduce("--only", "inpainting", "least_squares/tuned").returncode == 0
+    record.write_text(json.dumps({**json.loads(record.read_text()), "failed": "0_after is not finite"}))
+    result = reproduce("--only", "inpainting", "least_squares/tuned")
+    assert result.returncode == 1 and "1 of 1 runs have failed images" in result.stderr
+    assert "| least_squares | tuned | 1 |" in (table / "results/mine/table.md").read_text()
 
 
 @pytest.mark.slow

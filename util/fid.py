@@ -4,6 +4,8 @@ import sys
 
 import torch
 
+from util.files import UserError, read_state_dict
+
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
 FEATURES = 2048
@@ -18,26 +20,32 @@ class FrechetInceptionDistance:
     """
 
     def __init__(self, device):
-        self.device = device
+        self.device, self.inception = device, None
         path = os.path.join(torch.hub.get_dir(), "checkpoints", INCEPTION_FILE)
-        self.is_there = os.path.isfile(path)
-        if not self.is_there:
+        try:
+            read_state_dict(path)
+            # Here, because it takes torchvision along, which nothing else needs.
+            from pytorch_fid.inception import InceptionV3
+
+            self.inception = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]]).to(device)
+        except (UserError, RuntimeError):  # missing; a file of something else
             print(f"warning: no FID, it needs {path}: download it from {INCEPTION_URL}", file=sys.stderr)
 
     def __call__(self, directory, names):
-        if not self.is_there:
+        if not self.inception:
             return None
         if len(names) < 2:
             print("warning: no FID, it needs two images or more", file=sys.stderr)
             return None
-        # Here, because they take torchvision along, which nothing else needs.
         from pytorch_fid.fid_score import calculate_activation_statistics, calculate_frechet_distance
-        from pytorch_fid.inception import InceptionV3
 
-        inception = InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]]).to(self.device)
         statistics = {}
         for picture in ("origin", "final", "result"):
             files = [os.path.join(directory, "images", name, f"{picture}.png") for name in names]
-            statistics[picture] = calculate_activation_statistics(files, inception, dims=FEATURES, device=self.device, num_workers=0)
-        distances = (calculate_frechet_distance(*statistics["origin"], *statistics[picture]) for picture in ("final", "result"))
+            statistics[picture] = calculate_activation_statistics(files, self.inception, dims=FEATURES, device=self.device, num_workers=0)
+        try:
+            distances = [calculate_frechet_distance(*statistics["origin"], *statistics[picture]) for picture in ("final", "result")]
+        except ValueError as error:  # ill-conditioned covariances
+            print(f"warning: no FID, {len(names)} images are too few for it ({error})", file=sys.stderr)
+            return None
         return dict(zip(("final", "best"), map(float, distances)))

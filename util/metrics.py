@@ -25,15 +25,14 @@ class Metrics:
         path = os.path.join(torch.hub.get_dir(), "checkpoints", ALEXNET_FILE)
         try:
             read_state_dict(path)
-        except UserError:
+            import lpips  # here, because it takes torchvision along, which nothing else needs
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # lpips calls torchvision by deprecated names
+                self.lpips = lpips.LPIPS(net="alex", verbose=False).requires_grad_(False).to(device)
+        except (UserError, RuntimeError):  # missing; a file of something else
             if not quiet:
                 print(f"warning: no LPIPS, it needs {path}: download it from {ALEXNET_URL}", file=sys.stderr)
-            return
-        import lpips  # here, because it takes torchvision along, which nothing else needs
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # lpips calls torchvision by deprecated names
-            self.lpips = lpips.LPIPS(net="alex", verbose=False).requires_grad_(False).to(device)
 
     def __call__(self, x, reference):
         """x and reference: (3, H, W) in [-1, 1]; x is clamped to it."""

@@ -20,7 +20,7 @@ def git_revision():
 
 
 def provenance(device):
-    """{"revision", "versions", "device_name"} of this run."""
+    """{"revision", "versions", "device", "threads"} of what is computed here now."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    return {"revision": git_revision(), "versions": versions, "device_name": name}
+    return {"revision": git_revision(), "versions": versions, "device": f"{device}, {name}", "threads": torch.get_num_threads()}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from util.files import atomic, write_text
+from util.files import UserError, atomic, write_text
 from util.images import save_image
 
 METRICS = ("psnr", "ssim", "lpips_alex")
@@ -58,21 +58,25 @@ class ImageRecord:
         if self.record["psnr"][-1] == max(self.record["psnr"]):
             self._save("result", x)
 
-    def finish(self, seconds, network_evaluations):
-        """Write the record, whole, and return it."""
-        self.record.update(seconds=seconds, network_evaluations=network_evaluations)
+    def finish(self, seconds, network_evaluations, made_with):
+        """Write the record, whole, and return it. made_with: what `util.provenance.provenance` returns."""
+        self.record.update(seconds=seconds, network_evaluations=network_evaluations, made_with=made_with)
         write_text(self.record_path, json.dumps(self.record, indent=1))
         return self.record
 
 
 def finished_records(directory):
-    """{image: record} of every finished image in a run's folder, sorted by name, whoever has restored it."""
+    """{image: record} of every finished image in a run's folder, sorted by name, whoever has restored it. Raises UserError for
+    one that is spoilt."""
     records = {}
     folder = os.path.join(directory, "record")
     for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         if file.endswith(".json") and not file.startswith("."):
             with open(os.path.join(folder, file), encoding="utf-8") as f:
-                records[file[: -len(".json")]] = json.load(f)
+                try:
+                    records[file[: -len(".json")]] = json.load(f)
+                except ValueError as error:
+                    raise UserError(f"{f.name}: cannot be read ({error}); remove it, and its image is restored anew") from error
     return records
 
 
@@ -105,11 +109,14 @@ def write_summary(directory, head, records, settings):
     summary = {**head, "images": len(records), "failed": failed, **statistics(records.values())}
     for key in ("seconds", "network_evaluations"):
         summary[f"{key}_per_image"] = mean_and_std([record[key] for record in records.values()])["mean"]
+    # One, unless the run went on elsewhere.
+    summary["made_with"] = list({json.dumps(one): one for one in (r["made_with"] for r in records.values())}.values())
     summary["settings"] = settings
     write_text(os.path.join(directory, "summary.json"), json.dumps(summary, indent=1))
 
     lines = [f"{head['method']}: {len(records)} images of {head['dataset']}, {head['task']}"]
     lines += [f"{key}: {value}" for key, value in settings.items()]
+    lines += [f"made with: {one}" for one in summary["made_with"]]
     lines.append(BEST_NOTE)
     lines += [f"{name}: failed, {why}" for name, why in failed.items()]
     for name, record in records.items():

@@ -5,6 +5,7 @@ import glob
 import hashlib
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -45,10 +46,10 @@ def load_hyperparameters(path, task, kind, preset=None, **given):
     section = section.section(task if task in table else "default")
     values = {}
     for field in dataclasses.fields(kind):
-        low = 1 if field.type is int else 0
+        low = 1 if field.type is int else field.metadata.get("low", 0)
         hint = "true or false" if field.type is bool else f"{field.type.__name__}, {low} or more"
         default = None if field.default is dataclasses.MISSING else field.default
-        values[field.name] = section.take(field.name, field.type, lambda value: value >= low, hint, default)
+        values[field.name] = section.take(field.name, field.type, lambda value: low <= value < math.inf, hint, default)
     section.finish()
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
@@ -114,7 +115,7 @@ def differences(begun, wanted, prefix=""):
 
 def open_run(directory, settings, batch_size):
     """Make the run's folder, or find it begun with the same settings (they stand in its settings.json). Returns the batch
-    size that it was begun with: another one would change the rounding.
+    size that it was begun with: another one, which may be asked for, changes the rounding.
 
     Raises UserError where the folder holds something else, names the first setting that differs, or says why it cannot be
     made.
@@ -134,6 +135,8 @@ def open_run(directory, settings, batch_size):
         raise UserError(f"{directory}: cannot be written ({error.strerror}); choose another --logdir") from error
     except ValueError as error:
         raise UserError(f"{path}: cannot be read ({error}); choose another --run NAME") from error
+    if not isinstance(begun, dict):
+        raise UserError(f"{path}: does not hold a run's settings; choose another --run NAME")
     begun_batch_size = begun.pop("batch_size", batch_size)
     for key, was, now in differences(begun, {**wanted, "batch_size": None}):
         raise UserError(f"{directory}: was begun with {key} {was}, now it is {now}; go on with the former or choose another --run NAME")
@@ -216,7 +219,7 @@ class Restoration:
     def __init__(self, directory, names, images, model, operator, noise, h, args, device, metrics):
         x = torch.cat(images).to(device)
         self.A, self.y, self.g, self.latents = measure(operator, noise, model, x, [args.seed] * len(x), h, args.eta)
-        self.names, self.h, self.device = names, h, device
+        self.names, self.h, self.device, self.made_with = names, h, device, provenance(device)
         self.records = [ImageRecord(directory, *of_one, metrics) for of_one in zip(names, x, self.y)]
         self.path, self.seconds = os.path.join(directory, "record", f"{names[0]}.state"), 0.0
 
@@ -224,17 +227,17 @@ class Restoration:
         """The solver's state as `save` has left it, None if there is nothing of this batch."""
         try:
             state = torch.load(self.path, map_location=self.device, weights_only=True)
+            if state["names"] != self.names:  # batches of another size
+                return None
+            self.seconds = state["seconds"]
+            self.g.load_state_dict({**state["chain"], "generators": [g.cpu() for g in state["chain"]["generators"]]})
+            for record, content in zip(self.records, state["records"]):
+                record.record = content
+            return state["solver"]
         except FileNotFoundError:
             return None
         except Exception as error:  # a foreign file makes the unpickler raise nearly anything
             raise UserError(f"{self.path}: is not the state of a run; remove it to begin its images anew") from error
-        if state["names"] != self.names:  # batches of another size
-            return None
-        self.seconds = state["seconds"]
-        self.g.load_state_dict({**state["chain"], "generators": [g.cpu() for g in state["chain"]["generators"]]})
-        for record, content in zip(self.records, state["records"]):
-            record.record = content
-        return state["solver"]
 
     def save(self, solver_state):
         records = [record.record for record in self.records]
@@ -263,13 +266,14 @@ class Restoration:
                 break
             started = time.perf_counter()
         for name, record in zip(self.names, self.records):
-            progress.on_image(name, record.finish(self.seconds / batch, self.g.evaluations))
+            progress.on_image(name, record.finish(self.seconds / batch, self.g.evaluations, self.made_with))
         if os.path.exists(self.path):
             os.unlink(self.path)
 
 
 def is_out_of_memory(error):
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Does this RuntimeError say so? cuFFT, cuBLAS and cuDNN have words of their own for it."""
+    return any(words in str(error) for words in ("out of memory", "can't allocate memory", "ALLOC_FAILED"))
 
 
 def restore(names, limit, build, solver, progress):
@@ -321,10 +325,11 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     if args.summarize and not finished_records(directory):
         raise UserError(f"{directory}: has no finished image to summarise yet")
     model = load_prior(config, args.model_config, device, args.precision) if uses_prior and not args.summarize else None
-    if args.batch_size is None:
+    asked = args.batch_size
+    if asked is None:
         args.batch_size = choose_batch_size(model, config["image_size"], device) if model else len(paths)
         args.batch_size = min(args.batch_size, -(-len(paths) // world))  # work for every rank
-    if args.compile:
+    if args.compile and model:
         model = torch.compile(model)
 
     # What has to be the same when a run goes on. The rest (which images, how many at once, where) changes no more than rounding.
@@ -332,16 +337,18 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     fixed.update(method=method, hyperparameters=dataclasses.asdict(h), model=config, **task)
     if uses_prior:
         fixed["checkpoint"] = checkpoint_digest(config["model_path"])
-    args.batch_size = of_rank_0(open_run(directory, fixed, args.batch_size))  # or an image might belong to nobody
-    settings = {**vars(args), "device": str(device), "world": world, **fixed, **provenance(device)}
+    begun_with = of_rank_0(open_run(directory, fixed, args.batch_size))  # not each its own, or an image might belong to nobody
+    args.batch_size = asked or begun_with
+    settings = {**vars(args), "device": str(device), "world": world, **fixed}
 
     def summarise(fid=None):
         records = finished_records(directory)
         if rank == 0 and records:
-            write_grid(directory, records)
             head = {"method": method, "dataset": args.dataset, "task": args.task}
             if fid:
                 head["fid"] = fid(directory, [name for name in records if "failed" not in records[name]])
+                records = finished_records(directory)  # it takes minutes, in which another slice may have ended
+            write_grid(directory, records)
             return write_summary(directory, head, records, settings)
 
     def build(batch):
@@ -363,9 +370,9 @@ def run(doc, method, solver, hyperparameters, uses_prior):
         if unfinished:
             # With a state, its whole batch: it may have been killed between two of its records.
             limit = restore(batch if os.path.exists(state) else unfinished, limit, build, solver, progress)
+            summarise()
         elif os.path.exists(state):
             os.unlink(state)
-        summarise()
     progress.close()
 
     if world > 1:
