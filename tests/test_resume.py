@@ -170,9 +170,10 @@ def test_batches_that_do_not_fit_are_halved_from_then_on(run_method, monkeypatch
     assert sizes == [3, 1, 1, 1, 1, 1]
 
 
-def test_one_image_that_does_not_fit_is_one_line(script, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED")])
+def test_one_image_that_does_not_fit_is_one_line(script, tmp_path, monkeypatch, error):
     def full(*arguments):
-        raise torch.OutOfMemoryError("no memory")
+        raise error
 
     monkeypatch.setattr(util.runner, "search", full)
     result = script("dmilo.py", "-t", "inpainting", "-l", tmp_path, "-n", 1, "--cuda", -1)

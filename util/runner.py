@@ -273,7 +273,8 @@ class Restoration:
 
 def is_out_of_memory(error):
     """Does this RuntimeError say so? cuFFT, cuBLAS and cuDNN have words of their own for it."""
-    return any(words in str(error) for words in ("out of memory", "can't allocate memory", "ALLOC_FAILED"))
+    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def restore(names, limit, build, solver, progress):
