@@ -326,7 +326,7 @@ def main():
     out = os.path.join("results", os.path.splitext(os.path.basename(args.table))[0])
     if "memory" in section.values:
         if args.dry_run or args.only:
-            raise UserError(f"{args.table}: a memory table is measured as a whole in a few minutes; leave out --dry-run and --only")
+            raise UserError(f"{args.table}: a memory table is measured as a whole; leave out --dry-run and --only")
         write_memory(out, args.table, args.cuda)
         return
     table, metrics, published = load_table(section, out)
