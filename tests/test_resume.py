@@ -99,6 +99,22 @@ def test_a_folder_of_something_else_is_refused(script, tmp_path):
     assert result.code == 2 and "is no run of this program" in result.err
 
 
+@pytest.mark.parametrize("file, content, said", [
+    ("settings.json", b"{", "settings.json: cannot be read ("),
+    ("settings.json", b"[]", "settings.json: does not hold a run's settings; choose another --run NAME"),
+    ("record/astronaut.json", b"", "record/astronaut.json: cannot be read ("),
+    ("record/astronaut.state", b"x", "record/astronaut.state: is not the state of a run; remove it to begin its images anew"),
+])
+def test_a_spoilt_file_of_a_run_is_named(script, run_method, tmp_path, file, content, said):
+    short = ("--outer", 1, "--inner", 1)
+    run = run_method("dmilo", "inpainting", "-n", 1, iterations=short)
+    if file.endswith(".state"):
+        os.remove(run.folder / "record" / "astronaut.json")
+    (run.folder / file).write_bytes(content)
+    again = script("dmilo.py", "-t", "inpainting", "-n", 1, "-l", tmp_path / "dmilo", "--run", "run", "--cuda", -1, *short)
+    assert again.code == 2 and said in again.err.splitlines()[-1] and "Traceback" not in again.err
+
+
 def test_slices_under_one_name_make_one_run(script, run_method):
     short = ("--outer", 1, "--inner", 1)
     run_method("dmilo", "inpainting", "-en", 1, iterations=short)

@@ -93,21 +93,35 @@ def test_batches_that_do_not_divide_and_slices(run_method, tmp_path):
     assert sorted(os.listdir(run.folder / "images")) == ["b", "c", "d"] and run.summary["images"] == 3
 
 
+MISSING_OR_BROKEN = [None, b"x", {"weight": torch.zeros(1)}]
+
+
+def put_weights(tmp_path, name, content):
+    """Bytes, a state dict or, if None, nothing where torch.hub looks for the file of that name -> its path."""
+    path = tmp_path / "torch" / "hub" / "checkpoints" / name
+    os.makedirs(path.parent)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    return str(path)
+
+
 def test_lpips_is_measured_where_alexnet_is(run_method, tmp_path):
     import torchvision
 
     torch.manual_seed(0)
-    os.makedirs(tmp_path / "torch" / "hub" / "checkpoints")
-    weights = torchvision.models.alexnet(weights=None).state_dict()
-    torch.save(weights, tmp_path / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth")
+    put_weights(tmp_path, "alexnet-owt-7be5be79.pth", torchvision.models.alexnet(weights=None).state_dict())
     run = run_method("dmilo", "inpainting", "-n", 1, iterations=("--outer", 1, "--inner", 1))
     assert run.summary["final"]["lpips_alex"]["mean"] > 0 and "LPIPS" not in run.err
 
 
-def test_without_alexnet_one_warning_names_the_file(run_method, tmp_path):
+@pytest.mark.parametrize("content", MISSING_OR_BROKEN, ids=["missing", "broken", "foreign"])
+def test_without_alexnet_one_warning_names_the_file(run_method, tmp_path, content):
+    path = put_weights(tmp_path, "alexnet-owt-7be5be79.pth", content)
     run = run_method("dmilo", "inpainting", "-n", 1, iterations=("--outer", 1, "--inner", 1))
     warnings = [line for line in run.err.splitlines() if line.startswith("warning:")]
-    assert len(warnings) == 1 and str(tmp_path / "torch" / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth") in warnings[0]
+    assert len(warnings) == 1 and path in warnings[0] and run.summary["final"]["lpips_alex"]["mean"] is None
 
 
 @pytest.mark.slow
@@ -121,16 +135,16 @@ def test_fid_is_measured_where_inception_is(run_method, tmp_path):
         ("6d", "C", 768, 160), ("6e", "C", 768, 192), ("7b", "E_1", 1280), ("7c", "E_2", 2048),
     ]:
         setattr(network, f"Mixed_{name}", getattr(inception, f"FIDInception{kind}")(*widths))
-    os.makedirs(tmp_path / "torch" / "hub" / "checkpoints")
-    torch.save(network.state_dict(), tmp_path / "torch" / "hub" / "checkpoints" / "pt_inception-2015-12-05-6726825d.pth")
+    put_weights(tmp_path, "pt_inception-2015-12-05-6726825d.pth", network.state_dict())
     run = run_method("dmilo", "inpainting", "--fid", iterations=("--outer", 2, "--inner", 1))
     assert 0 < run.summary["fid"]["final"] < float("inf") and run.summary["fid"]["best"] > 0
 
 
-def test_without_inception_one_warning_names_the_file(run_method, tmp_path):
+@pytest.mark.parametrize("content", MISSING_OR_BROKEN, ids=["missing", "broken", "foreign"])
+def test_without_inception_one_warning_names_the_file(run_method, tmp_path, content):
+    path = put_weights(tmp_path, "pt_inception-2015-12-05-6726825d.pth", content)
     run = run_method("dmilo", "inpainting", "--fid", "-n", 1, iterations=("--outer", 1, "--inner", 1))
-    assert run.summary["fid"] is None
-    assert str(tmp_path / "torch/hub/checkpoints/pt_inception-2015-12-05-6726825d.pth") in run.err
+    assert run.summary["fid"] is None and path in run.err
 
 
 def test_no_gpu_is_one_warning(run_method, monkeypatch):
