@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-all clean
 
 demo: $(VENV)/installed
-	rm -rf results/demo
+	rm -rf results/make-demo
 	set -e; for method in dmilo dmilo-pgd; do for task in inpainting super_resolution gaussian_deblur motion_deblur; do \
-	    $(BIN)/python $$method.py --task $$task --preset fast -l results/demo/$$method --run demo --cuda -1; done; done
-	@echo; echo "Look at (origin | measurement | final):"; ls -1 results/demo/*/demo/*/demo/grid.png
+	    $(BIN)/python $$method.py --task $$task --preset fast -l results/make-demo/$$method --run demo --cuda -1; done; done
+	@echo; echo "Look at (origin | measurement | final):"; ls -1 results/make-demo/*/demo/*/demo/grid.png
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest tests -q -m "not slow"
@@ -23,4 +23,4 @@ $(VENV)/installed: requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) results
+	rm -rf $(VENV)

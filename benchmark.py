@@ -55,7 +55,7 @@ SOLVERS = {
     "daps": (daps, DAPSHyperparameters),
 }
 THROUGH_A_FEW_LAYERS = ("dmplug", "dmilo", "dmilo-pgd")
-RUNS = ["least_squares/tuned", "dmplug/paper", "dmilo/paper", "dmilo/fast", "dmilo-pgd/paper", "dmilo-pgd/fast"]
+RUNS = ["least_squares/tuned", "dmplug/tuned", "dmilo/paper", "dmilo/fast", "dmilo-pgd/paper", "dmilo-pgd/fast"]
 STYLES = [{"marker": marker, "linestyle": line} for marker, line in zip("os^Dv<>P*X", ["-", "--", "-.", ":", "-"] * 2)]
 TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
 
@@ -153,7 +153,8 @@ def seconds(function, device):
 
 def inner(args, device):
     config_file = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
-    kinds = [("published", "fp32"), *(("ours", precision) for precision in args.precision)]
+    # The published code leaves TF32 as PyTorch has it: on.
+    kinds = [("published", "tf32" if device.type == "cuda" else "fp32"), *(("ours", precision) for precision in args.precision)]
     makes = {
         batch: [functools.partial(inner_step, config_file, batch, p, kind == "published") for kind, p in kinds]
         for batch in args.batch_size

@@ -1,7 +1,7 @@
 """Tables of methods by data sets and tasks: runs the scripts, goes on where it was stopped, writes results/<table>/.
 
     python reproduce.py configs/tables/demo.yaml --cuda -1
-    python reproduce.py configs/tables/celeba.yaml --dry-run                      # the commands and the time they take
+    python reproduce.py configs/tables/celeba.yaml --dry-run                      # the commands and about the time they take
     python reproduce.py configs/tables/celeba.yaml --only inpainting dmilo/paper --nproc-per-node 4
 
 Writes table.md, table.csv, table.tex (mean ± standard deviation over the images, best value in bold; `final` is the last
@@ -87,7 +87,8 @@ def load_table(section, out):
         one.finish()
         config_path("dataset", dataset, "configs/model_config_{}.yaml")
         if dataset in {job.dataset for job in jobs}:
-            raise section.error(f"datasets[{i}]", f"is {dataset} again, whose runs would be in the same folders; give it a table of its own")
+            again = f"is {dataset} again, whose runs would be in the same folders; give it a table of its own"
+            raise section.error(f"datasets[{i}]", again)
         for task in tasks:
             for run in methods:
                 method, preset = run.split("/", 1)
@@ -130,14 +131,16 @@ def sound_records(job):
 
 
 def statistics_of(job):
-    """{"final" | "best": {metric: {"mean", "std"}}, "images": n} of what is finished, None if nothing is. FID has no "std"."""
+    """{"final" | "best": {metric: {"mean", "std"}}, "images": n} of what is finished, None if nothing is. FID has no "std", and is
+    the run's last one, if that was of the same images."""
     records = list(sound_records(job).values())
     if not records:
         return None
     found = {"images": len(records), **statistics(records)}
     try:
         with open(os.path.join(folder(job), "summary.json"), encoding="utf-8") as f:
-            fid = json.load(f).get("fid")
+            summary = json.load(f)
+        fid = summary.get("fid") if summary["images"] == len(records) else None
     except FileNotFoundError:  # the run has been killed before its first one
         fid = None
     for which in ("final", "best"):
@@ -154,7 +157,8 @@ def rows_of(jobs, metrics, published):
         for job in jobs:
             if (job.dataset, job.task) == (dataset, task):
                 ours = statistics_of(job)
-                row = {"dataset": dataset, "task": task, "method": job.method, "preset": job.preset, "images": ours["images"] if ours else 0}
+                row = {"dataset": dataset, "task": task, "method": job.method, "preset": job.preset}
+                row["images"] = ours["images"] if ours else 0
                 for metric in metrics:
                     for which in ("final", "best"):
                         row[metric, which] = ours and ours[which][metric]
@@ -317,7 +321,8 @@ def main():
     parser = Parser(__doc__)
     parser.add_argument("table", metavar="TABLE.yaml", help="configs/tables/*.yaml")
     parser.add_argument("--only", nargs="+", default=[], help="data sets, tasks and method/presets; of each kind named, only these")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and the estimated time")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and an estimate of their time: "
+                        "every network evaluation at the price of an inner step, nothing else")
     parser.add_argument("--nproc-per-node", type=number(int, 1), default=1, help="processes that share a run's images (default 1)")
     parser.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
     parser.add_argument("--extra", type=shlex.split, default=[], help="more arguments for every run: --extra=\"--outer 1 --fid\"")

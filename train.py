@@ -115,8 +115,6 @@ def main():
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = choose_device(-1 if args.cuda == -1 else int(os.environ.get("LOCAL_RANK", args.cuda)))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 

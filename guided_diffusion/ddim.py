@@ -52,8 +52,8 @@ class Chain:
 
     model: eps(x, t) as `create_model` builds it. steps: DDIM steps; layers: how many of the last ones make up the chain
     (N; all by default). eta: DDIM's noise scale, 0 for a deterministic chain. rng: the batch's `util.rng.BatchRandom`,
-    from which noise is drawn if eta > 0. `levels` says what each layer does; `evaluations` counts the network's evaluations so far (each is one per image
-    of the batch).
+    from which noise is drawn if eta > 0. `levels` says what each layer does; `evaluations` counts the network's evaluations
+    so far (each is one per image of the batch).
     """
 
     def __init__(self, model, steps, rng, eta=0.0, layers=TRAINING_STEPS):

@@ -42,18 +42,16 @@ class GroupNorm32(nn.GroupNorm):
 
 
 class FrozenNormSiLU(torch.autograd.Function):
-    """`norm_silu` that keeps only x for the backward pass, in which it computes the rest again, and works in place."""
+    """silu of a group norm that keeps only x for the backward pass, in which it computes the rest again, and works in place."""
 
     @staticmethod
-    def normalised(x, weight, bias, groups, eps, scale, shift):
+    def normalised(x, weight, bias, groups, eps):
         batch, channels = x.shape[:2]
-        if not x.is_contiguous(memory_format=torch.channels_last):
-            x = x.contiguous()
-        h, mean, rstd = torch.native_group_norm(x.float(), weight, bias, batch, channels, x[0, 0].numel(), groups, eps)
-        return (h if scale is None else h.mul_(1 + scale).add_(shift)), mean, rstd
+        return torch.native_group_norm(x.float(), weight, bias, batch, channels, x[0, 0].numel(), groups, eps)
 
     @staticmethod
     def forward(ctx, x, *options):
+        x = x.contiguous()
         ctx.save_for_backward(x)
         ctx.options = options
         return F.silu(FrozenNormSiLU.normalised(x, *options)[0], inplace=True).to(x.dtype)
@@ -61,28 +59,27 @@ class FrozenNormSiLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (x,) = ctx.saved_tensors
-        weight, bias, groups, eps, scale, shift = ctx.options
         h, mean, rstd = FrozenNormSiLU.normalised(x, *ctx.options)
+        weight, _, groups, _ = ctx.options
         # The group norm's own backward trusts that its arguments are laid out alike.
-        by_channel = x.is_contiguous(memory_format=torch.channels_last)
-        grad = grad.float().contiguous(memory_format=torch.channels_last if by_channel else torch.contiguous_format)
-        grad = torch.ops.aten.silu_backward(grad, h)
-        if scale is not None:
-            grad.mul_(1 + scale)
+        grad = torch.ops.aten.silu_backward(grad.float().contiguous(), h)
         batch, channels = x.shape[:2]
         only_x = [True, False, False]
         grad, _, _ = torch.ops.aten.native_group_norm_backward(
             grad, x.float(), mean, rstd, weight, batch, channels, x[0, 0].numel(), groups, only_x
         )
-        return grad.to(x.dtype), None, None, None, None, None, None
+        return grad.to(x.dtype), None, None, None, None
 
 
 def norm_silu(norm, x, scale=None, shift=None):
     """silu(norm(x) (1 + scale) + shift) for a GroupNorm32 `norm`; x: (B, C, H, W), scale and shift: (1 or B, C, 1, 1)."""
-    if not norm.weight.requires_grad:
-        return FrozenNormSiLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, scale, shift)
-    h = norm(x)
-    return F.silu(h if scale is None else torch.addcmul(shift, h, 1 + scale))
+    if norm.weight.requires_grad or (scale is not None and len(scale) > 1):
+        h = norm(x)
+        return F.silu(h if scale is None else torch.addcmul(shift, h, 1 + scale))
+    weight, bias = norm.weight, norm.bias
+    if scale is not None:  # the same for all images: a norm of other weights
+        weight, bias = weight * (1 + scale.flatten()), bias * (1 + scale.flatten()) + shift.flatten()
+    return FrozenNormSiLU.apply(x, weight, bias, norm.num_groups, norm.eps)
 
 
 def zeroed(module):

@@ -59,7 +59,8 @@ def fitting_configs(state):
 
 
 def frozen(model, device, precision="fp32"):
-    """The network on the device in eval mode, with no parameter that takes a gradient. precision: "bf16" computes the torso's convolutions in bfloat16."""
+    """The network on the device in eval mode, with no parameter that takes a gradient. precision: "bf16" computes the torso's
+    convolutions in bfloat16."""
     if precision == "bf16":
         model.convert_torso(torch.bfloat16)
     # Not in channels_last, which would be 5 to 10 % faster on a CPU: its rounding takes whole runs out of the tolerances of
@@ -70,7 +71,8 @@ def frozen(model, device, precision="fp32"):
 def load_prior(config, path, device, precision="fp32"):
     """Build the UNet of `config` (read from `path`), load its checkpoint strictly and freeze it.
 
-    The checkpoint is the config's `model_path`, a bare state dict. Returns what `frozen` returns. Raises UserError for a missing, unreadable or foreign checkpoint.
+    The checkpoint is the config's `model_path`, a bare state dict. Returns what `frozen` returns. Raises UserError for a
+    missing, unreadable or foreign checkpoint.
     """
     checkpoint = config["model_path"]
     if not os.path.isfile(checkpoint):

@@ -192,13 +192,12 @@ class UNetModel(nn.Module):
             self.convert_torso(torch.float16)
 
     def convert_torso(self, dtype):
-        """Compute the torso's convolutions in `dtype`; norms, embeddings and the output stay in float32. Returns self."""
+        """Compute the torso's convolutions in `dtype`; norms, embeddings and the output stay in float32."""
         self.dtype = dtype
         for block in (self.input_blocks, self.middle_block, self.output_blocks):
             for module in block.modules():
                 if isinstance(module, (nn.Conv1d, nn.Conv2d)):
                     module.to(dtype)
-        return self
 
     def forward(self, x, timesteps, y=None):
         emb = self.time_embed(timestep_embedding(timesteps, self.model_channels))

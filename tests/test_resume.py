@@ -66,7 +66,7 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(script, tmp_path, monkeypatch
         monkeypatch.setattr(util.runner.Restoration, "save", dying_after(saves, save))
         killed = run("killed")
         monkeypatch.setattr(util.runner.Restoration, "save", save)
-        assert killed.code == 130 and "interrupted; the same command goes on (with its --run NAME)" in killed.err
+        assert killed.code == 130 and "interrupted; what was finished is on disk, the same command" in killed.err
     assert any(file.endswith(".state") for file in contents(tmp_path / "killed"))
     assert run("killed").code == 0
     whole, killed = (contents(tmp_path / folder / "demo" / task / "r") for folder in ("whole", "killed"))

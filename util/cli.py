@@ -14,6 +14,9 @@ from util.config import load_yaml
 from util.files import UserError
 
 
+GOES_ON = "what was finished is on disk, the same command (a restoration's with its --run NAME) goes on"
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose help shows the script's docstring as written, and whose errors are one line."""
 
@@ -33,13 +36,13 @@ def exit_on_user_error(function):
         print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a full disk, a share that went away: what was finished is on disk, whole
-        print(f"{script}: error: {error.filename or 'a file'}: {error.strerror or error}; what was finished is on disk, the same command goes on (with its --run NAME)", file=sys.stderr)
+        print(f"{script}: error: {error.filename or 'a file'}: {error.strerror or error}; {GOES_ON}", file=sys.stderr)
         sys.exit(2)
     except torch.OutOfMemoryError:
         print(f"{script}: error: the GPU's memory is full; free it or choose another with --cuda", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"{script}: interrupted; the same command goes on (with its --run NAME)", file=sys.stderr)
+        print(f"{script}: interrupted; {GOES_ON}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -63,7 +66,7 @@ def number(kind, low, high=math.inf):
 
     def parse(text):
         value = kind(text)
-        if not (math.isfinite(value) and low <= value <= high):
+        if not (low <= value <= high and value < math.inf):
             raise argparse.ArgumentTypeError(f"must be {low} or more{f', {high} at most' if high < math.inf else ''}, not {text}")
         return value
 

@@ -102,8 +102,8 @@ def statistics(records):
 
 
 def write_summary(directory, head, records, settings):
-    """summary.json and log.txt of a run. head: method, dataset, task and, if it was asked for, fid; records: {image: record}. Returns the summary, whose
-    figures are of the images that have not failed."""
+    """summary.json and log.txt of a run. head: method, dataset, task and, if it was asked for, fid; records: {image: record}.
+    Returns the summary, whose figures are of the images that have not failed."""
     failed = {name: record["failed"] for name, record in records.items() if "failed" in record}
     records = {name: record for name, record in records.items() if name not in failed}
     summary = {**head, "images": len(records), "failed": failed, **statistics(records.values())}

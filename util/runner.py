@@ -163,7 +163,7 @@ def measure(operator, noise, model, x, seeds, h, eta=0.0):
     # The pixel order of an image file, in which the published code keeps its images: the noise depends on it.
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        y = noise(A(x), rng)
+        y = noise(A(x), rng).contiguous()  # or that order would spread to whatever is computed from y
     g = Chain(model, h.chain_steps, rng, eta, h.layers)
     # The published code draws N + 1 latents before the chain overwrites all but the first; so does this, or the stream
     # from which eta > 0 goes on drawing would be another one.
@@ -236,6 +236,8 @@ class Restoration:
             return state["solver"]
         except FileNotFoundError:
             return None
+        except (OSError, torch.OutOfMemoryError):  # not the file's fault
+            raise
         except Exception as error:  # a foreign file makes the unpickler raise nearly anything
             raise UserError(f"{self.path}: is not the state of a run; remove it to begin its images anew") from error
 

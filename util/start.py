@@ -40,7 +40,8 @@ def adjoint(operator, x):
         x = x.detach().requires_grad_()
         y = operator(x)
     if not torch.allclose(operator(x.flip(0, -1) - 2 * x), operator(x.flip(0, -1)) - 2 * y, atol=1e-3):
-        raise UserError("this task's operator is not linear, which least squares and the settings start_smoothness and damping need; choose another --task or --preset")
+        raise UserError("this task's operator is not linear, which least squares and the settings start_smoothness and "
+                        "damping need; choose another --task or --preset")
     return lambda v: torch.autograd.grad(y, x, v, retain_graph=True)[0]
 
 
