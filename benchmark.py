@@ -230,7 +230,7 @@ def quality(args, device):
     for task, column in zip(args.tasks, panels.T):
         for panel, cost in zip(column, ("network evaluations", "seconds")):
             panel.set(title=task, xlabel=f"{cost} an image", xscale="log")
-            panel.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+            panel.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
             panel.grid(alpha=0.3)
         for run, style in zip(args.runs, itertools.cycle(STYLES)):
             method, _, preset = run.partition("/")
@@ -245,7 +245,9 @@ def quality(args, device):
             figures = [f"{mean(lambda r: r['seconds']):.1f}", f"{final:.2f}", f"{mean(lambda r: max(r['psnr'])):.2f}",
                        f"{mean(lambda r: r['ssim'][-1]):.3f}"]
             rows.append([task, method, preset, f"{evaluations:.0f}", *figures])
-            curve = {key: np.mean([record[key] for record in records], axis=0) for key in ("psnr", "evaluations", "elapsed")}
+            # Where an outer iteration ends; DMILO-PGD also records what it projects, which the next iterate leaves far behind.
+            ends = [i for i, name in enumerate(records[0]["iterates"]) if name.endswith("after")]
+            curve = {key: np.mean([record[key] for record in records], axis=0)[ends] for key in ("psnr", "evaluations", "elapsed")}
             for panel, cost in zip(column, ("evaluations", "elapsed")):
                 if evaluations == 0:
                     panel.axhline(final, color="grey", linestyle=style["linestyle"], label=method)
