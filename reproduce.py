@@ -132,7 +132,7 @@ def sound_records(job):
 
 def statistics_of(job):
     """{"final" | "best": {metric: {"mean", "std"}}, "images": n} of what is finished, None if nothing is. FID has no "std", and is
-    the run's last one, if that was of the same images."""
+    the run's last one, if that was of as many images."""
     records = list(sound_records(job).values())
     if not records:
         return None
