@@ -1,8 +1,8 @@
 """Train a prior: the UNet of a model config learns to predict the noise in a folder or zip of images.
 
     python train.py --config configs/model_config_demo.yaml --data faces.zip --out models/demo.pt
-    python train.py --config configs/model_config_demo.yaml --data photos/ --out models/mine.pt --steps 50000 --bf16
-    python train.py --config configs/model_config_demo.yaml --data photos/ --init models/demo.pt --out models/mine.pt --lr 6e-4
+    python train.py --config configs/model_config_demo.yaml --data photos/ --out models/mine.pt --steps 50000 --bf16 --compile
+    python train.py --config configs/model_config_demo.yaml --data photos/ --init models/demo.pt --out models/mine.pt --seed 1
     torchrun --nproc-per-node 4 train.py --config configs/model_config_demo.yaml --data faces.zip --out models/demo.pt
 
 Writes at the end OUT, the bare state dict of the averaged weights, which dmilo.py loads, and OUT's name with
@@ -11,7 +11,6 @@ from it.
 """
 import copy
 import io
-import math
 import os
 import time
 import zipfile
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from PIL import Image, ImageOps
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -31,7 +31,8 @@ from util.images import SUFFIXES, is_image_name, list_images, open_rgb, save_ima
 from util.rng import BatchRandom
 from util.runner import choose_device
 
-WARM_UP = 500  # steps of rising learning rate
+WARM_UP = 200  # steps of rising learning rate
+COOL_DOWN = 0.3  # the part of the steps, at the end, in which it falls to zero
 EMA_DECAY = 0.999
 GRADIENT_NORM = 1.0
 SAVE_EVERY = 180  # seconds
@@ -59,35 +60,78 @@ def load_images(path, size):
     return torch.from_numpy(images)
 
 
-def training_batch(images, batch_size, step, rank):
-    """x_0 with random mirrorings, its noise and its timesteps: all drawn from (rank, step), so that a resumed training
-    sees what an uninterrupted one would have seen."""
-    generator = torch.Generator().manual_seed(1_000_003 * rank + step)
+def training_batch(images, batch_size, step, rank, seed):
+    """x_0 with random mirrorings, its noise and its timesteps: all drawn from (seed, rank, step), so that a resumed
+    training sees what an uninterrupted one would have seen."""
+    generator = torch.Generator().manual_seed(1_000_000_007 * seed + 1_000_003 * rank + step)
     chosen = torch.randint(len(images), (batch_size,), generator=generator)
     x0 = images[chosen].float() / 127.5 - 1
     mirrored = torch.rand(batch_size, 1, 1, 1, generator=generator) < 0.5
     x0 = torch.where(mirrored, x0.flip(3), x0)
     noise = torch.randn(x0.shape, generator=generator)
-    # Half of the draws go to the timesteps of the 3-step chain, which is what the methods use; the others keep every
-    # other number of steps usable.
-    timesteps = torch.randint(TRAINING_STEPS, (batch_size,), generator=generator)
-    of_chain = torch.tensor(chain_timesteps(3))[torch.randint(3, (batch_size,), generator=generator)]
-    timesteps = torch.where(torch.rand(batch_size, generator=generator) < 0.5, of_chain, timesteps)
-    return x0, noise, timesteps
+    return x0, noise, draw_timesteps(batch_size, generator)
+
+
+def draw_timesteps(n, generator):
+    """(n,) timesteps: mostly those that the methods use, the others to keep every number of steps usable."""
+    anywhere = torch.randint(TRAINING_STEPS, (n,), generator=generator)
+    last_layers = torch.randint(100, 350, (n,), generator=generator)  # of chains of 3 to 9 steps: the fast presets'
+    of_three = torch.tensor(chain_timesteps(3))[torch.randint(3, (n,), generator=generator)]  # the published settings'
+    u = torch.rand(n, generator=generator)
+    return torch.where(u < 0.4, last_layers, torch.where(u < 0.7, of_three, anywhere))
 
 
 def learning_rate_factor(step, steps):
-    """Linear warm-up, then half a cosine down to zero."""
-    return min((step + 1) / WARM_UP, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+    """Linear warm-up, a constant, a linear cool-down to zero: until it begins, more steps may be asked for."""
+    return min((step + 1) / WARM_UP, 1.0, (steps - step) / (COOL_DOWN * steps))
 
 
 def noise_prediction_loss(network, x0, noise, timesteps, alphas_cumprod, device, bf16):
-    """mean (eps(sqrt(abar) x_0 + sqrt(1 - abar) noise, t) - noise)^2 (Ho et al. 2020, eq. 14)."""
+    """mean w (eps(sqrt(abar) x_0 + sqrt(1 - abar) noise, t) - noise)^2 with w = 1 / sqrt(abar), 30 at most: half way, on
+    a logarithmic scale, from Ho et al. 2020 (eq. 14, w = 1) to the v-prediction of Salimans & Ho 2022 (w = 1 / abar). Of
+    the picture's error, w = 1 leaves the noisy timesteps nearly none to learn from."""
     abar = alphas_cumprod[timesteps][:, None, None, None]
     x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         eps = network(x_t.to(device), timesteps.to(device))[:, :3]
-    return (eps.float() - noise.to(device)).square().mean()
+    weight = abar.rsqrt().clamp(max=30).to(device)
+    return (weight * (eps.float() - noise.to(device)).square()).mean()
+
+
+class Optimizer:
+    """Muon (Jordan et al. 2024) for the convolutions within the network, AdamW for everything else.
+
+    PyTorch's Muon takes matrices only: it is given each weight (out, in, 3, 3) as the matrix (out, in 9) on the same memory.
+    """
+
+    def __init__(self, model, lr):
+        self.lr = lr
+        outer = {model.input_blocks[0][0].weight, model.out[2].weight}
+        self.convolutions = [p for p in model.parameters() if p.ndim > 2 and p not in outer]
+        self.matrices = [nn.Parameter(p.detach().flatten(1)) for p in self.convolutions]
+        muons = set(self.convolutions)
+        self.parts = [
+            torch.optim.AdamW([p for p in model.parameters() if p not in muons], fused=True),
+            # adjust_lr_fn: updates as large as AdamW's, so that both take one learning rate
+            torch.optim.Muon(self.matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        ]
+
+    def step(self, factor):
+        """Step at the learning rate times `factor`, and clear the gradients."""
+        for matrix, p in zip(self.matrices, self.convolutions):
+            matrix.grad, p.grad = p.grad.flatten(1), None
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = self.lr * factor
+            part.step()
+            part.zero_grad()
+
+    def state_dict(self):
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states):
+        for part, state in zip(self.parts, states, strict=True):
+            part.load_state_dict(state)
 
 
 @torch.no_grad()
@@ -108,8 +152,10 @@ def main():
     parser.add_argument("--init", help="a checkpoint of the same config to start from (default: random weights)")
     parser.add_argument("--steps", type=number(int, 1), default=9500, help="optimiser steps in all (default 9500)")
     parser.add_argument("--batch-size", type=number(int, 1), default=16, help="images a step and process (default 16)")
-    parser.add_argument("--lr", type=number(float, 0), default=1e-3, help="AdamW's highest learning rate (default 1e-3)")
+    parser.add_argument("--lr", type=number(float, 0), default=1e-3, help="highest learning rate (default 1e-3)")
+    parser.add_argument("--seed", type=number(int, 0), default=0, help="of all draws (default 0)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster where the processor has it")
+    parser.add_argument("--compile", action="store_true", help="torch.compile: a third faster after a minute or two")
     parser.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
     args = parser.parse_args()
 
@@ -118,14 +164,14 @@ def main():
     if world > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
-    torch.manual_seed(0)  # the same first weights on every rank
+    torch.manual_seed(args.seed)  # the same first weights on every rank
     config = load_model_config(args.config)
     if args.init:
         model = load_prior({**config, "model_path": args.init}, args.config, device).train().requires_grad_(True)
     else:
         model = build_model(config, args.config).to(device)
     ema = copy.deepcopy(model).requires_grad_(False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, fused=True)
+    optimizer = Optimizer(model, args.lr)
     images = load_images(args.data, config["image_size"])
 
     state_path = args.out + ".training"
@@ -153,19 +199,18 @@ def main():
         except OSError as error:
             raise UserError(f"{state_path}: cannot be written ({error.strerror})") from error
     network = DistributedDataParallel(model) if world > 1 else model
+    if args.compile:
+        network = torch.compile(network)
     alphas_cumprod = linear_alphas_cumprod()
     loss_mean = torch.tensor(progress["loss"], device=device)
     last = saved = time.time()
     bar = tqdm(total=args.steps, initial=progress["step"], unit="step", disable=rank > 0, mininterval=1)
     for step in range(progress["step"], args.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * learning_rate_factor(step, args.steps)
-        batch = training_batch(images, args.batch_size, step, rank)
+        batch = training_batch(images, args.batch_size, step, rank, args.seed)
         loss = noise_prediction_loss(network, *batch, alphas_cumprod, device, args.bf16)
-        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
-        optimizer.step()
+        optimizer.step(learning_rate_factor(step, args.steps))
         # The average starts as a short one and lengthens, or the random first weights would stay in it.
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)

@@ -7,6 +7,9 @@ import zipfile
 import pytest
 import torch
 
+from guided_diffusion.prior import build_model, load_model_config
+from train import Optimizer, draw_timesteps, learning_rate_factor, noise_prediction_loss
+
 CONFIG = """
 image_size: 16
 num_channels: 32
@@ -68,6 +71,42 @@ def test_a_killed_training_goes_on_and_ends_the_same(train, tmp_path, monkeypatc
     assert again.code == 0 and "going on from step 4" in again.out
     whole, killed = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "killed.pt"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
+
+
+def test_one_step_moves_every_weight_about_as_far_as_the_learning_rate_says(tmp_path):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    torch.manual_seed(0)
+    model = build_model(load_model_config(tmp_path / "config.yaml"), "config.yaml")
+    optimizer = Optimizer(model, lr=1e-3)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer.step(0.5)
+    for name, p in model.named_parameters():
+        moved = (p.detach() - before[name]).square().mean().sqrt().item()
+        assert 0.5e-4 < moved < 1e-3, name  # Muon's updates have an RMS of 0.2, AdamW's first ones of 1
+        assert p.grad is None, name
+
+
+def test_most_timesteps_are_those_the_methods_use():
+    t = draw_timesteps(100_000, torch.Generator().manual_seed(0))
+    share = lambda chosen: chosen.float().mean().item()
+    assert t.min() >= 0 and t.max() <= 999
+    assert share((t >= 100) & (t < 350)) == pytest.approx(0.4 + 0.3 * 0.25 + 0.1, abs=0.01)
+    assert share(t == 999) == pytest.approx(0.1, abs=0.01)
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_nothing():
+    factors = [learning_rate_factor(step, 1000) for step in range(1000)]
+    assert factors[0] == 1 / 200 and factors[199:701] == [1.0] * 502 and 0 < factors[-1] < 0.01
+
+
+def test_the_loss_weighs_noisy_timesteps_more():
+    silent = lambda x, t: torch.zeros_like(x)  # predicts no noise at all: the square is noise's own
+    x0 = torch.zeros(2, 3, 4, 4)
+    abar = torch.tensor([0.25, 1e-9])
+    loss = lambda t: noise_prediction_loss(silent, x0, x0 + 1, torch.tensor([t, t]), abar, torch.device("cpu"), False).item()
+    assert loss(0) == pytest.approx(2) and loss(1) == pytest.approx(30)
 
 
 @pytest.mark.parametrize("data", ["nowhere.zip", "config.yaml"])
