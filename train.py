@@ -153,7 +153,7 @@ def main():
     parser.add_argument("--steps", type=number(int, 1), default=9500, help="optimiser steps in all (default 9500)")
     parser.add_argument("--batch-size", type=number(int, 1), default=16, help="images a step and process (default 16)")
     parser.add_argument("--lr", type=number(float, 0), default=1e-3, help="highest learning rate (default 1e-3)")
-    parser.add_argument("--seed", type=number(int, 0), default=0, help="of all draws (default 0)")
+    parser.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of all draws (default 0)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster where the processor has it")
     parser.add_argument("--compile", action="store_true", help="torch.compile: a third faster after a minute or two")
     parser.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")

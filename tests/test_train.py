@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from guided_diffusion.prior import build_model, load_model_config
-from train import Optimizer, draw_timesteps, learning_rate_factor, noise_prediction_loss
+from train import Optimizer, draw_timesteps, learning_rate_factor, noise_prediction_loss, training_batch
 
 CONFIG = """
 image_size: 16
@@ -86,6 +86,14 @@ def test_one_step_moves_every_weight_about_as_far_as_the_learning_rate_says(tmp_
         moved = (p.detach() - before[name]).square().mean().sqrt().item()
         assert 0.5e-4 < moved < 1e-3, name  # Muon's updates have an RMS of 0.2, AdamW's first ones of 1
         assert p.grad is None, name
+
+
+def test_seed_rank_and_step_decide_what_is_drawn():
+    images = torch.randint(256, (9, 3, 4, 4), dtype=torch.uint8)
+    draw = lambda *of: training_batch(images, 2, *of)
+    assert all(map(torch.equal, draw(5, 1, 7), draw(5, 1, 7)))
+    for other in ((6, 1, 7), (5, 0, 7), (5, 1, 8)):
+        assert not torch.equal(draw(*other)[1], draw(5, 1, 7)[1])
 
 
 def test_most_timesteps_are_those_the_methods_use():
