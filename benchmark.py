@@ -1,9 +1,10 @@
-"""Speed, memory and quality: what is compared is measured in turns, medians and ratios are printed.
+"""Speed, memory, quality and a prior's loss: what is compared is measured in turns, medians and ratios are printed.
 
     python benchmark.py inner --dataset demo --batch-size 1 2 4 8 --cuda -1      # one step of a layer's optimisation
     python benchmark.py inner --dataset celeba --precision fp32 bf16 --cuda 0
     python benchmark.py memory --dataset demo --steps 1 2 3 4 --cuda -1          # peak memory by the length of the chain
     python benchmark.py quality --data faces/ -n 40 -bn 32 --cuda -1             # PSNR against evaluations and seconds
+    python benchmark.py loss --data faces/ -n 32 --cuda -1                       # how well a prior predicts the noise
 
 `inner` and `memory` need no checkpoint. `inner` compares with the step of the published code, made of the same modules: it
 computes the weights' gradients, computes attention again in the backward pass and fetches every loss. On a CPU memory is
@@ -32,13 +33,13 @@ from baselines.dmplug import DMPlugHyperparameters, dmplug
 from baselines.dps import DPSHyperparameters, dps
 from baselines.reddiff import REDDiffHyperparameters, reddiff
 from dmilo import dmilo
-from guided_diffusion.ddim import Chain
-from guided_diffusion.prior import build_model, frozen, load_model_config
+from guided_diffusion.ddim import Chain, linear_alphas_cumprod
+from guided_diffusion.prior import build_model, frozen, load_model_config, load_prior
 from reproduce import Job, command, folder
 from util.cli import Parser, config_path, exit_on_user_error, number
 from util.config import Section, load_yaml
 from util.files import UserError, atomic, write_text
-from util.images import image_names, list_images
+from util.images import image_names, list_images, load_image
 from util.ilo import Hyperparameters, identity, optimise_layer
 from util.recorder import finished_records
 from util.rng import BatchRandom
@@ -58,6 +59,7 @@ THROUGH_A_FEW_LAYERS = ("dmplug", "dmilo", "dmilo-pgd")
 RUNS = ["least_squares/tuned", "dmplug/tuned", "dmilo/paper", "dmilo/fast", "dmilo-pgd/paper", "dmilo-pgd/fast"]
 STYLES = [{"marker": marker, "linestyle": line} for marker, line in zip("os^Dv<>P*X", ["-", "--", "-.", ":", "-"] * 2)]
 TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
+LOSS_TIMESTEPS = (100, 142, 200, 250, 333, 666, 999)  # last layers of chains of 10, 7, 5 and 4 steps; all of 3
 
 
 def table(header, rows):
@@ -266,10 +268,39 @@ def quality(args, device):
     print(f"\nwrote {args.out}/quality.md and {args.out}/quality.png")
 
 
+@torch.no_grad()
+def loss(args, device):
+    """The mean squared error of eps on images that are not for training, one draw of noise an image and timestep."""
+    config_file = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
+    config = load_model_config(config_file)
+    model = load_prior(config, config_file, device)
+    data = args.data or f"data/{args.dataset}"
+    files = list_images(data)[args.begin_number : args.number]
+    if not files:
+        raise UserError(f"-n {args.number} -bn {args.begin_number} choose none of the images in {data}")
+    alphas_cumprod = linear_alphas_cumprod()
+    losses = []
+    for n, file in enumerate(tqdm(files, unit="image", disable=None)):
+        x0 = load_image(file, config["image_size"])
+        rng = BatchRandom([n])
+        errors = []
+        for t in LOSS_TIMESTEPS:
+            noise = rng.randn(x0.shape[1:])
+            x_t = alphas_cumprod[t].sqrt() * x0 + (1 - alphas_cumprod[t]).sqrt() * noise
+            eps = model(x_t.to(device), torch.full((1,), float(t), device=device))[:, :3]
+            errors.append((eps.cpu() - noise).square().mean().item())
+        losses.append(errors)
+    print(f"{config['model_path']}, mean squared error of eps on {len(losses)} images\n")
+    header = [f"t = {t}" for t in LOSS_TIMESTEPS]
+    print("\n".join(table(header, [[f"{value:.5f}" for value in np.mean(losses, axis=0)]])))
+
+
 def main():
     parser = Parser(__doc__)
-    commands = parser.add_subparsers(required=True, metavar="inner|memory|quality", parser_class=lambda **kw: Parser(__doc__))
-    for name, function in (("inner", inner), ("memory", memory), ("quality", quality)):
+    commands = parser.add_subparsers(
+        required=True, metavar="inner|memory|quality|loss", parser_class=lambda **kw: Parser(__doc__)
+    )
+    for name, function in (("inner", inner), ("memory", memory), ("quality", quality), ("loss", loss)):
         sub = commands.add_parser(name)
         sub.set_defaults(function=function)
         sub.add_argument("--dataset", default="demo", help="which prior (default demo)")
@@ -284,6 +315,7 @@ def main():
             sub.add_argument("--data", help="folder of images (default data/<dataset>)")
             sub.add_argument("-n", "--number", type=number(int, 1), default=10, help="how many of them (default 10)")
             sub.add_argument("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
+        if name == "quality":
             sub.add_argument("--tasks", nargs="+", default=TASKS, help=f"(default {' '.join(TASKS)})")
             sub.add_argument("--runs", nargs="+", default=RUNS, help=f"method/preset (default {' '.join(RUNS)})")
             sub.add_argument("--out", default="results/benchmark", help="(default results/benchmark)")

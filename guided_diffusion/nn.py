@@ -32,10 +32,7 @@ class Conv2d(nn.Conv2d):
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group norm over 32 groups that computes in float32 whatever the input's precision."""
-
-    def __init__(self, channels):
-        super().__init__(32, channels)
+    """Group norm that computes in float32 whatever the input's precision."""
 
     def forward(self, x):
         return super().forward(x.float()).to(x.dtype)

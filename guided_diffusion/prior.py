@@ -14,6 +14,7 @@ OPTIONAL = {
     "channel_mult": str, "attention_resolutions": (int, str), "num_heads": int, "num_head_channels": int,
     "num_heads_upsample": int, "dropout": float, "learn_sigma": bool, "class_cond": bool, "use_checkpoint": bool,
     "use_scale_shift_norm": bool, "resblock_updown": bool, "use_fp16": bool, "use_new_attention_order": bool,
+    "norm_groups": int,
 }
 MAY_BE_UNSET = ("num_head_channels", "num_heads_upsample")  # -1: not given
 

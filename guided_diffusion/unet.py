@@ -46,17 +46,17 @@ class Downsample(nn.Module):
 class ResBlock(nn.Module):
     """Two convolutions with the time embedding between them; `resample` halves or doubles the resolution on both paths."""
 
-    def __init__(self, channels, out_channels, emb_channels, dropout, use_scale_shift_norm, resample=None):
+    def __init__(self, channels, out_channels, emb_channels, dropout, use_scale_shift_norm, norm_groups, resample=None):
         super().__init__()
         self.use_scale_shift_norm = use_scale_shift_norm
         self.resample = resample(channels, use_conv=False) if resample else None
         self.in_layers = nn.Sequential(
-            GroupNorm32(channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1)
+            GroupNorm32(norm_groups, channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1)
         )
         emb_width = 2 * out_channels if use_scale_shift_norm else out_channels
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_width))
         self.out_layers = nn.Sequential(
-            GroupNorm32(out_channels),
+            GroupNorm32(norm_groups, out_channels),
             nn.SiLU(),
             nn.Dropout(dropout),
             zeroed(Conv2d(out_channels, out_channels, 3, padding=1)),
@@ -86,13 +86,13 @@ class AttentionBlock(nn.Module):
     published checkpoints) into heads first.
     """
 
-    def __init__(self, channels, num_heads, num_head_channels, use_checkpoint, new_order):
+    def __init__(self, channels, num_heads, num_head_channels, use_checkpoint, new_order, norm_groups):
         super().__init__()
         self.num_heads = num_heads if num_head_channels == -1 else channels // num_head_channels
         if self.num_heads < 1 or channels % self.num_heads or num_head_channels not in (-1, channels // self.num_heads):
             raise ValueError(f"{channels} channels do not divide into attention heads of {num_head_channels}")
         self.use_checkpoint, self.new_order = use_checkpoint, new_order
-        self.norm = GroupNorm32(channels)
+        self.norm = GroupNorm32(norm_groups, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = zeroed(nn.Conv1d(channels, channels, 1))
 
@@ -133,7 +133,7 @@ class UNetModel(nn.Module):
     def __init__(
         self, model_channels, out_channels, num_res_blocks, attention_factors, dropout, channel_mult, num_classes,
         use_checkpoint, use_fp16, num_heads, num_head_channels, num_heads_upsample, use_scale_shift_norm,
-        resblock_updown, use_new_attention_order,
+        resblock_updown, use_new_attention_order, norm_groups,
     ):
         super().__init__()
         self.model_channels = model_channels
@@ -146,10 +146,12 @@ class UNetModel(nn.Module):
             self.label_emb = nn.Embedding(num_classes, emb_channels)
 
         def res_block(channels, out_channels, resample=None):
-            return ResBlock(channels, out_channels, emb_channels, dropout, use_scale_shift_norm, resample)
+            return ResBlock(channels, out_channels, emb_channels, dropout, use_scale_shift_norm, norm_groups, resample)
 
         def attention(channels, heads):
-            return AttentionBlock(channels, heads, num_head_channels, use_checkpoint, use_new_attention_order)
+            return AttentionBlock(
+                channels, heads, num_head_channels, use_checkpoint, use_new_attention_order, norm_groups
+            )
 
         def resampling(kind, channels):
             return res_block(channels, channels, kind) if resblock_updown else kind(channels, use_conv=True)
@@ -186,7 +188,7 @@ class UNetModel(nn.Module):
                 self.output_blocks.append(TimestepSequential(*layers))
 
         self.out = nn.Sequential(
-            GroupNorm32(ch), nn.SiLU(), zeroed(Conv2d(ch, out_channels, 3, padding=1))
+            GroupNorm32(norm_groups, ch), nn.SiLU(), zeroed(Conv2d(ch, out_channels, 3, padding=1))
         )
         if use_fp16:
             self.convert_torso(torch.float16)
@@ -218,13 +220,15 @@ def create_model(
     image_size, num_channels, num_res_blocks, channel_mult="", learn_sigma=False, class_cond=False,
     use_checkpoint=False, attention_resolutions="16", num_heads=1, num_head_channels=-1, num_heads_upsample=-1,
     use_scale_shift_norm=False, dropout=0.0, resblock_updown=False, use_fp16=False, use_new_attention_order=False,
-    model_path="",
+    norm_groups=32, model_path="",
 ):
-    """Build a UNet from the keys of a `model_config_*.yaml` (guided-diffusion's names); weights are not loaded here.
+    """Build a UNet from the keys of a `model_config_*.yaml`; weights are not loaded here. The names are
+    guided-diffusion's, all but norm_groups, which is 32 there.
 
     channel_mult: "1,1,2,4", or "" for the published widths of image_size 64, 128, 256 or 512. attention_resolutions:
-    sides of the feature maps that attend, "32,16,8" or 16. num_head_channels -1 means: use num_heads. model_path: the
-    checkpoint that belongs to the configuration, read by `guided_diffusion.prior`.
+    sides of the feature maps that attend, "32,16,8" or 16. num_head_channels -1 means: use num_heads. norm_groups: groups
+    of channels that are normalised together. model_path: the checkpoint that belongs to the configuration, read by
+    `guided_diffusion.prior`.
 
     Raises ValueError for a size without published widths and for widths that do not divide into groups or heads.
     """
@@ -252,4 +256,5 @@ def create_model(
         use_scale_shift_norm=use_scale_shift_norm,
         resblock_updown=resblock_updown,
         use_new_attention_order=use_new_attention_order,
+        norm_groups=norm_groups,
     )

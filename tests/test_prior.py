@@ -12,9 +12,9 @@ SMALL = dict(image_size=32, num_channels=32, num_res_blocks=1, channel_mult="1,2
              num_head_channels=32, resblock_updown=True)
 
 
-def small_network(use_scale_shift_norm):
+def small_network(use_scale_shift_norm, norm_groups=32):
     torch.manual_seed(0)
-    model = create_model(**SMALL, use_scale_shift_norm=use_scale_shift_norm)
+    model = create_model(**SMALL, use_scale_shift_norm=use_scale_shift_norm, norm_groups=norm_groups)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return model.eval()
@@ -26,12 +26,18 @@ def output_and_gradient(model):
     return out.detach(), torch.autograd.grad(out.square().mean(), x)[0]
 
 
-@pytest.mark.parametrize("use_scale_shift_norm", [True, False])
-def test_a_frozen_network_gives_the_same_numbers(use_scale_shift_norm):
-    model = small_network(use_scale_shift_norm)
+@pytest.mark.parametrize("use_scale_shift_norm, norm_groups", [(True, 32), (False, 32), (True, 8)])
+def test_a_frozen_network_gives_the_same_numbers(use_scale_shift_norm, norm_groups):
+    model = small_network(use_scale_shift_norm, norm_groups)
     free = output_and_gradient(model)
     for ours, reference in zip(output_and_gradient(frozen(copy.deepcopy(model), "cpu")), free):
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4 * reference.abs().max().item())
+
+
+@pytest.mark.parametrize("given, groups", [({}, 32), ({"norm_groups": 8}, 8)])
+def test_norm_groups_hold_for_every_norm(given, groups):
+    norms = [m for m in create_model(**SMALL, **given).modules() if isinstance(m, torch.nn.GroupNorm)]
+    assert len(norms) > 10 and {norm.num_groups for norm in norms} == {groups}
 
 
 def test_a_frozen_network_keeps_less_for_the_gradient():

@@ -171,6 +171,16 @@ def test_benchmark_inner_and_memory(script):
     assert result.code == 0 and "| 1 | 0." in result.out and "| 10.53 |" in result.out
 
 
+def test_benchmark_loss(script):
+    result = script("benchmark.py", "loss", "--cuda", -1)
+    assert result.code == 0, result.err
+    losses = [float(cell) for cell in result.out.splitlines()[-1].strip("| ").split(" | ")]
+    assert losses == sorted(losses, reverse=True)  # the noisier the picture, the plainer its noise
+    assert losses[0] < 0.15 and losses[-1] < 0.001  # a network that predicts nothing has 1 everywhere
+    result = script("benchmark.py", "loss", "-bn", 50, "--cuda", -1)
+    assert result.code == 2 and "choose none of the images in data/demo" in result.err
+
+
 def test_benchmark_quality(script, tmp_path):
     result = script("benchmark.py", "quality", "-n", 1, "--tasks", "inpainting", "--runs", "least_squares/tuned", "--out", tmp_path / "q", "--cuda", -1)
     assert result.code == 0, result.err
