@@ -87,14 +87,14 @@ def learning_rate_factor(step, steps):
 
 
 def noise_prediction_loss(network, x0, noise, timesteps, alphas_cumprod, device, bf16):
-    """mean w (eps(sqrt(abar) x_0 + sqrt(1 - abar) noise, t) - noise)^2 with w = abar^-3/4: on a logarithmic scale three
-    quarters of the way from Ho et al. 2020 (eq. 14, w = 1) to the v-prediction of Salimans & Ho 2022 (w = 1 / abar). Of
-    the picture's error, w = 1 leaves the noisy timesteps nearly none to learn from."""
+    """mean w (eps(sqrt(abar) x_0 + sqrt(1 - abar) noise, t) - noise)^2 with w = 1 / sqrt(abar): half way, on a logarithmic
+    scale, from Ho et al. 2020 (eq. 14, w = 1) to the v-prediction of Salimans & Ho 2022 (w = 1 / abar). Of the picture's
+    error, w = 1 leaves the noisy timesteps nearly none to learn from."""
     abar = alphas_cumprod[timesteps][:, None, None, None]
     x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         eps = network(x_t.to(device), timesteps.to(device))[:, :3]
-    return (abar.pow(-0.75).to(device) * (eps.float() - noise.to(device)).square()).mean()
+    return (abar.rsqrt().to(device) * (eps.float() - noise.to(device)).square()).mean()
 
 
 class Optimizer:
