@@ -225,7 +225,7 @@ BAD = [
     (replace_checkpoint({"weight": torch.zeros(1)}), [], "it fits none of the shipped configs"),
     (lambda root: edit(root / "configs/model_config_celeba.yaml", "celebahq_p2.pt", "demo.pt"),
      ["--dataset", "celeba", "--data", "black"], "models/demo.pt: does not fit configs/model_config_celeba.yaml; it fits configs/model_config_demo.yaml"),
-    (lambda root: edit(root / "configs/model_config_demo.yaml", "num_channels: 32", "num_channels: 40"), [], "configs/model_config_demo.yaml: num_channels (40) must be divisible by num_groups"),
+    (lambda root: edit(root / "configs/model_config_demo.yaml", "num_channels: 32", "num_channels: 36"), [], "configs/model_config_demo.yaml: num_channels (36) must be divisible by num_groups"),
     (lambda root: edit(root / "configs/model_config_demo.yaml", "image_size: 64", "image_sise: 64"), [], "image_size is missing"),
     (lambda root: edit(root / "configs/model_config_demo.yaml", "image_size: 64", "image_size: '64'"), [], "image_size is '64', must be int"),
     (make_60_px, ["--data", "mine"], "image_size 60 cannot be halved 3 times"),
