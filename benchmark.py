@@ -35,7 +35,7 @@ from baselines.reddiff import REDDiffHyperparameters, reddiff
 from dmilo import dmilo
 from guided_diffusion.ddim import Chain, linear_alphas_cumprod
 from guided_diffusion.prior import build_model, frozen, load_model_config, load_prior
-from reproduce import Job, command, folder
+from reproduce import Job, command, folder, markdown
 from util.cli import Parser, config_path, exit_on_user_error, number
 from util.config import Section, load_yaml
 from util.files import UserError, atomic, write_text
@@ -60,11 +60,6 @@ RUNS = ["least_squares/tuned", "dmplug/tuned", "dmilo/paper", "dmilo/fast", "dmi
 STYLES = [{"marker": marker, "linestyle": line} for marker, line in zip("os^Dv<>P*X", ["-", "--", "-.", ":", "-"] * 2)]
 TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
 LOSS_TIMESTEPS = (100, 142, 200, 250, 333, 666, 999)  # last layers of chains of 10, 7, 5 and 4 steps; all of 3
-
-
-def table(header, rows):
-    """Lines of a Markdown table."""
-    return ["| " + " | ".join(map(str, row)) + " |" for row in [header, ["---"] * len(header), *rows]]
 
 
 def fetch(step, steps, loss):
@@ -175,12 +170,12 @@ def inner(args, device):
         medians = [statistics.median(measured) for measured in times]
         for (kind, precision), taken, peak in zip(kinds, medians, memory):
             rows.append([
-                batch, kind, precision, f"{1000 * taken:.0f}", f"{1000 * taken / batch:.0f}", f"{taken / medians[0]:.2f}",
+                str(batch), kind, precision, f"{1000 * taken:.0f}", f"{1000 * taken / batch:.0f}", f"{taken / medians[0]:.2f}",
                 f"{peak:.2f}", f"{peak / memory[0]:.2f}",
             ])
     header = ["batch", "step", "precision", "ms", "ms an image", "ratio", "peak GB", "ratio"]
     print(f"{args.dataset}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {args.repeats}\n")
-    print("\n".join(table(header, rows)))
+    print("\n".join(markdown(header, rows)))
 
 
 def load_memory_table(path):
@@ -214,7 +209,7 @@ def memory_table(dataset, all_steps, published, device):
 
 def memory(args, device):
     _, _, published = load_memory_table("configs/tables/memory.yaml")
-    lines = table(*memory_table(args.dataset, args.steps, published, device))
+    lines = markdown(*memory_table(args.dataset, args.steps, published, device))
     print(f"{args.dataset}, {device}, one image; published: 256 x 256 on an RTX 4090\n")
     print("\n".join(lines))
 
@@ -226,7 +221,7 @@ def quality(args, device):
     from matplotlib import pyplot, ticker
 
     data = args.data or f"data/{args.dataset}"
-    names = image_names(list_images(data)[: args.number][args.begin_number :])
+    names = image_names(list_images(data)[: args.number])[args.begin_number :]
     rows = []
     figure, panels = pyplot.subplots(2, len(args.tasks), figsize=(3.8 * len(args.tasks), 6.4), squeeze=False, sharey=True)
     for task, column in zip(args.tasks, panels.T):
@@ -260,7 +255,7 @@ def quality(args, device):
     figure.tight_layout(rect=(0, 0.06, 1, 1))
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=len(args.runs))
     header = ["task", "method", "preset", "evaluations", "s an image", "PSNR final", "PSNR best", "SSIM final"]
-    lines = table(header, rows)
+    lines = markdown(header, rows)
     write_text(os.path.join(args.out, "quality.md"), "\n".join(lines) + "\n")
     with atomic(os.path.join(args.out, "quality.png")) as tmp:
         figure.savefig(tmp, dpi=90)
@@ -292,7 +287,7 @@ def loss(args, device):
         losses.append(errors)
     print(f"{config['model_path']}, mean squared error of eps on {len(losses)} images\n")
     header = [f"t = {t}" for t in LOSS_TIMESTEPS]
-    print("\n".join(table(header, [[f"{value:.5f}" for value in np.mean(losses, axis=0)]])))
+    print("\n".join(markdown(header, [[f"{value:.5f}" for value in np.mean(losses, axis=0)]])))
 
 
 def main():

@@ -193,10 +193,15 @@ def cell(value, metric):
     return f"**{text}**" if value.get("bold") else text
 
 
+def markdown(header, rows):
+    """Lines of a Markdown table. header, rows: of texts."""
+    return ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+
+
 def write_table(out, header, rows, sheet):
     """table.md, table.tex, table.csv. rows: of texts, the bold ones between ** and **; sheet: rows of bare figures, the first their
     names. Returns table.md's lines."""
-    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+    lines = markdown(header, rows)
     as_tex = lambda text: re.sub(r"\*\*(.*)\*\*", r"\\textbf{\1}", text).replace("_", r"\_").replace("±", r"$\pm$")
     tex = [" & ".join(map(as_tex, row)) + r" \\" for row in [header, *rows]]
     tex = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\hline", tex[0], r"\hline", *tex[1:], r"\hline", r"\end{tabular}"]
@@ -213,7 +218,8 @@ def write_results(out, rows, metrics):
     columns = [(metric, which) for metric in metrics for which in ("final", "best", "published")]
     columns = [c for c in columns if c[1] != "published" or any(row[c] is not None for row in rows)]
     header = keys + [f"{metric.replace('_alex', '').upper()} {which}" for metric, which in columns]
-    names = [f"{metric}_{which}_{s}" for metric, which in columns for s in (("mean", "std") if which != "published" else ("",))]
+    endings = lambda which: ("",) if which == "published" else ("_mean", "_std")
+    names = [f"{metric}_{which}{ending}" for metric, which in columns for ending in endings(which)]
     texts, sheet = [], [keys + names]
     for row in rows:
         shown = [str(row[key]) for key in keys]
@@ -279,7 +285,8 @@ def write_convergence(out, jobs):
                     panel.plot(records[0]["evaluations"], means, marker="o", markersize=3, label=f"{job.method}, {job.preset}")
         above.grid(alpha=0.3)
         below.grid(alpha=0.3)
-    panels[0][0].legend(fontsize=7)
+        if above.lines:
+            above.legend(fontsize=7)
     figure.tight_layout()
     with atomic(os.path.join(out, "convergence.png")) as tmp:
         figure.savefig(tmp, dpi=100)
@@ -351,16 +358,17 @@ def main():
         print(f"{len(jobs)} runs, about {sum(estimates.values()) / 3600:.1f} h one after the other, images one at a time")
         return
 
-    for data in {job.data for job in jobs}:
-        list_images(data)  # before anything runs
+    for job in jobs:
+        images(job)  # before anything runs
+    table = [job for job in table if os.path.isdir(job.data)]  # of the data sets not asked for, one may not be here
     broken, incomplete = 0, 0
     for job in tqdm(jobs, desc="runs", unit="run", disable=None):
         code = subprocess.run(command(job, args.cuda, args.extra, args.nproc_per_node)).returncode  # it knows what is finished
-        if code == 1 and not left(job):  # all images are through, some with values that were not finite
+        # All images are through, some with values that were not finite. Code 1 alone is what torchrun makes of any failure.
+        if code == 1 and not left(job) and len(sound_records(job)) < len(images(job)):
             incomplete += 1
         elif code:
             broken += 1
-    table = [job for job in table if os.path.isdir(job.data)]  # of the data sets not asked for, one may not be here
     lines = write_results(out, rows_of(table, metrics, published), metrics)
     write_strips(out, table)
     write_convergence(out, table)

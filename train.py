@@ -26,7 +26,7 @@ from tqdm import tqdm
 from guided_diffusion.ddim import TRAINING_STEPS, Chain, chain_timesteps, linear_alphas_cumprod
 from guided_diffusion.prior import build_model, load_model_config, load_prior
 from util.cli import Parser, exit_on_user_error, number
-from util.files import UserError, atomic
+from util.files import UserError, save_tensors
 from util.images import SUFFIXES, is_image_name, list_images, open_rgb, save_image, tile
 from util.rng import BatchRandom
 from util.runner import choose_device
@@ -133,6 +133,25 @@ class Optimizer:
             part.load_state_dict(state)
 
 
+def resume(path, parts, begun_with, device):
+    """Load the training that stands in `path` into its parts, {name: what has load_state_dict}. Returns its progress, None where
+    there is no such file. Raises UserError for one that is foreign or was begun with other arguments than begun_with."""
+    if not os.path.exists(path):
+        return None
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        was, progress = state["begun_with"], state["progress"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+    except Exception as error:  # a foreign file makes the unpickler raise nearly anything
+        raise UserError(f"{path}: is not a training of this config; remove it to start anew") from error
+    for key, value in begun_with.items():
+        if was.get(key) != value:
+            option = "--" + key.replace("_", "-")
+            raise UserError(f"{path}: was begun with {option} {was.get(key)}, now it is {value}; go on with the former or choose another --out")
+    return progress
+
+
 @torch.no_grad()
 def write_samples(model, size, device, path):
     """A grid of 32 plain samples by 10 DDIM steps."""
@@ -174,23 +193,17 @@ def main():
     images = load_images(args.data, config["image_size"])
 
     state_path = args.out + ".training"
-    progress = {"step": 0, "seconds": 0.0, "loss": 1.0}  # loss: a running mean
-    if os.path.exists(state_path):
-        try:
-            state = torch.load(state_path, map_location=device, weights_only=True)
-            model.load_state_dict(state["model"])
-            ema.load_state_dict(state["ema"])
-            optimizer.load_state_dict(state["optimizer"])
-            progress = state["progress"]
-        except Exception as error:  # a foreign file makes the unpickler raise nearly anything
-            raise UserError(f"{state_path}: is not a training of {args.config}; remove it to start anew") from error
-        if rank == 0:
-            print(f"{state_path}: going on from step {progress['step']} after {progress['seconds'] / 3600:.2f} h of training")
+    parts = {"model": model, "ema": ema, "optimizer": optimizer}
+    # What decides each step, but for --steps: until the learning rate falls, more of them may be asked for.
+    begun_with = {key: getattr(args, key) for key in ("data", "init", "batch_size", "lr", "seed", "bf16")}
+    progress = resume(state_path, parts, begun_with, device)
+    if progress and rank == 0:
+        print(f"{state_path}: going on from step {progress['step']} after {progress['seconds'] / 3600:.2f} h of training")
+    progress = progress or {"step": 0, "seconds": 0.0, "loss": 1.0}  # loss: a running mean
 
     def save():
-        with atomic(state_path) as tmp:
-            state = {"model": model, "ema": ema, "optimizer": optimizer}
-            torch.save({**{name: part.state_dict() for name, part in state.items()}, "progress": progress}, tmp)
+        states = {name: part.state_dict() for name, part in parts.items()}
+        save_tensors(state_path, {**states, "progress": progress, "begun_with": begun_with})
 
     if rank == 0:
         try:
@@ -229,8 +242,7 @@ def main():
     if rank == 0:
         progress["loss"] = loss_mean.item()
         save()
-        with atomic(args.out) as tmp:
-            torch.save(ema.state_dict(), tmp)
+        save_tensors(args.out, ema.state_dict())
         samples_path = os.path.splitext(args.out)[0] + "_samples.png"
         write_samples(ema, config["image_size"], device, samples_path)
         hours = progress["seconds"] / 3600

@@ -132,7 +132,7 @@ def unit_rows(folder, seed):
 
     wizard = fill_weights(KernelWizard(about["bkse_small"]), seed)
     dim = about["bkse_small"]["kernel_dim"]
-    kernel = 1.2 * torch.randn(1, dim, 2, 2, generator=torch.Generator().manual_seed(9 + seed))
+    kernel = 1.2 * BatchRandom([9 + seed]).randn((dim, 2, 2))
     sharp = (x + 1) / 2
     with torch.no_grad():
         blurred = wizard.adaptKernel(sharp, kernel)

@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from guided_diffusion.unet import create_model
-from util.config import load_yaml
+from guided_diffusion.prior import load_model_config, load_prior
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 os.chdir(ROOT)
@@ -59,9 +58,8 @@ def run_method(script, tmp_path):
 
 @pytest.fixture(scope="session")
 def demo_model():
-    model = create_model(**load_yaml("configs/model_config_demo.yaml"))
-    model.load_state_dict(torch.load("models/demo.pt", weights_only=True))
-    return model.eval().requires_grad_(False)
+    path = "configs/model_config_demo.yaml"
+    return load_prior(load_model_config(path), path, torch.device("cpu"))
 
 
 @pytest.fixture

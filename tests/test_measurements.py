@@ -122,6 +122,23 @@ def test_motion_kernel_refuses(size, intensity):
         Kernel(size, intensity)
 
 
+def test_motion_kernel_is_shown_and_applied():
+    kernel = Kernel((9, 5), 0.5, rng=np.random.RandomState(0))
+    shown = np.asarray(kernel.displayKernel(show=False))
+    assert shown.shape == (5, 9) and shown.max() == 255
+    point = np.zeros((31, 31), np.uint8)
+    point[15, 15] = 255
+    blurred = np.asarray(kernel.applyTo(point), float)  # without the border: the kernel itself, round the point
+    assert blurred.shape == (27, 23)
+    expected = np.zeros_like(blurred)
+    expected[11:16, 7:16] = 255 * kernel.kernelMatrix
+    assert np.abs(blurred - expected).max() <= 0.5 + 1e-6
+    grey = np.full((12, 14, 3), 77, np.uint8)
+    assert (np.asarray(kernel.applyTo(grey, keep_image_dim=True)) == grey).all()
+    with pytest.raises(ValueError, match="smaller than the kernel"):
+        kernel.applyTo(grey[:4])
+
+
 @pytest.mark.parametrize("path", sorted(named_by("configs/tasks/{}_config.yaml").values()))
 def test_shipped_task_files_are_valid_at_their_size(path):
     if "nonlinear" not in path:  # needs weights: test_nonlinear_blur

@@ -93,6 +93,25 @@ def test_other_settings_under_the_same_name_are_refused(script, run_method, tmp_
     assert again.code == 2 and said in again.err and len(again.err.splitlines()) == 1
 
 
+def test_another_picture_under_the_same_name_is_refused(script, run_method, tmp_path):
+    short = ("--outer", 1, "--inner", 1, "--data", tmp_path / "faces")
+    os.makedirs(tmp_path / "faces")
+    shutil.copy("data/demo/astronaut.png", tmp_path / "faces" / "a.png")
+    run_method("dmilo", "inpainting", iterations=short)
+    Image.open("data/demo/astronaut.png").rotate(180).save(tmp_path / "faces" / "a.png")
+    again = script("dmilo.py", "-t", "inpainting", "-l", tmp_path / "dmilo", "--run", "run", "--cuda", -1, *short)
+    assert again.code == 2 and len(again.err.splitlines()) == 1
+    assert "a/origin.png: is not the picture that a is now; rename the new one or choose another --run NAME" in again.err
+
+
+def test_slices_know_each_others_names(script, tmp_path):
+    os.makedirs(tmp_path / "faces")
+    for name in ("a.png", "a.webp", "b.png"):
+        Image.open("data/demo/astronaut.png").save(tmp_path / "faces" / name)
+    result = script("dmilo.py", "-t", "inpainting", "--data", tmp_path / "faces", "-l", tmp_path, "-en", 1, "--cuda", -1)
+    assert result.code == 2 and "a.webp: would share its folder of results with" in result.err
+
+
 def test_a_folder_of_something_else_is_refused(script, tmp_path):
     os.makedirs(tmp_path / "demo" / "inpainting" / "r" / "holiday")
     result = script("dmilo.py", "-t", "inpainting", "-l", tmp_path, "--run", "r", "--cuda", -1)

@@ -69,6 +69,7 @@ def test_eta_and_the_seed_change_the_result(demo_model):
 
 def test_the_prior_gets_no_gradient(demo_model):
     last_iterate(demo_model, "dmilo", "inpainting", faces()[:1], [123])
+    assert list(demo_model.parameters())
     assert all(p.grad is None and not p.requires_grad for p in demo_model.parameters())
 
 

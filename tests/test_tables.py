@@ -46,7 +46,7 @@ def test_a_table_from_nothing_and_again(table):
     summary = json.load(open(folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "summary.json"))
     ours = rows["dmilo", "paper"]
     assert float(ours["psnr_final_mean"]) == pytest.approx(summary["final"]["psnr"]["mean"]) and ours["images"] == "2"
-    assert ours["psnr_published_"] == "40.0" and rows["another", ""]["psnr_published_"] == "10.5"
+    assert ours["psnr_published"] == "40.0" and rows["another", ""]["psnr_published"] == "10.5"
     markdown = (folder / "table.md").read_text()
     assert f"**{summary['final']['psnr']['mean']:.2f} ± " not in markdown  # least squares is better after two steps
     assert markdown.count("**") == 2 * 4  # one best value in each of four columns
@@ -131,6 +131,14 @@ def test_failed_images_count_nowhere(table):
     result = reproduce("--only", "inpainting", "least_squares/tuned")
     assert result.returncode == 1 and "1 of 1 runs have failed images" in result.stderr
     assert "| least_squares | tuned | 1 |" in (table / "results/mine/table.md").read_text()
+
+
+def test_a_failure_under_torchrun_is_no_failed_image(table):
+    """torchrun ends with code 1 for whatever one of its processes ends with, here 2 for a finished run with another seed."""
+    only = ("--only", "inpainting", "least_squares/tuned")
+    assert reproduce(*only).returncode == 0
+    result = reproduce(*only, "--nproc-per-node", "2", "--extra", "--seed 7")
+    assert result.returncode == 2 and "1 of 1 runs failed" in result.stderr and "failed images" not in result.stderr
 
 
 @pytest.mark.slow

@@ -31,9 +31,9 @@ def train(script, tmp_path):
         for name in ("astronaut.png", "grace_hopper.png"):
             archive.write(f"data/demo/{name}", f"folder/{name}")
 
-    def run(out, steps, data="faces.zip"):
+    def run(out, steps, *more, data="faces.zip"):
         return script("train.py", "--config", tmp_path / "config.yaml", "--data", tmp_path / data, "--out", tmp_path / out,
-                      "--steps", steps, "--batch-size", 2, "--cuda", -1)
+                      "--steps", steps, "--batch-size", 2, "--cuda", -1, *more)
 
     return run
 
@@ -119,7 +119,7 @@ def test_the_loss_weighs_noisy_timesteps_more():
 
 @pytest.mark.parametrize("data", ["nowhere.zip", "config.yaml"])
 def test_no_images_is_one_line(train, data):
-    result = train("model.pt", 1, data)
+    result = train("model.pt", 1, data=data)
     assert result.code == 2 and len(result.err.splitlines()) == 1 and "--data" in result.err
 
 
@@ -138,3 +138,13 @@ def test_a_foreign_training_state_is_one_line(train, tmp_path):
     (tmp_path / "model.pt.training").write_bytes(b"something else")
     result = train("model.pt", 1)
     assert result.code == 2 and "remove it to start anew" in result.err and not (tmp_path / "model.pt").exists()
+
+
+def test_more_steps_go_on_and_other_arguments_are_refused(train, tmp_path):
+    assert train("model.pt", 1).code == 0
+    longer = train("model.pt", 3)
+    assert longer.code == 0 and "going on from step 1" in longer.out and "3 steps" in longer.out
+    for option, value, was in (("--seed", 1, 0), ("--lr", 0.002, 0.001), ("--batch-size", 1, 2)):
+        other = train("model.pt", 4, option, value)
+        assert other.code == 2 and len(other.err.splitlines()) == 1
+        assert f"was begun with {option} {was}, now it is {value}; go on with the former or choose another --out" in other.err

@@ -1,4 +1,5 @@
 """Files that appear whole or not at all, and the error that every mistake of a user ends in."""
+import io
 import os
 import tempfile
 from contextlib import contextmanager
@@ -33,6 +34,14 @@ def write_text(path, text):
     """Write a text file whole."""
     with atomic(path) as tmp, open(tmp, "w", encoding="utf-8") as f:
         f.write(text)
+
+
+def save_tensors(path, content):
+    """torch.save of a file that appears whole. Raises the OSError of a full disk, which torch.save itself would hide."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with atomic(path) as tmp, open(tmp, "wb") as f:
+        f.write(buffer.getbuffer())
 
 
 def read_state_dict(path):

@@ -3,7 +3,6 @@ import dataclasses
 import datetime
 import glob
 import hashlib
-import io
 import json
 import math
 import os
@@ -20,7 +19,7 @@ from guided_diffusion.prior import load_model_config, load_prior
 from util.cli import exit_on_user_error, parse_arguments
 from util.config import Section, load_yaml
 from util.fid import FrechetInceptionDistance
-from util.files import UserError, atomic, write_text
+from util.files import UserError, save_tensors, write_text
 from util.images import image_names, list_images, load_image
 from util.metrics import Metrics
 from util.provenance import provenance
@@ -34,7 +33,7 @@ def load_hyperparameters(path, task, kind, preset=None, **given):
     what is `given`, and not None, replaces its value. Raises UserError for a preset that is not there and for a value
     that is missing, unknown or out of range."""
     presets = load_yaml(path)
-    preset = preset or next(iter(presets))
+    preset = next(iter(presets)) if preset is None else preset
     if preset not in presets:
         raise UserError(f"--preset {preset}: {path} has {', '.join(map(str, presets))}")
     section = Section(presets, path).section(preset)
@@ -143,6 +142,14 @@ def open_run(directory, settings, batch_size):
     return begun_batch_size
 
 
+def refuse_other_pictures(directory, images):
+    """Raise UserError where a run's folder has begun one of the images, {name: (1, 3, H, H)}, with another picture."""
+    for name, x in images.items():
+        path = os.path.join(directory, "images", name, "origin.png")
+        if os.path.exists(path) and not torch.equal(load_image(path, x.shape[-1]), x):
+            raise UserError(f"{path}: is not the picture that {name} is now; rename the new one or choose another --run NAME")
+
+
 def checkpoint_digest(path):
     """A checkpoint's content as a short text: a run cannot go on with another one."""
     digest = hashlib.blake2b(digest_size=8)
@@ -246,10 +253,7 @@ class Restoration:
         content = {
             "names": self.names, "solver": solver_state, "chain": self.g.state_dict(), "records": records, "seconds": self.seconds
         }
-        buffer = io.BytesIO()  # torch.save would hide what a full disk says
-        torch.save(content, buffer)
-        with atomic(self.path) as tmp, open(tmp, "wb") as f:
-            f.write(buffer.getbuffer())
+        save_tensors(self.path, content)
 
     def run(self, solver, progress):
         """Every iterate goes to the images' records; an image whose values are not finite stops there."""
@@ -315,10 +319,11 @@ def run(doc, method, solver, hyperparameters, uses_prior):
         outer=args.outer, inner=args.inner, chain_steps=args.custom_steps,
     )
     end = None if args.end_number == -1 else args.end_number
-    paths = list_images(args.data)[: args.number][args.begin_number : end]
-    if not paths:
+    paths = list_images(args.data)[: args.number]
+    names = image_names(paths)[args.begin_number : end]  # of two that are called alike, one may be in another slice
+    if not names:
         raise UserError(f"-n {args.number} -bn {args.begin_number} -en {args.end_number} choose none of the images in {args.data}")
-    names = image_names(paths)
+    paths = paths[args.begin_number : end]
     images = {name: load_image(path, config["image_size"], args.resize) for name, path in zip(names, paths)}
     local = int(os.environ.get("LOCAL_RANK", 0)) if world > 1 else args.cuda
     if world > 1 and args.cuda != -1 and 0 < torch.cuda.device_count() <= local:
@@ -341,6 +346,7 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     if uses_prior:
         fixed["checkpoint"] = checkpoint_digest(config["model_path"])
     begun_with = of_rank_0(open_run(directory, fixed, args.batch_size))  # not each its own, or an image might belong to nobody
+    refuse_other_pictures(directory, images)
     args.batch_size = asked or begun_with
     settings = {**vars(args), "device": str(device), "world": world, **fixed}
 
@@ -387,6 +393,7 @@ def run(doc, method, solver, hyperparameters, uses_prior):
             print(f"{method}, {args.task}, {summary['images']} images: PSNR {final:.2f} dB (final), {best:.2f} dB (best, chosen against the ground truth)")
         print(f"wrote {directory}/ (log.txt, summary.json, grid.png, images/, record/)")
     if world > 1:
+        dist.barrier()  # torchrun ends every process as soon as one has ended with code 1, and rank 0 may still be writing
         dist.destroy_process_group()
     if any("failed" in record for name, record in finished_records(directory).items() if name in images):
         sys.exit(1)
