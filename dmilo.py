@@ -2,7 +2,7 @@
 
     python dmilo.py --task inpainting                                     # the built-in prior on data/demo
     python dmilo.py --dataset celeba --task gaussian_deblur -n 5 --cuda 0 # as published
-    python dmilo.py --task super_resolution --data photos/ --run mine --outer 2 --inner 100 --cuda -1
+    python dmilo.py --task super_resolution --data photos/ --resize --run mine --preset fast --cuda -1
 """
 import torch
 
