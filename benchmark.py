@@ -233,10 +233,11 @@ def quality(args, device):
             method, _, preset = run.partition("/")
             job = Job(args.dataset, data, args.number, task, method, preset, os.path.join(args.out, f"{method}-{preset}"))
             typed = command(job, args.cuda, ["-bn", str(args.begin_number)])
-            if subprocess.run(typed).returncode:  # it knows what is finished
-                raise UserError(f"{' '.join(typed)}: failed; its own message stands above")
+            code = subprocess.run(typed).returncode  # it knows what is finished; 1: an image has failed
             found = finished_records(folder(job))
-            records = [found[name] for name in names]
+            records = [found[name] for name in names if name in found and "failed" not in found[name]]
+            if code > 1 or not set(names) <= set(found) or not records:
+                raise UserError(f"{' '.join(typed)}: failed; its own message stands above")
             mean = lambda figure: statistics.mean(map(figure, records))
             evaluations, final = mean(lambda r: r["network_evaluations"]), mean(lambda r: r["psnr"][-1])
             figures = [f"{mean(lambda r: r['seconds']):.1f}", f"{final:.2f}", f"{mean(lambda r: max(r['psnr'])):.2f}",

@@ -119,6 +119,13 @@ def images(job):
     return image_names(list_images(job.data)[: job.number])
 
 
+def has_images(job):
+    try:
+        return bool(images(job))
+    except UserError:
+        return False
+
+
 def left(job):
     """The job's images that are not finished."""
     return set(images(job)) - set(finished_records(folder(job)))
@@ -319,7 +326,7 @@ def estimate(jobs, cuda, extra):
         if job.dataset not in step_seconds:
             step = inner_step(f"configs/model_config_{job.dataset}.yaml", 1, "fp32", False, device)
             step_seconds[job.dataset] = min(seconds(step, device) for _ in range(3))
-        count = len(left(job)) if os.path.isdir(job.data) else job.number
+        count = len(left(job)) if has_images(job) else job.number
         estimates[job] = count * step_seconds[job.dataset] * count_evaluations(job.method, job.preset, job.task, **given)
     return estimates
 
@@ -360,7 +367,7 @@ def main():
 
     for job in jobs:
         images(job)  # before anything runs
-    table = [job for job in table if os.path.isdir(job.data)]  # of the data sets not asked for, one may not be here
+    table = [job for job in table if has_images(job)]  # of the data sets not asked for, one may not be here
     broken, incomplete = 0, 0
     for job in tqdm(jobs, desc="runs", unit="run", disable=None):
         code = subprocess.run(command(job, args.cuda, args.extra, args.nproc_per_node)).returncode  # it knows what is finished

@@ -29,7 +29,7 @@ from util.cli import Parser, exit_on_user_error, number
 from util.files import UserError, save_tensors
 from util.images import SUFFIXES, is_image_name, list_images, open_rgb, save_image, tile
 from util.rng import BatchRandom
-from util.runner import choose_device
+from util.runner import choose_device, differences
 
 WARM_UP = 200  # steps of rising learning rate
 COOL_DOWN = 0.3  # the part of the steps, at the end, in which it falls to zero
@@ -135,7 +135,7 @@ class Optimizer:
 
 def resume(path, parts, begun_with, device):
     """Load the training that stands in `path` into its parts, {name: what has load_state_dict}. Returns its progress, None where
-    there is no such file. Raises UserError for one that is foreign or was begun with other arguments than begun_with."""
+    there is no such file. Raises UserError for one that is foreign or was begun with other settings than begun_with."""
     if not os.path.exists(path):
         return None
     try:
@@ -143,12 +143,12 @@ def resume(path, parts, begun_with, device):
         was, progress = state["begun_with"], state["progress"]
         for name, part in parts.items():
             part.load_state_dict(state[name])
+    except (OSError, torch.OutOfMemoryError):  # not the file's fault
+        raise
     except Exception as error:  # a foreign file makes the unpickler raise nearly anything
         raise UserError(f"{path}: is not a training of this config; remove it to start anew") from error
-    for key, value in begun_with.items():
-        if was.get(key) != value:
-            option = "--" + key.replace("_", "-")
-            raise UserError(f"{path}: was begun with {option} {was.get(key)}, now it is {value}; go on with the former or choose another --out")
+    for key, begun, now in differences(was, begun_with):
+        raise UserError(f"{path}: was begun with {key} {begun}, now it is {now}; go on with the former or choose another --out")
     return progress
 
 
@@ -196,6 +196,7 @@ def main():
     parts = {"model": model, "ema": ema, "optimizer": optimizer}
     # What decides each step, but for --steps: until the learning rate falls, more of them may be asked for.
     begun_with = {key: getattr(args, key) for key in ("data", "init", "batch_size", "lr", "seed", "bf16")}
+    begun_with.update(processes=world, model=config)
     progress = resume(state_path, parts, begun_with, device)
     if progress and rank == 0:
         print(f"{state_path}: going on from step {progress['step']} after {progress['seconds'] / 3600:.2f} h of training")
@@ -225,7 +226,8 @@ def main():
         optimizer.step(learning_rate_factor(step, args.steps))
         # The average starts as a short one and lengthens, or the random first weights would stay in it.
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
+        with torch.no_grad():  # or the average would hold on to the graph of every step since the first
+            torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
         loss_mean.lerp_(loss.detach(), 0.01)
         now = time.time()
         progress = {"step": step + 1, "seconds": progress["seconds"] + now - last, "loss": progress["loss"]}

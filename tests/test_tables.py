@@ -137,8 +137,8 @@ def test_a_failure_under_torchrun_is_no_failed_image(table):
     """torchrun ends with code 1 for whatever one of its processes ends with, here 2 for a finished run with another seed."""
     only = ("--only", "inpainting", "least_squares/tuned")
     assert reproduce(*only).returncode == 0
-    result = reproduce(*only, "--nproc-per-node", "2", "--extra", "--seed 7")
-    assert result.returncode == 2 and "1 of 1 runs failed" in result.stderr and "failed images" not in result.stderr
+    result = reproduce(*only, "--nproc-per-node", "2", "--extra", f"{SHORT} --seed 7")
+    assert result.returncode == 2 and "was begun with seed 123, now it is 7" in result.stderr and "1 of 1 runs failed" in result.stderr and "failed images" not in result.stderr
 
 
 @pytest.mark.slow
@@ -187,6 +187,16 @@ def test_benchmark_loss(script):
     assert losses[0] < 0.15 and losses[-1] < 0.001  # a network that predicts nothing has 1 everywhere
     result = script("benchmark.py", "loss", "-bn", 50, "--cuda", -1)
     assert result.code == 2 and "choose none of the images in data/demo" in result.err
+
+
+def test_benchmark_quality_leaves_failed_images_out(script, tmp_path):
+    command = ["benchmark.py", "quality", "-n", 2, "--tasks", "inpainting", "--runs", "least_squares/tuned", "--out", tmp_path / "q", "--cuda", -1]
+    assert script(*command).code == 0
+    records = tmp_path / "q/least_squares-tuned/demo/inpainting/table/record"
+    sound, failed = (json.loads((records / f"{name}.json").read_text()) for name in ("grace_hopper", "astronaut"))
+    (records / "astronaut.json").write_text(json.dumps({**failed, "failed": "0_after is not finite"}))
+    assert script(*command).code == 0
+    assert f" | {sound['psnr'][-1]:.2f} | " in (tmp_path / "q" / "quality.md").read_text()
 
 
 def test_benchmark_quality(script, tmp_path):

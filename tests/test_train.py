@@ -1,4 +1,5 @@
 """train.py: what it writes can be loaded, and a kill costs nothing but time."""
+import copy
 import os
 import subprocess
 import sys
@@ -44,6 +45,15 @@ def test_trains_and_writes_a_bare_state_dict_and_samples(train, tmp_path):
     state = torch.load(tmp_path / "model.pt", weights_only=True)
     assert "input_blocks.0.0.weight" in state and all(isinstance(v, torch.Tensor) for v in state.values())
     assert not torch.equal(state["out.2.weight"][:3], torch.zeros_like(state["out.2.weight"][:3]))  # it has learnt
+
+
+def test_the_average_keeps_no_graph(train, monkeypatch):
+    copies = []
+    deepcopy = copy.deepcopy
+    monkeypatch.setattr(copy, "deepcopy", lambda x, *more: copies.append(deepcopy(x, *more)) or copies[-1])
+    assert train("model.pt", 2).code == 0
+    average = next(x for x in copies if isinstance(x, torch.nn.Module))
+    assert not any(p.requires_grad for p in average.parameters())
 
 
 def test_a_killed_training_goes_on_and_ends_the_same(train, tmp_path, monkeypatch):
@@ -144,7 +154,9 @@ def test_more_steps_go_on_and_other_arguments_are_refused(train, tmp_path):
     assert train("model.pt", 1).code == 0
     longer = train("model.pt", 3)
     assert longer.code == 0 and "going on from step 1" in longer.out and "3 steps" in longer.out
-    for option, value, was in (("--seed", 1, 0), ("--lr", 0.002, 0.001), ("--batch-size", 1, 2)):
-        other = train("model.pt", 4, option, value)
+    for key, value, was in (("seed", 1, 0), ("lr", 0.002, 0.001), ("batch-size", 1, 2)):
+        other = train("model.pt", 4, f"--{key}", value)
         assert other.code == 2 and len(other.err.splitlines()) == 1
-        assert f"was begun with {option} {was}, now it is {value}; go on with the former or choose another --out" in other.err
+        assert f"was begun with {key.replace('-', '_')} {was}, now it is {value}; go on with the former or choose another --out" in other.err
+    (tmp_path / "config.yaml").write_text(CONFIG + "norm_groups: 8\n")
+    assert "was begun with model.norm_groups None, now it is 8" in train("model.pt", 4).err

@@ -25,7 +25,7 @@ class ImageRecord:
     def __init__(self, directory, name, origin, measurement, metrics):
         self.pictures = os.path.join(directory, "images", name)
         self.record_path = os.path.join(directory, "record", f"{name}.json")
-        self.name, self.origin, self.metrics = name, origin, metrics
+        self.origin, self.metrics = origin, metrics
         self.record = {**{metric: [] for metric in METRICS}, "iterates": [], "residual": [], "evaluations": [], "elapsed": []}
         self._save("origin", origin)
         self._save("measurement", measurement)

@@ -337,6 +337,7 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     if asked is None:
         args.batch_size = choose_batch_size(model, config["image_size"], device) if model else len(paths)
         args.batch_size = min(args.batch_size, -(-len(paths) // world))  # work for every rank
+    args.batch_size = of_rank_0(args.batch_size)  # their GPUs' free memory may differ, too
     if args.compile and model:
         model = torch.compile(model)
 
@@ -370,7 +371,8 @@ def run(doc, method, solver, hyperparameters, uses_prior):
     batches = [names[i : i + args.batch_size] for i in range(0, len(names), args.batch_size)][rank::world]
     if args.summarize:
         batches = []
-    progress, limit = Progress(sum(map(len, batches)), h.outer * h.starts, hidden=rank > 0), args.batch_size
+    outer = h.outer if h.starts == 1 else h.starts  # what `search` yields an end of
+    progress, limit = Progress(sum(map(len, batches)), outer, hidden=rank > 0), args.batch_size
     for batch in batches:
         done = finished_records(directory)
         state = os.path.join(directory, "record", f"{batch[0]}.state")
@@ -391,6 +393,8 @@ def run(doc, method, solver, hyperparameters, uses_prior):
         final, best = summary["final"]["psnr"]["mean"], summary["best"]["psnr"]["mean"]
         if final is not None:
             print(f"{method}, {args.task}, {summary['images']} images: PSNR {final:.2f} dB (final), {best:.2f} dB (best, chosen against the ground truth)")
+        for name, why in summary["failed"].items():
+            print(f"warning: {name} has failed: {why}", file=sys.stderr)
         print(f"wrote {directory}/ (log.txt, summary.json, grid.png, images/, record/)")
     if world > 1:
         dist.barrier()  # torchrun ends every process as soon as one has ended with code 1, and rank 0 may still be writing
