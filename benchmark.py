@@ -223,7 +223,8 @@ def quality(args, device):
     data = args.data or f"data/{args.dataset}"
     names = image_names(list_images(data)[: args.number])[args.begin_number :]
     rows = []
-    figure, panels = pyplot.subplots(2, len(args.tasks), figsize=(3.8 * len(args.tasks), 6.4), squeeze=False, sharey=True)
+    figure, panels = pyplot.subplots(2, len(args.tasks), figsize=(3.8 * len(args.tasks), 6.4), squeeze=False, sharey=True,
+                                     layout="constrained")
     for task, column in zip(args.tasks, panels.T):
         for panel, cost in zip(column, ("network evaluations", "seconds")):
             panel.set(title=task, xlabel=f"{cost} an image", xscale="log")
@@ -253,8 +254,7 @@ def quality(args, device):
                     panel.plot(curve[cost], curve["psnr"], markersize=4, alpha=0.8, label=f"{method}, {preset}", **style)
     for panel in panels[:, 0]:
         panel.set_ylabel("PSNR (dB)")
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="lower center", ncols=len(args.runs))
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(args.tasks))
     header = ["task", "method", "preset", "evaluations", "s an image", "PSNR final", "PSNR best", "SSIM final"]
     lines = markdown(header, rows)
     write_text(os.path.join(args.out, "quality.md"), "\n".join(lines) + "\n")
