@@ -120,6 +120,7 @@ def images(job):
 
 
 def has_images(job):
+    """Is its folder there, with images that can have results side by side?"""
     try:
         return bool(images(job))
     except UserError:
