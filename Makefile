@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	rm -rf results/make-demo
 	set -e; for method in dmilo dmilo-pgd; do for task in inpainting super_resolution gaussian_deblur motion_deblur; do \
-	    $(BIN)/python $$method.py --task $$task --preset fast -l results/make-demo/$$method --run demo --cuda -1; done; done
+	    $(BIN)/python $$method.py --task $$task --preset fast -l results/make-demo/$$method --name demo --cuda -1; done; done
 	@echo; echo "Look at (origin | measurement | final):"; ls -1 results/make-demo/*/demo/*/demo/grid.png
 
 test: $(VENV)/installed

@@ -7,209 +7,72 @@
     python benchmark.py loss --data faces/ -n 32 --cuda -1                       # how well a prior predicts the noise
 
 `inner` and `memory` need no checkpoint. `inner` compares with the step of the published code, made of the same modules: it
-computes the weights' gradients, computes attention again in the backward pass and fetches every loss. On a CPU memory is
-the peak of a process of its own, PyTorch included. `quality` runs the scripts, which go on with what is in --out already,
+computes the weights' gradients, computes attention again in the backward pass and fetches every loss; on a CPU also told to keep
+freed memory, as ours is. Memory is there the peak of a process of its own, PyTorch included. `quality` runs the scripts, which go on with what is in --out already,
 and adds quality.md and quality.png there.
 """
 import functools
-import gc
 import importlib
 import itertools
-import multiprocessing
 import os
 import statistics
 import subprocess
-import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from baselines.daps import DAPSHyperparameters, daps
-from baselines.dmplug import DMPlugHyperparameters, dmplug
-from baselines.dps import DPSHyperparameters, dps
-from baselines.reddiff import REDDiffHyperparameters, reddiff
+from baselines.registry import BASELINES
 from dmilo import dmilo
-from guided_diffusion.ddim import Chain, linear_alphas_cumprod
-from guided_diffusion.prior import build_model, frozen, load_model_config, load_prior
-from reproduce import Job, command, folder, markdown
-from util.cli import Parser, config_path, exit_on_user_error, number
-from util.config import Section, load_yaml
+from experiment.arguments import Parser, config_path, number, run_script
+from experiment.costs import compare, inner_step, load_memory_table, memory_table
+from experiment.jobs import Job, command, folder
+from experiment.recorder import finished_records
+from guided_diffusion.ddim import linear_alphas_cumprod
+from guided_diffusion.prior import load_model_config, load_prior
+from solvers.ilo import Hyperparameters
+from util.devices import choose_device
 from util.files import UserError, atomic, write_text
 from util.images import image_names, list_images, load_image
-from util.ilo import Hyperparameters, identity, optimise_layer
-from util.recorder import finished_records
 from util.rng import BatchRandom
-from util.runner import choose_device, load_hyperparameters
-from util.start import search, silent
+from util.tables import markdown
 
 pgd = importlib.import_module("dmilo-pgd")
-SOLVERS = {
-    "dmplug": (dmplug, DMPlugHyperparameters),
-    "dmilo": (dmilo, Hyperparameters),
-    "dmilo-pgd": (pgd.dmilo_pgd, pgd.PGDHyperparameters),
-    "dps": (dps, DPSHyperparameters),
-    "reddiff": (reddiff, REDDiffHyperparameters),
-    "daps": (daps, DAPSHyperparameters),
-}
-THROUGH_A_FEW_LAYERS = ("dmplug", "dmilo", "dmilo-pgd")
+SOLVERS = {"dmilo": (dmilo, Hyperparameters), "dmilo-pgd": (pgd.dmilo_pgd, pgd.PGDHyperparameters), **BASELINES}
+THROUGH_A_FEW_LAYERS = {name: SOLVERS[name] for name in ("dmplug", "dmilo", "dmilo-pgd")}
+INNER_HEADER = ["batch", "step", "precision", "ms", "ms an image", "ratio", "peak GB", "ratio"]
 RUNS = ["least_squares/tuned", "dmplug/tuned", "dmilo/paper", "dmilo/fast", "dmilo-pgd/paper", "dmilo-pgd/fast"]
 STYLES = [{"marker": marker, "linestyle": line} for marker, line in zip("os^Dv<>P*X", ["-", "--", "-.", ":", "-"] * 2)]
 TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
 LOSS_TIMESTEPS = (100, 142, 200, 250, 333, 666, 999)  # last layers of chains of 10, 7, 5 and 4 steps; all of 3
 
 
-def fetch(step, steps, loss):
-    """The on_step of the published code: it waits for every loss."""
-    loss.item()
-
-
-def inner_step(config_file, batch, precision, published, device):
-    """A function that does one inner step of the last layer, with weights as they are first drawn: their values do not
-    matter to the clock."""
-    config = load_model_config(config_file)
-    if published:
-        model = build_model({**config, "use_checkpoint": True}, config_file).eval().to(device)
-    else:
-        model = frozen(build_model(config, config_file), device, precision)
-    g = Chain(model, 3, rng=None)
-    z = BatchRandom(range(batch)).randn((3, config["image_size"], config["image_size"]), device)
-    h = load_hyperparameters("configs/dmilo.yaml", "default", Hyperparameters, inner=1)
-    on_step = fetch if published else silent
-
-    def step():
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
-        optimise_layer(g[2], identity, torch.zeros_like(z), z, torch.zeros_like(z), h, on_step)
-
-    return step
-
-
-def solver_run(config_file, method, steps, device):
-    """A function that runs a method for one outer iteration of two steps a layer."""
-    config = load_model_config(config_file)
-    model = frozen(build_model(config, config_file), device)
-    solver, kind = SOLVERS[method]
-    given = {"gradient_steps": 1} if method == "dmilo-pgd" else {}
-    h = load_hyperparameters(f"configs/{method}.yaml", "default", kind, outer=1, inner=2, **given)
-    g = Chain(model, steps, rng=None)
-    z_0 = BatchRandom([0]).randn((3, config["image_size"], config["image_size"]), device)
-    return lambda: list(solver(g, identity, torch.zeros_like(z_0), z_0, h, silent))
-
-
-def count_evaluations(method, preset, task, **given):
-    """How many network evaluations an image takes: the method runs on a network that costs nothing. given: settings other than
-    the preset's."""
-    if method not in SOLVERS:  # it has no use for the network
-        return 0
-    solver, kind = SOLVERS[method]
-    h = load_hyperparameters(f"configs/{method}.yaml", task, kind, preset, **given)
-    g = Chain(lambda z, t: z, h.chain_steps, BatchRandom([0]), layers=h.layers)
-    latents = [torch.randn(1, 3, 4, 4) for _ in range(h.starts)]
-    for _ in search(solver, g, identity, latents[0], latents, h, silent):
-        pass
-    return g.evaluations
-
-
-def peak_in_process(make, threads):
-    """The peak resident memory of this process, GB, after a call of what make() gives."""
-    torch.set_num_threads(threads)
-    make(torch.device("cpu"))()
-    if os.path.exists("/proc/self/status"):  # Linux, where getrusage would begin at the peak of the parent process
-        with open("/proc/self/status") as f:
-            return next(int(line.split()[1]) for line in f if line.startswith("VmHWM")) / 1e6
-    import resource  # not on Windows, where only this figure is missing
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
-
-
-def peak_memory(make, device):
-    """Peak memory in GB of what make(device) gives: a fresh process' on the CPU, the allocator's on a GPU. Raises
-    torch.OutOfMemoryError, on a CPU BrokenProcessPool, where it does not fit."""
+def inner_rows(config_file, batch, precisions, repeats, device):
+    """Rows, as texts, of one inner step: the published code's and, in each precision, ours."""
+    # The published code leaves TF32 as PyTorch has it, on, and freed memory as glibc has it.
+    kinds = [("published", "tf32" if device.type == "cuda" else "fp32", False)]
     if device.type == "cpu":
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(peak_in_process, make, torch.get_num_threads()).result()
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    make(device)()
-    return torch.cuda.max_memory_allocated(device) / 1e9
-
-
-def seconds(function, device):
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+        kinds.append(("published, memory kept", "fp32", True))
+    kinds += [("ours", precision, True) for precision in precisions]
+    makes = [functools.partial(inner_step, config_file, batch, precision, kind != "ours") for kind, precision, _ in kinds]
+    figures = compare(makes, [keeping for *_, keeping in kinds], repeats, device)
+    return [
+        [str(batch), kind, precision, f"{1000 * taken:.0f}", f"{1000 * taken / batch:.0f}", f"{taken / figures[0][0]:.2f}",
+         f"{peak:.2f}", f"{peak / figures[0][1]:.2f}"]
+        for (kind, precision, _), (taken, peak) in zip(kinds, figures)
+    ]
 
 
 def inner(args, device):
     config_file = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
-    # The published code leaves TF32 as PyTorch has it: on.
-    kinds = [("published", "tf32" if device.type == "cuda" else "fp32"), *(("ours", precision) for precision in args.precision)]
-    makes = {
-        batch: [functools.partial(inner_step, config_file, batch, p, kind == "published") for kind, p in kinds]
-        for batch in args.batch_size
-    }
-    # All memory before any time: on a GPU what is timed stays in memory.
-    memories = {batch: [peak_memory(make, device) for make in makes[batch]] for batch in makes}
-    rows = []
-    for batch, memory in memories.items():
-        steps = [make(device) for make in makes[batch]]
-        for step in steps:
-            step()
-        times = [[] for _ in steps]
-        for _ in range(args.repeats):
-            for step, measured in zip(steps, times):
-                measured.append(seconds(step, device))
-        medians = [statistics.median(measured) for measured in times]
-        for (kind, precision), taken, peak in zip(kinds, medians, memory):
-            rows.append([
-                str(batch), kind, precision, f"{1000 * taken:.0f}", f"{1000 * taken / batch:.0f}", f"{taken / medians[0]:.2f}",
-                f"{peak:.2f}", f"{peak / memory[0]:.2f}",
-            ])
-    header = ["batch", "step", "precision", "ms", "ms an image", "ratio", "peak GB", "ratio"]
+    rows = [row for batch in args.batch_size for row in inner_rows(config_file, batch, args.precision, args.repeats, device)]
     print(f"{args.dataset}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {args.repeats}\n")
-    print("\n".join(markdown(header, rows)))
-
-
-def load_memory_table(path):
-    """-> (dataset, steps, published) of a table file with the key `memory`. Raises UserError for anything wrong."""
-    section = Section(load_yaml(path), path)
-    memory = section.section("memory")
-    dataset = memory.take("dataset", str)
-    positive = lambda values: values and all(type(value) is int and value > 0 for value in values)
-    steps = memory.take("steps", list, positive, "a list of numbers of DDIM steps")
-    by_steps = lambda methods: all(isinstance(figures, dict) for figures in methods.values())
-    published = section.take("published", dict, by_steps, "figures by method and number of steps", {})
-    section.finish()
-    return dataset, steps, published
-
-
-def memory_table(dataset, all_steps, published, device):
-    """Header and rows, as texts, of each method's peak memory beside what is `published`, {method: {steps: GB}}."""
-    config_file = config_path("dataset", dataset, "configs/model_config_{}.yaml")
-    rows = []
-    for steps in tqdm(all_steps, desc="DDIM steps", disable=None):
-        row = [str(steps)]
-        for method in THROUGH_A_FEW_LAYERS:
-            try:
-                found = f"{peak_memory(functools.partial(solver_run, config_file, method, steps), device):.2f}"
-            except (torch.OutOfMemoryError, BrokenProcessPool):
-                found = "out of memory"
-            row += [found, str(published.get(method, {}).get(steps, ""))]
-        rows.append(row)
-    return ["DDIM steps"] + [cell for method in THROUGH_A_FEW_LAYERS for cell in (f"{method} GB", "published")], rows
+    print("\n".join(markdown(INNER_HEADER, rows)))
 
 
 def memory(args, device):
     _, _, published = load_memory_table("configs/tables/memory.yaml")
-    lines = markdown(*memory_table(args.dataset, args.steps, published, device))
+    lines = markdown(*memory_table(THROUGH_A_FEW_LAYERS, args.dataset, args.steps, published, device))
     print(f"{args.dataset}, {device}, one image; published: 256 x 256 on an RTX 4090\n")
     print("\n".join(lines))
 
@@ -320,4 +183,4 @@ def main():
 
 
 if __name__ == "__main__":
-    exit_on_user_error(main)
+    run_script(main)

@@ -2,15 +2,15 @@
 
     python dmilo-pgd.py --task inpainting                                     # the built-in prior on data/demo
     python dmilo-pgd.py --dataset celeba --task gaussian_deblur -n 5 --cuda 0 # as published
-    python dmilo-pgd.py --task super_resolution --data photos/ --resize --run mine --preset fast --cuda -1
+    python dmilo-pgd.py --task super_resolution --data photos/ --resize --name mine --preset fast --cuda -1
 """
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from util.ilo import Hyperparameters, identity, optimise_layer, run_chain
-from util.runner import main
+from solvers.ilo import Hyperparameters, identity, optimise_layer, run_chain
+from experiment.runner import main
 
 
 @dataclass(frozen=True, kw_only=True)

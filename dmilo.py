@@ -2,12 +2,12 @@
 
     python dmilo.py --task inpainting                                     # the built-in prior on data/demo
     python dmilo.py --dataset celeba --task gaussian_deblur -n 5 --cuda 0 # as published
-    python dmilo.py --task super_resolution --data photos/ --resize --run mine --preset fast --cuda -1
+    python dmilo.py --task super_resolution --data photos/ --resize --name mine --preset fast --cuda -1
 """
 import torch
 
-from util.ilo import Hyperparameters, identity, optimise_layer, run_chain
-from util.runner import main
+from solvers.ilo import Hyperparameters, identity, optimise_layer, run_chain
+from experiment.runner import main
 
 
 def dmilo(g, operator, y, z_0, h, on_step, state=None):

@@ -10,33 +10,30 @@ row an image) and convergence.png (PSNR and residual against network evaluations
 three of peak memory by the length of the chain, as `benchmark.py memory` measures it.
 """
 import argparse
-import csv
-import io
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
-from collections import namedtuple
 
 import numpy as np
-from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from util.cli import Parser, config_path, exit_on_user_error, number
+from benchmark import SOLVERS, THROUGH_A_FEW_LAYERS
+from experiment.arguments import Parser, config_path, number, run_script
+from experiment.costs import count_evaluations, inner_step, load_memory_table, memory_table, seconds
+from experiment.jobs import Job, command, folder, has_images, images, left, sound_records
+from experiment.pictures import picture, write_strips
+from experiment.recorder import METRICS, statistics
 from util.config import Section, load_yaml
-from util.files import UserError, atomic, write_text
-from util.images import image_names, list_images
-from util.recorder import METRICS, finished_records, statistics
+from util.devices import choose_device
+from util.files import UserError, atomic
+from util.tables import write_table
 
 COLUMNS = (*METRICS, "fid")  # what a table may show
 HIGHER_IS_BETTER = ("psnr", "ssim")
 DECIMALS = {"psnr": 2, "ssim": 3, "lpips_alex": 3, "fid": 2}
 STRIP_ROWS = 8  # images of a task in strips.png
-RUN = "table"  # what the runs are called
-
-Job = namedtuple("Job", "dataset data number task method preset logdir")
 
 
 def listed(values):
@@ -95,47 +92,6 @@ def load_table(section, out):
                 jobs.append(Job(dataset, data, count, task, method, preset, os.path.join(out, "runs", f"{method}-{preset}")))
     check_published(section, published, [{job.dataset for job in jobs}, set(tasks), None, set(metrics)])
     return jobs, metrics, published
-
-
-def folder(job):
-    return os.path.join(job.logdir, job.dataset, job.task, RUN)
-
-
-def command(job, cuda, extra=(), nproc_per_node=1):
-    """The command that a user would type for this run."""
-    is_script = os.path.exists(f"{job.method}.py")
-    name = f"{job.method}.py" if is_script else f"baselines.{job.method}"
-    launcher = [] if is_script else ["-m"]
-    if nproc_per_node > 1:
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(nproc_per_node), *launcher, "--"]
-    return [
-        sys.executable, *launcher, name,
-        "--dataset", job.dataset, "--task", job.task, "--data", job.data, "-n", str(job.number), "--preset", job.preset,
-        "-l", job.logdir, "--run", RUN, "--cuda", str(cuda), *extra,
-    ]
-
-
-def images(job):
-    return image_names(list_images(job.data)[: job.number])
-
-
-def has_images(job):
-    """Is its folder there, with images that can have results side by side?"""
-    try:
-        return bool(images(job))
-    except UserError:
-        return False
-
-
-def left(job):
-    """The job's images that are not finished."""
-    return set(images(job)) - set(finished_records(folder(job)))
-
-
-def sound_records(job):
-    """{image: record} of the job's images that are finished and have not failed."""
-    names = images(job)
-    return {name: r for name, r in finished_records(folder(job)).items() if name in names and "failed" not in r}
 
 
 def statistics_of(job):
@@ -201,25 +157,6 @@ def cell(value, metric):
     return f"**{text}**" if value.get("bold") else text
 
 
-def markdown(header, rows):
-    """Lines of a Markdown table. header, rows: of texts."""
-    return ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
-
-
-def write_table(out, header, rows, sheet):
-    """table.md, table.tex, table.csv. rows: of texts, the bold ones between ** and **; sheet: rows of bare figures, the first their
-    names. Returns table.md's lines."""
-    lines = markdown(header, rows)
-    as_tex = lambda text: re.sub(r"\*\*(.*)\*\*", r"\\textbf{\1}", text).replace("_", r"\_").replace("±", r"$\pm$")
-    tex = [" & ".join(map(as_tex, row)) + r" \\" for row in [header, *rows]]
-    tex = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\hline", tex[0], r"\hline", *tex[1:], r"\hline", r"\end{tabular}"]
-    text = io.StringIO()
-    csv.writer(text).writerows(sheet)
-    for ending, content in ((".md", "\n".join(lines) + "\n"), (".tex", "\n".join(tex) + "\n"), (".csv", text.getvalue())):
-        write_text(os.path.join(out, f"table{ending}"), content)
-    return lines
-
-
 def write_results(out, rows, metrics):
     """The table of what rows_of returns."""
     keys = ["dataset", "task", "method", "preset", "images"]
@@ -241,8 +178,8 @@ def write_results(out, rows, metrics):
     return write_table(out, header, texts, sheet)
 
 
-def write_strips(out, jobs):
-    """strips.png: for every data set and task a block, a row an image: origin, measurement, each method's final picture."""
+def strip_blocks(jobs):
+    """For every data set and task a block, a row an image: truth, measurement, each method's final picture."""
     blocks = []
     for dataset, task in dict.fromkeys((job.dataset, job.task) for job in jobs):
         sound = {job: set(sound_records(job)) for job in jobs if (job.dataset, job.task) == (dataset, task)}
@@ -250,27 +187,9 @@ def write_strips(out, jobs):
         names = sorted(set.intersection(*(sound[job] for job in group)))[:STRIP_ROWS] if group else []
         if names:
             titles = ["origin", f"{task}"] + [f"{job.method}, {job.preset}" for job in group]
-            pictures = [[(group[0], "origin"), (group[0], "measurement")] + [(job, "final") for job in group] for _ in names]
-            blocks.append((titles, [[os.path.join(folder(job), "images", name, f"{what}.png") for job, what in row]
-                                    for name, row in zip(names, pictures)]))
-    if not blocks:
-        return
-    side = max(128, Image.open(blocks[0][1][0][0]).width)
-    pad, caption = 4, 16
-    width = max(len(titles) for titles, _ in blocks) * (side + pad) + pad
-    canvas = Image.new("RGB", (width, sum(caption + len(rows) * (side + pad) + pad for _, rows in blocks)), "white")
-    draw, top = ImageDraw.Draw(canvas), 0
-    for titles, rows in blocks:
-        for c, title in enumerate(titles):
-            draw.text((pad + c * (side + pad), top + 2), title, fill="black")
-        top += caption
-        for row in rows:
-            for c, path in enumerate(row):
-                canvas.paste(Image.open(path).resize((side, side), Image.NEAREST), (pad + c * (side + pad), top))
-            top += side + pad
-        top += pad
-    with atomic(os.path.join(out, "strips.png")) as tmp:
-        canvas.save(tmp)
+            shown = [(group[0], "origin"), (group[0], "measurement")] + [(job, "final") for job in group]
+            blocks.append((titles, [[picture(folder(job), name, which) for job, which in shown] for name in names]))
+    return blocks
 
 
 def write_convergence(out, jobs):
@@ -303,10 +222,7 @@ def write_convergence(out, jobs):
 
 def write_memory(out, path, cuda):
     """The table of a file with the key `memory`."""
-    from benchmark import load_memory_table, memory_table
-    from util.runner import choose_device
-
-    header, rows = memory_table(*load_memory_table(path), choose_device(cuda))
+    header, rows = memory_table(THROUGH_A_FEW_LAYERS, *load_memory_table(path), choose_device(cuda))
     print("\n".join(write_table(out, header, rows, [header, *rows])))
     print(f"wrote {out}/ (table.md, table.csv, table.tex)")
 
@@ -314,9 +230,6 @@ def write_memory(out, path, cuda):
 def estimate(jobs, cuda, extra):
     """{job: seconds} for its images that are not finished, one at a time, from the network evaluations of its settings (--outer,
     --inner and -c among `extra`, too) and a short measurement of the inner step."""
-    from benchmark import count_evaluations, inner_step, seconds
-    from util.runner import choose_device
-
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for names in (["--outer"], ["--inner"], ["-c", "--custom_steps"]):
         parser.add_argument(*names, type=int)
@@ -328,7 +241,7 @@ def estimate(jobs, cuda, extra):
             step = inner_step(f"configs/model_config_{job.dataset}.yaml", 1, "fp32", False, device)
             step_seconds[job.dataset] = min(seconds(step, device) for _ in range(3))
         count = len(left(job)) if has_images(job) else job.number
-        estimates[job] = count * step_seconds[job.dataset] * count_evaluations(job.method, job.preset, job.task, **given)
+        estimates[job] = count * step_seconds[job.dataset] * count_evaluations(SOLVERS, job.method, job.preset, job.task, **given)
     return estimates
 
 
@@ -378,7 +291,9 @@ def main():
         elif code:
             broken += 1
     lines = write_results(out, rows_of(table, metrics, published), metrics)
-    write_strips(out, table)
+    blocks = strip_blocks(table)
+    if blocks:
+        write_strips(os.path.join(out, "strips.png"), blocks)
     write_convergence(out, table)
     print("\n".join(lines))
     print(f"wrote {out}/ (table.md, table.csv, table.tex, strips.png, convergence.png, runs/)")
@@ -390,4 +305,4 @@ def main():
 
 
 if __name__ == "__main__":
-    exit_on_user_error(main)
+    run_script(main)

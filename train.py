@@ -23,13 +23,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from experiment.arguments import Parser, number, run_script
+from experiment.folder import differences
 from guided_diffusion.ddim import TRAINING_STEPS, Chain, chain_timesteps, linear_alphas_cumprod
 from guided_diffusion.prior import build_model, load_model_config, load_prior
-from util.cli import Parser, exit_on_user_error, number
+from util.devices import choose_device
 from util.files import UserError, save_tensors
 from util.images import SUFFIXES, is_image_name, list_images, open_rgb, save_image, tile
 from util.rng import BatchRandom
-from util.runner import choose_device, differences
 
 WARM_UP = 200  # steps of rising learning rate
 COOL_DOWN = 0.3  # the part of the steps, at the end, in which it falls to zero
@@ -162,7 +163,7 @@ def write_samples(model, size, device, path):
     save_image(path, tile([list(x[i : i + 8]) for i in range(0, 32, 8)]))
 
 
-def main():
+def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--config", required=True, help="the model config, configs/model_config_*.yaml")
     parser.add_argument("--data", required=True, help="a folder or a zip file of images")
@@ -175,8 +176,44 @@ def main():
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster where the processor has it")
     parser.add_argument("--compile", action="store_true", help="torch.compile: a third faster after a minute or two")
     parser.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def run_steps(args, network, parts, images, progress, save, rank, device):
+    """Train from progress["step"] to args.steps, calling save(progress) every few minutes. network: parts["model"], perhaps
+    compiled or wrapped. Returns the progress at the end."""
+    model, ema, optimizer = parts["model"], parts["ema"], parts["optimizer"]
+    alphas_cumprod = linear_alphas_cumprod()
+    loss_mean = torch.tensor(progress["loss"], device=device)
+    last = saved = time.time()
+    bar = tqdm(total=args.steps, initial=progress["step"], unit="step", disable=rank > 0, mininterval=1)
+    for step in range(progress["step"], args.steps):
+        batch = training_batch(images, args.batch_size, step, rank, args.seed)
+        loss = noise_prediction_loss(network, *batch, alphas_cumprod, device, args.bf16)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
+        optimizer.step(learning_rate_factor(step, args.steps))
+        # The average starts as a short one and lengthens, or the random first weights would stay in it.
+        decay = min(EMA_DECAY, (1 + step) / (10 + step))
+        with torch.no_grad():  # or the average would hold on to the graph of every step since the first
+            torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
+        loss_mean.lerp_(loss.detach(), 0.01)
+        now = time.time()
+        progress = {"step": step + 1, "seconds": progress["seconds"] + now - last, "loss": progress["loss"]}
+        last = now
+        bar.update()
+        if (step + 1) % 20 == 0:  # fetching the loss makes a GPU wait
+            bar.set_postfix(loss=f"{loss_mean.item():.4f}", refresh=False)
+        if rank == 0 and now - saved > SAVE_EVERY:
+            progress["loss"] = loss_mean.item()
+            save(progress)
+            saved = now
+    bar.close()
+    return {**progress, "loss": loss_mean.item()}
+
+
+def main():
+    args = parse_arguments()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = choose_device(-1 if args.cuda == -1 else int(os.environ.get("LOCAL_RANK", args.cuda)))
     if world > 1:
@@ -202,48 +239,21 @@ def main():
         print(f"{state_path}: going on from step {progress['step']} after {progress['seconds'] / 3600:.2f} h of training")
     progress = progress or {"step": 0, "seconds": 0.0, "loss": 1.0}  # loss: a running mean
 
-    def save():
+    def save(progress):
         states = {name: part.state_dict() for name, part in parts.items()}
         save_tensors(state_path, {**states, "progress": progress, "begun_with": begun_with})
 
     if rank == 0:
         try:
-            save()  # a folder that cannot be written to is noticed now
+            save(progress)  # a folder that cannot be written to is noticed now
         except OSError as error:
             raise UserError(f"{state_path}: cannot be written ({error.strerror})") from error
     network = DistributedDataParallel(model) if world > 1 else model
     if args.compile:
         network = torch.compile(network)
-    alphas_cumprod = linear_alphas_cumprod()
-    loss_mean = torch.tensor(progress["loss"], device=device)
-    last = saved = time.time()
-    bar = tqdm(total=args.steps, initial=progress["step"], unit="step", disable=rank > 0, mininterval=1)
-    for step in range(progress["step"], args.steps):
-        batch = training_batch(images, args.batch_size, step, rank, args.seed)
-        loss = noise_prediction_loss(network, *batch, alphas_cumprod, device, args.bf16)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
-        optimizer.step(learning_rate_factor(step, args.steps))
-        # The average starts as a short one and lengthens, or the random first weights would stay in it.
-        decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        with torch.no_grad():  # or the average would hold on to the graph of every step since the first
-            torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
-        loss_mean.lerp_(loss.detach(), 0.01)
-        now = time.time()
-        progress = {"step": step + 1, "seconds": progress["seconds"] + now - last, "loss": progress["loss"]}
-        last = now
-        bar.update()
-        if (step + 1) % 20 == 0:  # fetching the loss makes a GPU wait
-            bar.set_postfix(loss=f"{loss_mean.item():.4f}", refresh=False)
-        if rank == 0 and now - saved > SAVE_EVERY:
-            progress["loss"] = loss_mean.item()
-            save()
-            saved = now
-    bar.close()
-
+    progress = run_steps(args, network, parts, images, progress, save, rank, device)
     if rank == 0:
-        progress["loss"] = loss_mean.item()
-        save()
+        save(progress)
         save_tensors(args.out, ema.state_dict())
         samples_path = os.path.splitext(args.out)[0] + "_samples.png"
         write_samples(ema, config["image_size"], device, samples_path)
@@ -254,4 +264,4 @@ def main():
 
 
 if __name__ == "__main__":
-    exit_on_user_error(main)
+    run_script(main)

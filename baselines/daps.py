@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from guided_diffusion.ddim import ddim_step, predict_x0
-from util.runner import main
-from util.start import Start
+from solvers.search import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,4 +73,6 @@ def daps(g, operator, y, z_0, h, on_step, state=None):
 
 
 if __name__ == "__main__":
+    from experiment.runner import main
+
     main(__doc__, "daps", daps, DAPSHyperparameters)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from util.ilo import mean_per_image, run_chain
-from util.runner import main
-from util.start import Start
+from solvers.ilo import mean_per_image, run_chain
+from solvers.search import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,4 +48,6 @@ def dmplug(g, operator, y, z_0, h, on_step, state=None):
 
 
 if __name__ == "__main__":
+    from experiment.runner import main
+
     main(__doc__, "dmplug", dmplug, DMPlugHyperparameters)

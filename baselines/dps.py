@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from guided_diffusion.ddim import ddim_step, predict_x0
-from util.runner import main
-from util.start import Start
+from solvers.search import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,4 +44,6 @@ def dps(g, operator, y, z_0, h, on_step, state=None):
 
 
 if __name__ == "__main__":
+    from experiment.runner import main
+
     main(__doc__, "dps", dps, DPSHyperparameters)

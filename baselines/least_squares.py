@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from util.runner import main
-from util.start import Start, smooth_least_squares
+from solvers.least_squares import smooth_least_squares
+from solvers.search import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,4 +34,6 @@ def least_squares(g, operator, y, z_0, h, on_step, state=None):
 
 
 if __name__ == "__main__":
+    from experiment.runner import main
+
     main(__doc__, "least_squares", least_squares, LeastSquaresHyperparameters, uses_prior=False)

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from util.ilo import mean_per_image
-from util.runner import main
-from util.start import Start
+from solvers.ilo import mean_per_image
+from solvers.search import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,4 +46,6 @@ def reddiff(g, operator, y, z_0, h, on_step, state=None):
 
 
 if __name__ == "__main__":
+    from experiment.runner import main
+
     main(__doc__, "reddiff", reddiff, REDDiffHyperparameters)

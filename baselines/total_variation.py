@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from skimage.restoration import denoise_tv_chambolle
 
-from util.runner import main
-from util.start import Start, adjoint
+from solvers.least_squares import adjoint
+from solvers.search import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,4 +65,6 @@ def total_variation(g, operator, y, z_0, h, on_step, state=None):
 
 
 if __name__ == "__main__":
+    from experiment.runner import main
+
     main(__doc__, "total_variation", total_variation, TotalVariationHyperparameters, uses_prior=False)

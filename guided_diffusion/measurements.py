@@ -1,8 +1,9 @@
 """Degradation operators and noises by name: y = A(x) + n. Everything particular to a task ends in this file.
 
 An operator is built from its task file and the images' size. `draw(rng, device)` makes the random choices of a batch
-(a mask, a kernel: one for every image) and returns A, a differentiable function from (B, 3, H, W) in [-1, 1] to the
-measurements. A noise is called with a measurement and the batch's `util.rng.BatchRandom`.
+(a mask, a kernel: one for every image) and returns (A, drawn): a differentiable function from (B, 3, H, W) in [-1, 1] to the
+measurements, and those choices that can be looked at, {"mask": (B, 1, H, W)}, {"kernel": (B, k, k)} or {}. A noise is called with
+a measurement and the batch's `util.rng.BatchRandom`; its `sigma` is the standard deviation in units of [-1, 1].
 
 To add a task: write a class here under @operator("name"), and configs/tasks/<task>_config.yaml with that name.
 """
@@ -12,10 +13,9 @@ import os
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
 
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard
-from motionblur.motionblur import Kernel
+from guided_diffusion.kernels import bicubic_matrix, blurring, gaussian_kernel, motion_kernel
 from util.config import Section, load_yaml
 from util.files import UserError, read_state_dict
 
@@ -108,33 +108,10 @@ class Inpainting:
     def draw(self, rng, device):
         masks = [self.mask(self.size, self.range, r) for r in rng.numpy]
         mask = torch.from_numpy(np.stack(masks))[:, None].to(device)
-        return lambda x: x * mask
+        return lambda x: x * mask, {"mask": mask}
 
 
 # ---------------------------------------------------------------------------------------------- super-resolution
-
-
-def bicubic_matrix(size, factor):
-    """(size / factor, size) float32: bicubic reduction of one axis as MATLAB's imresize does it.
-
-    The cubic (a = -0.5) is widened by the factor against aliasing, its weights are normalised to one, and the signal is
-    mirrored at its ends with the edge sample repeated. Source: assafshocher/ResizeRight's predecessor, Resizer.
-    """
-
-    def cubic(x):
-        x = np.abs(x)
-        inner = 1.5 * x**3 - 2.5 * x**2 + 1
-        outer = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-        return np.where(x <= 1, inner, np.where(x <= 2, outer, 0))
-
-    centres = (np.arange(size // factor) + 0.5) * factor - 0.5
-    taps = np.floor(centres - 2 * factor)[:, None] + np.arange(4 * factor + 2)
-    weights = cubic((centres[:, None] - taps) / factor)
-    weights /= weights.sum(1, keepdims=True)
-    mirror = np.concatenate([np.arange(size), np.arange(size)[::-1]])
-    matrix = np.zeros((size // factor, size))
-    np.add.at(matrix, (np.arange(size // factor)[:, None], mirror[taps.astype(int) % (2 * size)]), weights)
-    return torch.from_numpy(matrix).float()
 
 
 @operator("super_resolution")
@@ -159,50 +136,10 @@ class SuperResolution:
             rows = (reduce @ x).transpose(1, 2)
             return (rows @ reduce.T).transpose(1, 2)
 
-        return resize
+        return resize, {}
 
 
 # ---------------------------------------------------------------------------------------------- blur by a kernel
-
-
-def gaussian_kernel(size, sigma, numpy_rng, torch_rng):
-    """(size, size) float64: a point at (size // 2, size // 2) through scipy's gaussian_filter; sigma in pixels."""
-    # The published code keeps the kernel in a 3-channel Conv2d, whose first weights are drawn from the stream that the
-    # noise then goes on with.
-    torch.empty(3 * size * size).uniform_(generator=torch_rng)
-    point = np.zeros((size, size))
-    point[size // 2, size // 2] = 1
-    return gaussian_filter(point, sigma)
-
-
-def motion_kernel(size, intensity, numpy_rng, torch_rng):
-    """(size, size) float64: a random camera shake; intensity 0 (straight) … 1 (most crooked)."""
-    return Kernel(size=(size, size), intensity=intensity, rng=numpy_rng).kernelMatrix
-
-
-def mirrored(x, border, dim):
-    """x with `border` more pixels at both ends of an axis, mirrored without repeating the edge. F.pad's gradient adds up in no
-    fixed order on a GPU; this one's does."""
-    before, after = x.narrow(dim, 1, border), x.narrow(dim, x.shape[dim] - 1 - border, border)
-    return torch.cat([before.flip(dim), x, after.flip(dim)], dim)
-
-
-def blurring(kernels, image_size):
-    """The function that cross-correlates each image with its own kernel, the border mirrored by k // 2 without repeating
-    the edge: (B, 3, H, H) -> (B, 3, H', H'), where H' = H for odd k and H + 1 for even k (as published).
-
-    kernels: (B, k, k); image_size: H. In the Fourier domain, for the published kernels have 64 x 64 taps.
-    """
-    k = kernels.shape[-1]
-    padded_size, result_size = image_size + 2 * (k // 2), image_size + 2 * (k // 2) - k + 1
-    spectrum = torch.fft.rfft2(kernels, (padded_size, padded_size))[:, None].conj()
-
-    def blur(x):
-        x = mirrored(mirrored(x.contiguous(), k // 2, -2), k // 2, -1)
-        blurred = torch.fft.irfft2(torch.fft.rfft2(x) * spectrum, (padded_size, padded_size))
-        return blurred[..., :result_size, :result_size]
-
-    return blur
 
 
 @operator("blind_blur")
@@ -227,7 +164,8 @@ class Blur:
 
     def draw(self, rng, device):
         kernels = np.stack([self.kernel(self.size, self.intensity, *pair) for pair in zip(rng.numpy, rng.torch)])
-        return blurring(torch.from_numpy(kernels).float().to(device), self.image_size)
+        kernels = torch.from_numpy(kernels).float().to(device)
+        return blurring(kernels, self.image_size), {"kernel": kernels}
 
 
 # ------------------------------------------------------------------------------------------------ nonlinear blur
@@ -264,7 +202,7 @@ class NonlinearBlur:
 
     def draw(self, rng, device):
         wizard, code = self.wizard.to(device), 1.2 * rng.randn(self.code_shape, device)
-        return lambda x: (2 * wizard.adaptKernel((x + 1) / 2, code) - 1).clamp(-1, 1)
+        return lambda x: (2 * wizard.adaptKernel((x + 1) / 2, code) - 1).clamp(-1, 1), {}
 
 
 # ------------------------------------------------------------------------------- denoising and phase retrieval
@@ -278,7 +216,7 @@ class Identity:
         pass
 
     def draw(self, rng, device):
-        return lambda x: x
+        return lambda x: x, {}
 
 
 @operator("phase_retrieval")
@@ -296,7 +234,7 @@ class PhaseRetrieval:
             padded = torch.fft.ifftshift(F.pad(x, [self.pad] * 4), dim=(-2, -1))
             return torch.fft.fftshift(torch.fft.fft2(padded, norm="ortho"), dim=(-2, -1)).abs()
 
-        return amplitude
+        return amplitude, {}
 
 
 # ---------------------------------------------------------------------------------------------------------- noise
@@ -319,6 +257,7 @@ class PoissonNoise:
 
     def __init__(self, options):
         self.rate = options.take("rate", float, lambda r: 0 < r < math.inf, "a number above 0")
+        self.sigma = (2 / (255 * self.rate)) ** 0.5  # at medium grey, y = 0
 
     def __call__(self, y, rng):
         expected = ((y + 1) / 2).clamp(0, 1).cpu().numpy() * 255 * self.rate
@@ -329,6 +268,8 @@ class PoissonNoise:
 @noise("clean")
 class NoNoise:
     """y itself."""
+
+    sigma = 0.0
 
     def __init__(self, options):
         pass

@@ -25,17 +25,20 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard  # noqa: E402
 from dmilo import dmilo  # noqa: E402
+from experiment.hyperparameters import load_hyperparameters  # noqa: E402
+from experiment.problem import simulate  # noqa: E402
+from experiment.restoration import draw_latents  # noqa: E402
 from guided_diffusion.ddim import Chain, chain_timesteps  # noqa: E402
-from guided_diffusion.measurements import blurring, load_measurement  # noqa: E402
+from guided_diffusion.kernels import blurring  # noqa: E402
+from guided_diffusion.measurements import load_measurement  # noqa: E402
 from guided_diffusion.prior import frozen  # noqa: E402
 from guided_diffusion.unet import create_model  # noqa: E402
 from motionblur.motionblur import Kernel  # noqa: E402
 from util.config import load_yaml  # noqa: E402
-from util.ilo import Hyperparameters  # noqa: E402
-from util.metrics import Metrics  # noqa: E402
+from solvers.ilo import Hyperparameters  # noqa: E402
+from solvers.least_squares import silent  # noqa: E402
+from experiment.metrics import Metrics  # noqa: E402
 from util.rng import BatchRandom  # noqa: E402
-from util.runner import load_hyperparameters, measure  # noqa: E402
-from util.start import silent  # noqa: E402
 
 dmilo_pgd = importlib.import_module("dmilo-pgd")
 METHODS = {
@@ -71,7 +74,7 @@ def draw(config, size, seed):
     """The operator and the noise of a task file's content, drawn for one image."""
     operator, noise = load_measurement(config, "golden", size)
     rng = BatchRandom([seed])
-    return operator.draw(rng, "cpu"), noise, rng
+    return operator.draw(rng, "cpu")[0], noise, rng
 
 
 def mask_bits(size, seed, **options):
@@ -161,10 +164,12 @@ def trajectory_rows(folder):
                 steps = about["pgd_inner"] if h.gradient_steps > 1 else 1
                 h = dataclasses.replace(h, lr_x=table["lr_x"][name], gradient_steps=steps)
             operator, noise = load_measurement(config, "golden", size)
-            A, y, g, latents = measure(operator, noise, model, x, [about["seed"]], h)
+            rng = BatchRandom([about["seed"]])
+            problem = simulate(["image"], x, operator, noise, rng)
             if method == "dmilo":
-                yield f"{name}_y", y, golden[f"{name}_y"], 1e-6
-            iterates = solver(g, A, y, latents[0], h, silent)
+                yield f"{name}_y", problem.y, golden[f"{name}_y"], 1e-6
+            z_0, = draw_latents(rng, x.shape[1:], h, "cpu")
+            iterates = solver(Chain(model, h.chain_steps, rng), problem.operator, problem.y, z_0, h, silent)
             next(iterates)  # where it starts
             psnrs = []
             for i, (iterate, X, _) in enumerate(iterates):

@@ -16,8 +16,8 @@ os.chdir(ROOT)
 
 
 @pytest.fixture(autouse=True)
-def no_alexnet(tmp_path, monkeypatch):
-    """LPIPS has no AlexNet unless a test puts one into TORCH_HOME."""
+def no_inception(tmp_path, monkeypatch):
+    """FID has no network unless a test puts one into TORCH_HOME."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 
@@ -48,7 +48,7 @@ def run_method(script, tmp_path):
 
     def run(method, task, *arguments, name="run", iterations=("--outer", 2, "--inner", 2)):
         logdir = tmp_path / method
-        result = script(f"{method}.py", "-t", task, "-l", logdir, "--run", name, "--cuda", -1, *iterations, *arguments)
+        result = script(f"{method}.py", "-t", task, "-l", logdir, "--name", name, "--cuda", -1, *iterations, *arguments)
         assert result.code == 0, result.err
         folder = logdir / "demo" / task / name
         return SimpleNamespace(folder=folder, summary=json.loads((folder / "summary.json").read_text()), **vars(result))
@@ -66,7 +66,7 @@ def demo_model():
 def workspace(tmp_path, monkeypatch):
     """The current directory becomes a copy of the project whose configs, checkpoints and images are ours to spoil."""
     root = os.getcwd()
-    for name in ("dmilo.py", "dmilo-pgd.py", "guided_diffusion", "util", "data"):
+    for name in ("dmilo.py", "dmilo-pgd.py", "experiment", "solvers", "guided_diffusion", "util", "data"):
         os.symlink(os.path.join(root, name), tmp_path / name)
     shutil.copytree("configs", tmp_path / "configs")
     shutil.copytree("bkse", tmp_path / "bkse")
@@ -74,6 +74,7 @@ def workspace(tmp_path, monkeypatch):
     os.makedirs(tmp_path / "black")
     Image.new("RGB", (256, 256)).save(tmp_path / "black" / "0.png")
     shutil.copy("models/demo.pt", tmp_path / "models")
+    shutil.copy("models/alexnet_features.pt", tmp_path / "models")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -5,9 +5,10 @@ import torch
 from guided_diffusion.ddim import Chain
 from guided_diffusion.prior import load_model_config, load_prior
 from test_solvers import METHODS, faces, last_iterate
-from util.ilo import Hyperparameters, identity, optimise_layer
-from util.runner import choose_batch_size, choose_device
-from util.start import silent
+from solvers.ilo import Hyperparameters, identity, optimise_layer
+from experiment.runner import choose_batch_size
+from solvers.least_squares import silent
+from util.devices import choose_device
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 H = Hyperparameters(outer=1, inner=3, lr_z=0.02, lr_nu=0.001, weight_nu=0.1, weight_z=1e-4)

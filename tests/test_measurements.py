@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from guided_diffusion.measurements import blurring, load_measurement
+from guided_diffusion.kernels import blurring
+from guided_diffusion.measurements import load_measurement
 from motionblur.motionblur import Kernel
-from util.cli import named_by
+from experiment.arguments import named_by
 from util.config import load_yaml
 from util.files import UserError
 from util.rng import BatchRandom
@@ -19,7 +20,7 @@ def measurement(task, seeds=(1, 2)):
     path = f"configs/tasks/{task}_config.yaml"
     operator, noise = load_measurement(load_yaml(path), path, SIZE)
     rng = BatchRandom(seeds)
-    return operator.draw(rng, "cpu"), noise, rng
+    return operator.draw(rng, "cpu")[0], noise, rng
 
 
 def pictures(batch=2, seed=0, size=SIZE):

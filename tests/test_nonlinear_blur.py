@@ -30,7 +30,7 @@ def weights(tmp_path, monkeypatch):
 @pytest.mark.parametrize("size, batch", [(128, 2), (256, 1)])
 def test_blurs_with_a_code_that_fits_the_image(weights, size, batch):
     operator, _ = load_measurement(load_yaml(TASK), TASK, size)
-    A = operator.draw(BatchRandom([123] * batch), "cpu")
+    A, _ = operator.draw(BatchRandom([123] * batch), "cpu")
     x = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         y = A(x)

@@ -6,7 +6,7 @@ import torch
 
 from guided_diffusion.prior import frozen
 from guided_diffusion.unet import create_model
-from util.runner import choose_batch_size
+from experiment.runner import choose_batch_size
 
 SMALL = dict(image_size=32, num_channels=32, num_res_blocks=1, channel_mult="1,2", learn_sigma=True, attention_resolutions="16",
              num_head_channels=32, resblock_updown=True)

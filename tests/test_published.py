@@ -54,7 +54,7 @@ def published(workspace):
 def test_published_commands_run(published, script, method):
     for task in TASKS:
         result = script(f"{method}.py", "--dataset", "celeba", "--task", task, "-n", 1, "--outer", 1, "--inner", 2,
-                        "--cuda", -1, "--data", "data256", "--run", "run")
+                        "--cuda", -1, "--data", "data256", "--name", "run")
         assert result.code == 0, result.err
         summary = json.load(open(f"{method}/celeba/{task}/run/summary.json"))
         assert summary["images"] == 1 and np.isfinite(summary["final"]["psnr"]["mean"])
@@ -107,7 +107,7 @@ measurement:
 def test_task_files_of_the_published_form_run_as_they_are(workspace, script, task):
     os.makedirs("configs/tasks/demo", exist_ok=True)
     (workspace / f"configs/tasks/demo/{task}_config.yaml").write_text(PUBLISHED_FILES[task])
-    result = script("dmilo.py", "--task", task, "-n", 1, "--outer", 1, "--inner", 1, "--cuda", -1, "--run", "run")
+    result = script("dmilo.py", "--task", task, "-n", 1, "--outer", 1, "--inner", 1, "--cuda", -1, "--name", "run")
     assert result.code == 0, result.err
     if task == "motion_deblur":  # even kernels grow the measurement by a pixel, as published
         assert Image.open(f"dmilo/demo/{task}/run/images/astronaut/measurement.png").size == (65, 65)

@@ -20,8 +20,8 @@ def test_a_run_leaves_what_is_published_and_more(run_method, method, iterates):
     run = run_method(method, "inpainting", "--batch-size", 2)
     assert sorted(os.listdir(run.folder)) == sorted(FILES + ["images", "record"])
     for name in ("astronaut", "grace_hopper"):
-        pictures = {"origin", "measurement", "init", "final", "result", *iterates}
-        assert {f[:-4] for f in os.listdir(run.folder / "images" / name)} == pictures
+        pictures = {"origin.png", "measurement.png", "measurement.npy", "mask.png", "init.png", "final.png", "result.png"}
+        assert set(os.listdir(run.folder / "images" / name)) == pictures | {f"{iterate}.png" for iterate in iterates}
         record = json.loads((run.folder / "record" / f"{name}.json").read_text())
         assert record["iterates"] == iterates
         assert all(len(record[key]) == len(iterates) for key in ("psnr", "ssim", "lpips_alex", "residual", "elapsed"))
@@ -39,7 +39,7 @@ def test_a_run_leaves_what_is_published_and_more(run_method, method, iterates):
     finals, bests = [r["psnr"][-1] for r in records], [max(r["psnr"]) for r in records]
     assert summary["final"]["psnr"] == {"mean": pytest.approx(np.mean(finals)), "std": pytest.approx(np.std(finals))}
     assert summary["best"]["psnr"]["mean"] == pytest.approx(np.mean(bests))
-    assert summary["final"]["lpips_alex"]["mean"] is None
+    assert 0 < summary["final"]["lpips_alex"]["mean"] < 2
     assert summary["settings"]["hyperparameters"]["inner"] == 2 and summary["settings"]["seed"] == 123
     assert "against the ground truth, an oracle's choice" in (run.folder / "log.txt").read_text()
     assert f"avg psnr: {np.mean(finals)}"[:14] in (run.folder / "log.txt").read_text()
@@ -54,7 +54,7 @@ def test_a_batch_of_two_gives_what_two_single_runs_give(run_method):
 
 
 def test_least_squares_baseline_restores_without_a_network(script, tmp_path):
-    result = script("baselines.least_squares", "-t", "inpainting", "-l", tmp_path, "--run", "run", "--cuda", -1)
+    result = script("baselines.least_squares", "-t", "inpainting", "-l", tmp_path, "--name", "run", "--cuda", -1)
     assert result.code == 0, result.err
     summary = json.loads((tmp_path / "demo" / "inpainting" / "run" / "summary.json").read_text())
     assert summary["final"]["psnr"]["mean"] > 23 and summary["network_evaluations_per_image"] == 0
@@ -70,7 +70,7 @@ def test_least_squares_refuses_what_is_not_linear(script, tmp_path):
     ("daps", ["-c", 100], 18),
 ])
 def test_the_baselines_restore_and_are_counted(script, tmp_path, method, options, floor):
-    result = script(f"baselines.{method}", "-t", "inpainting", "-l", tmp_path / "runs", "--run", "r", "--cuda", -1, *options)
+    result = script(f"baselines.{method}", "-t", "inpainting", "-l", tmp_path / "runs", "--name", "r", "--cuda", -1, *options)
     assert result.code == 0, result.err
     summary = json.loads((tmp_path / "runs" / "demo" / "inpainting" / "r" / "summary.json").read_text())
     assert summary["final"]["psnr"]["mean"] > floor
@@ -106,21 +106,15 @@ def put_weights(tmp_path, name, content):
     return str(path)
 
 
-def test_lpips_is_measured_where_alexnet_is(run_method, tmp_path):
-    import torchvision
+def test_lpips_is_the_one_of_its_authors(script):
+    """Distances that lpips gives with torchvision's own AlexNet."""
+    from experiment.metrics import Metrics
 
-    torch.manual_seed(0)
-    put_weights(tmp_path, "alexnet-owt-7be5be79.pth", torchvision.models.alexnet(weights=None).state_dict())
-    run = run_method("dmilo", "inpainting", "-n", 1, iterations=("--outer", 1, "--inner", 1))
-    assert run.summary["final"]["lpips_alex"]["mean"] > 0 and "LPIPS" not in run.err
-
-
-@pytest.mark.parametrize("content", MISSING_OR_BROKEN, ids=["missing", "broken", "foreign"])
-def test_without_alexnet_one_warning_names_the_file(run_method, tmp_path, content):
-    path = put_weights(tmp_path, "alexnet-owt-7be5be79.pth", content)
-    run = run_method("dmilo", "inpainting", "-n", 1, iterations=("--outer", 1, "--inner", 1))
-    warnings = [line for line in run.err.splitlines() if line.startswith("warning:")]
-    assert len(warnings) == 1 and path in warnings[0] and run.summary["final"]["lpips_alex"]["mean"] is None
+    metrics = Metrics(torch.device("cpu"))
+    astronaut, grace_hopper = (load_image(f"data/demo/{name}.png", 64)[0] for name in ("astronaut", "grace_hopper"))
+    assert metrics(astronaut, grace_hopper)["lpips_alex"] == pytest.approx(0.217231, abs=2e-6)
+    assert metrics(astronaut.flip(-1), astronaut)["lpips_alex"] == pytest.approx(0.088495, abs=2e-6)
+    assert metrics(astronaut, astronaut)["lpips_alex"] == 0
 
 
 @pytest.mark.slow
@@ -140,10 +134,16 @@ def test_fid_is_measured_where_inception_is(run_method, tmp_path):
 
 
 @pytest.mark.parametrize("content", MISSING_OR_BROKEN, ids=["missing", "broken", "foreign"])
-def test_without_inception_one_warning_names_the_file(run_method, tmp_path, content):
+def test_without_inception_one_warning_names_the_file(run_method, tmp_path, monkeypatch, content):
+    def no_network(*arguments, **options):
+        raise OSError("<urlopen error [Errno -2] Name or service not known>")
+
+    monkeypatch.setattr("pytorch_fid.inception.load_state_dict_from_url", no_network)
     path = put_weights(tmp_path, "pt_inception-2015-12-05-6726825d.pth", content)
     run = run_method("dmilo", "inpainting", "--fid", "-n", 1, iterations=("--outer", 1, "--inner", 1))
-    assert run.summary["fid"] is None and path in run.err
+    warnings = [line for line in run.err.splitlines() if line.startswith("warning: no FID")]
+    assert run.summary["fid"] is None and len(warnings) == 1 and path in warnings[0]
+    assert ("fetching FID's network" in run.err) == (content is None)
 
 
 def test_no_gpu_is_one_warning(run_method, monkeypatch):
@@ -210,13 +210,15 @@ BAD = [
     (NOTHING, ["--eta", "nan"], "-e/--eta: must be 0 or more"),
     (NOTHING, ["--eta", "1.5"], "-e/--eta: must be 0 or more, 1 at most"),
     (NOTHING, ["--seed", "5000000000"], "--seed: must be 0 or more"),
-    (NOTHING, ["--run", "../x"], "--run: must be a folder's name"),
+    (NOTHING, ["--name", "../x"], "--run: must be a folder's name"),
     (NOTHING, ["--colour"], "unrecognized arguments: --colour"),
     (NOTHING, ["-l", "configs/dmilo.yaml"], "cannot be written (Not a directory); choose another --logdir"),
     (add_image("a.png", None, None), ["--data", "mine"], "a.png: cannot be read as an image"),
     (add_image("a.png", "RGB", (64, 60)), ["--data", "mine"], "a.png: is 64 x 60, this prior needs 64 x 64"),
     (add_image("a.png", "RGB", (64, 64), "A.jpg"), ["--data", "mine"], "would share its folder of results"),
     (replace_checkpoint(None), [], "models/demo.pt: no such checkpoint"),
+    (lambda root: os.remove(root / "models/alexnet_features.pt"), [], "models/alexnet_features.pt: cannot be read as a checkpoint"),
+    (lambda root: torch.save({}, root / "models/alexnet_features.pt"), [], "models/alexnet_features.pt: holds other weights than AlexNet's"),
     (replace_checkpoint(b""), [], "models/demo.pt: cannot be read as a checkpoint (EOFError)"),
     (replace_checkpoint(b"x" * 1000), [], "models/demo.pt: cannot be read as a checkpoint (UnpicklingError)"),
     (replace_checkpoint(Code()), [], "models/demo.pt: cannot be read as a checkpoint (UnpicklingError)"),
@@ -244,8 +246,8 @@ BAD = [
     (NOTHING, ["-bn", "-1"], "-bn/--begin_number: must be 0 or more"),
     (NOTHING, ["-bn", "1", "-en", "1"], "choose none of the images"),
     (NOTHING, ["--eta", "-0.1"], "-e/--eta: must be 0 or more"),
-    (NOTHING, ["--run", ".."], "--run: must be a folder's name"),
-    (NOTHING, ["--run", ""], "--run: must be a folder's name"),
+    (NOTHING, ["--name", ".."], "--run: must be a folder's name"),
+    (NOTHING, ["--name", ""], "--run: must be a folder's name"),
     (NOTHING, ["--data", "dmilo.py"], "dmilo.py: no such folder"),
     (add_image("a.gif", "L", (64, 64)), ["--data", "mine"], "mine: no images in it"),
     (lambda root: (root / "mine").mkdir() or (root / "mine" / "a.png").write_bytes(b""), ["--data", "mine"], "a.png: cannot be read as an image"),

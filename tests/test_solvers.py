@@ -1,21 +1,22 @@
 """The chain and both methods on the built-in prior."""
-import importlib
-
 import pytest
 import torch
 
-from benchmark import count_evaluations
-from dmilo import dmilo
-from guided_diffusion.ddim import chain_timesteps, ddim_step
+from benchmark import SOLVERS
+from experiment.costs import count_evaluations
+from experiment.hyperparameters import load_hyperparameters
+from experiment.problem import simulate
+from experiment.restoration import draw_latents
+from guided_diffusion.ddim import Chain, chain_timesteps, ddim_step
 from guided_diffusion.measurements import load_measurement
 from util.config import load_yaml
-from util.ilo import Hyperparameters, identity, optimise_layer
+from solvers.ilo import Hyperparameters, identity, optimise_layer
+from solvers.least_squares import silent
+from solvers.search import search
 from util.images import load_image
-from util.runner import load_hyperparameters, measure
-from util.start import search, silent
+from util.rng import BatchRandom
 
-pgd = importlib.import_module("dmilo-pgd")
-METHODS = {"dmilo": (dmilo, Hyperparameters), "dmilo-pgd": (pgd.dmilo_pgd, pgd.PGDHyperparameters)}
+METHODS = {name: SOLVERS[name] for name in ("dmilo", "dmilo-pgd")}
 TASKS = {name: f"configs/tasks/{folder}{name}_config.yaml" for name, folder in
          [("inpainting", ""), ("super_resolution", ""), ("gaussian_deblur", "demo/"), ("motion_deblur", "demo/")]}
 
@@ -28,8 +29,11 @@ def last_iterate(model, method, task, x, seeds, eta=0.0):
     solver, kind = METHODS[method]
     h = load_hyperparameters(f"configs/{method}.yaml", task, kind, outer=1, inner=2)
     operator, noise = load_measurement(load_yaml(TASKS[task]), TASKS[task], 64)
-    A, y, g, latents = measure(operator, noise, model, x, seeds, h, eta)
-    for _, X, _ in search(solver, g, A, y, latents, h, silent):
+    rng = BatchRandom(seeds)
+    problem = simulate(["image"] * len(x), x, operator, noise, rng)
+    g = Chain(model, h.chain_steps, rng, eta, h.layers)
+    latents = draw_latents(rng, x.shape[1:], h, x.device)
+    for _, X, _ in search(solver, g, problem.operator, problem.y, latents, h, silent):
         pass
     return X
 
@@ -57,7 +61,7 @@ def test_the_network_sees_each_image_of_a_batch_by_itself(demo_model):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("task", load_yaml("configs/dmilo.yaml")["fast"])
 def test_the_fast_preset_takes_at_most_150_network_evaluations(method, task):
-    assert 100 <= count_evaluations(method, "fast", task) <= 150
+    assert 100 <= count_evaluations(SOLVERS, method, "fast", task) <= 150
 
 
 def test_eta_and_the_seed_change_the_result(demo_model):

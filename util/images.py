@@ -69,14 +69,15 @@ def load_image(path, size, resize=False):
 
 
 def to_pixels(x):
-    """(3, H, W) in [-1, 1], clamped -> (H, W, 3) float64 in [0, 1], numpy."""
+    """(C, H, W) in [-1, 1], clamped -> (H, W, C) float64 in [0, 1], numpy."""
     return (x.detach().double().cpu().clamp(-1, 1).permute(1, 2, 0).numpy() + 1) / 2
 
 
 def save_image(path, x):
-    """Write (3, H, W) in [-1, 1] as an 8-bit PNG, whole."""
+    """Write (3, H, W), or (1, H, W) for a grey one, in [-1, 1] as an 8-bit PNG, whole."""
+    pixels = (to_pixels(x) * 255).round().astype(np.uint8)
     with atomic(path) as tmp:
-        Image.fromarray((to_pixels(x) * 255).round().astype(np.uint8)).save(tmp)
+        Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels).save(tmp)
 
 
 def tile(rows, pad=2):

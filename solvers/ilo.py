@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from util.start import Start
+from solvers.search import Start
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The command line that both scripts share, checked before anything is loaded."""
+"""The command lines of the scripts, checked before anything is loaded."""
 import argparse
 import glob
 import math
@@ -11,10 +11,10 @@ import torch
 
 from guided_diffusion.ddim import TRAINING_STEPS
 from util.config import load_yaml
+from util.devices import keep_memory
 from util.files import UserError
 
-
-GOES_ON = "what was finished is on disk, the same command (a restoration's with its --run NAME) goes on"
+GOES_ON = "what was finished is on disk, the same command (a restoration's with its --name NAME) goes on"
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,9 +27,10 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; --help shows what there is")
 
 
-def exit_on_user_error(function):
-    """Call `function`; a UserError or a failing disk becomes one line on standard error and exit code 2."""
+def run_script(function):
+    """Call `function`, the whole of a script; a UserError or a failing disk becomes one line on standard error and exit code 2."""
     script = os.path.basename(sys.argv[0])
+    keep_memory()
     try:
         function()
     except UserError as error:
@@ -100,12 +101,12 @@ def parse_arguments(doc, method):
     add("--batch-size", type=count, help="images at once (default: what fits on the GPU, or pays on the CPU); changes "
         "results by rounding only")
     add("-l", "--logdir", default=f"./{method}", help=f"where results go (default ./{method})")
-    add("--run", type=folder_name, default=time.strftime("%Y-%m-%d_%H-%M-%S"), help="the run's folder in "
+    add("--name", "--run", type=folder_name, default=time.strftime("%Y-%m-%d_%H-%M-%S"), help="the run's folder in "
         "<logdir>/<dataset>/<task>/ (default: the time); given again, the run goes on where it was stopped")
     add("--preset", default=presets[0] if presets else "", help=f"one of {', '.join(presets)}, the tables of hyperparameters in "
         f"configs/{method}.yaml (default %(default)s)")
     add("--fid", action="store_true", help="add FID to the summary")
-    add("--summarize", action="store_true", help="restore nothing, write the summary of what a --run NAME has finished")
+    add("--summarize", action="store_true", help="restore nothing, write the summary of what a --name NAME has finished")
     add("--outer", type=count, help=f"outer iterations (default: the task's row in configs/{method}.yaml)")
     add("--inner", type=count, help="steps a layer and outer iteration (default: likewise)")
     add("-c", "--custom_steps", type=number(int, 1, TRAINING_STEPS), help="DDIM steps, the layers of the chain (default: likewise; published: 3)")

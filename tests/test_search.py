@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from util.files import UserError
-from util.start import Start, conjugate_gradients, preconditioned, search, smooth_least_squares
+from solvers.least_squares import conjugate_gradients, preconditioned, smooth_least_squares
+from solvers.search import Start, search
 
 SHAPE = (2, 3, 4, 4)
 PIXELS = 3 * 4 * 4

@@ -1,0 +1,16 @@
+"""Other methods, generators of the same shape as dmilo.py's: {name: (generator, the dataclass of its rows)}."""
+from baselines.daps import DAPSHyperparameters, daps
+from baselines.dmplug import DMPlugHyperparameters, dmplug
+from baselines.dps import DPSHyperparameters, dps
+from baselines.least_squares import LeastSquaresHyperparameters, least_squares
+from baselines.reddiff import REDDiffHyperparameters, reddiff
+from baselines.total_variation import TotalVariationHyperparameters, total_variation
+
+BASELINES = {
+    "least_squares": (least_squares, LeastSquaresHyperparameters),
+    "total_variation": (total_variation, TotalVariationHyperparameters),
+    "dmplug": (dmplug, DMPlugHyperparameters),
+    "dps": (dps, DPSHyperparameters),
+    "reddiff": (reddiff, REDDiffHyperparameters),
+    "daps": (daps, DAPSHyperparameters),
+}

@@ -1,0 +1,67 @@
+"""A run's folder: begun once with its settings, and gone on with only by what they say."""
+import hashlib
+import json
+import os
+
+import torch
+
+from experiment.pictures import picture
+from util.files import UserError, write_text
+from util.images import load_image
+
+
+def differences(begun, wanted, prefix=""):
+    """(key, value, other value) where two nested dicts differ; None stands for a key that is missing."""
+    for key in sorted({*begun, *wanted}):
+        was, now = begun.get(key), wanted.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            yield from differences(was, now, f"{prefix}{key}.")
+        elif was != now:
+            yield f"{prefix}{key}", was, now
+
+
+def checkpoint_digest(path):
+    """A checkpoint's content as a short text: a run cannot go on with another one."""
+    digest = hashlib.blake2b(digest_size=8)
+    with open(path, "rb") as f:
+        while block := f.read(1 << 24):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def open_run(directory, settings, batch_size):
+    """Make the run's folder, or find it begun with the same settings (they stand in its settings.json). Returns the batch
+    size that it was begun with: another one, which may be asked for, changes the rounding.
+
+    Raises UserError where the folder holds something else, names the first setting that differs, or says why it cannot be
+    made.
+    """
+    path = os.path.join(directory, "settings.json")
+    wanted = json.loads(json.dumps({**settings, "batch_size": batch_size}))  # tuples become lists, as they do in the file
+    try:
+        if not os.path.exists(path):
+            # Hidden: what another rank or job is writing at this moment; it may be done with it by now.
+            others = os.listdir(directory) if os.path.isdir(directory) else []
+            if any(not name.startswith(".") and name != "settings.json" for name in others):
+                raise UserError(f"{directory}: is there already and is no run of this program; choose another --name NAME")
+            write_text(path, json.dumps(wanted, indent=1))
+        with open(path, encoding="utf-8") as f:
+            begun = json.load(f)
+    except OSError as error:
+        raise UserError(f"{directory}: cannot be written ({error.strerror}); choose another --logdir") from error
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read ({error}); choose another --name NAME") from error
+    if not isinstance(begun, dict):
+        raise UserError(f"{path}: does not hold a run's settings; choose another --name NAME")
+    begun_batch_size = begun.pop("batch_size", batch_size)
+    for key, was, now in differences(begun, {**wanted, "batch_size": None}):
+        raise UserError(f"{directory}: was begun with {key} {was}, now it is {now}; go on with the former or choose another --name NAME")
+    return begun_batch_size
+
+
+def refuse_other_pictures(directory, images):
+    """Raise UserError where a run's folder has begun one of the images, {name: (1, 3, H, H)}, with another picture."""
+    for name, x in images.items():
+        path = picture(directory, name, "origin")
+        if os.path.exists(path) and not torch.equal(load_image(path, x.shape[-1]), x):
+            raise UserError(f"{path}: is not the picture that {name} is now; rename the new one or choose another --name NAME")

@@ -1,0 +1,53 @@
+"""A run of a script as a user would type it, and what it has left so far: what tables and benchmarks are made of."""
+import os
+import sys
+from collections import namedtuple
+
+from experiment.recorder import finished_records
+from util.files import UserError
+from util.images import image_names, list_images
+
+NAME = "table"  # what the runs are called
+
+Job = namedtuple("Job", "dataset data number task method preset logdir")
+
+
+def folder(job):
+    return os.path.join(job.logdir, job.dataset, job.task, NAME)
+
+
+def command(job, cuda, extra=(), nproc_per_node=1):
+    """The command that a user would type for this run."""
+    is_script = os.path.exists(f"{job.method}.py")
+    name = f"{job.method}.py" if is_script else f"baselines.{job.method}"
+    launcher = [] if is_script else ["-m"]
+    if nproc_per_node > 1:
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(nproc_per_node), *launcher, "--"]
+    return [
+        sys.executable, *launcher, name,
+        "--dataset", job.dataset, "--task", job.task, "--data", job.data, "-n", str(job.number), "--preset", job.preset,
+        "-l", job.logdir, "--name", NAME, "--cuda", str(cuda), *extra,
+    ]
+
+
+def images(job):
+    return image_names(list_images(job.data)[: job.number])
+
+
+def has_images(job):
+    """Is its folder there, with images that can have results side by side?"""
+    try:
+        return bool(images(job))
+    except UserError:
+        return False
+
+
+def left(job):
+    """The job's images that are not finished."""
+    return set(images(job)) - set(finished_records(folder(job)))
+
+
+def sound_records(job):
+    """{image: record} of the job's images that are finished and have not failed."""
+    names = images(job)
+    return {name: r for name, r in finished_records(folder(job)).items() if name in names and "failed" not in r}

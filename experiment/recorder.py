@@ -1,0 +1,152 @@
+"""What a run leaves on disk in figures: records, log.txt and summary.json; and the pictures of each iterate."""
+import json
+import os
+
+import numpy as np
+import torch
+
+from util.files import UserError, atomic, write_text
+from util.images import save_image
+
+METRICS = ("psnr", "ssim", "lpips_alex")  # against the truth, where there is one
+FIGURES = (*METRICS, "residual")
+BEST_NOTE = (
+    "best: the iterate with the highest PSNR against the ground truth, an oracle's choice, as in the published code "
+    "(result.png); final: the last iterate, which needs no ground truth (final.png)"
+)
+
+
+class ImageRecord:
+    """The iterates of one picture: its pictures in images/<name>/, its figures in record/<name>.json.
+
+    measurement: its y; drawn: its part of the Problem's; truth: (3, H, W) in [-1, 1], or None: then there are no metrics, and the
+    last iterate is the result.
+    """
+
+    def __init__(self, directory, name, measurement, drawn, truth, metrics):
+        self.pictures = os.path.join(directory, "images", name)
+        self.record_path = os.path.join(directory, "record", f"{name}.json")
+        self.truth, self.metrics = truth, metrics
+        figures = FIGURES if truth is not None else ("residual",)
+        self.record = {key: [] for key in (*figures, "iterates", "evaluations", "elapsed")}
+        if truth is not None:
+            self._save("origin", truth)
+        self._save("measurement", measurement)
+        with atomic(os.path.join(self.pictures, "measurement.npy")) as tmp, open(tmp, "wb") as f:
+            np.save(f, measurement.cpu().numpy())
+        if "mask" in drawn:
+            self._save("mask", 2 * drawn["mask"] - 1)
+        if "kernel" in drawn:
+            self._save("kernel", 2 * drawn["kernel"][None] / drawn["kernel"].max() - 1)
+
+    @property
+    def failed(self):
+        return "failed" in self.record
+
+    def _save(self, picture, x):
+        save_image(os.path.join(self.pictures, f"{picture}.png"), x)
+
+    def add(self, iterate, x, residual, evaluations, elapsed):
+        """One iterate: its name, (3, H, W), the RMS of A(x) - y, and the network evaluations and seconds that the image has
+        taken so far. "init" is where the solver starts: only a picture. One that is not finite ends the record."""
+        if self.failed:
+            return
+        if not (torch.isfinite(x).all() and np.isfinite(residual)):
+            self.record["failed"] = f"{iterate} is not finite; nothing was recorded from there on"
+            return
+        self._save(iterate, x)
+        if iterate == "init":
+            return
+        figures = {"residual": residual, "iterates": iterate, "evaluations": evaluations, "elapsed": elapsed}
+        if self.truth is not None:
+            figures.update(self.metrics(x, self.truth))
+        for key, value in figures.items():
+            self.record[key].append(value)
+        self._save("final", x)
+        if self.truth is None or self.record["psnr"][-1] == max(self.record["psnr"]):
+            self._save("result", x)
+
+    def finish(self, seconds, network_evaluations, made_with):
+        """Write the record, whole, and return it. made_with: what `util.devices.provenance` returns."""
+        self.record.update(seconds=seconds, network_evaluations=network_evaluations, made_with=made_with)
+        write_text(self.record_path, json.dumps(self.record, indent=1))
+        return self.record
+
+
+def finished_records(directory):
+    """{image: record} of every finished image in a run's folder, sorted by name, whoever has restored it. Raises UserError for
+    one that is spoilt."""
+    records = {}
+    folder = os.path.join(directory, "record")
+    for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        if file.endswith(".json") and not file.startswith("."):
+            with open(os.path.join(folder, file), encoding="utf-8") as f:
+                try:
+                    records[file[: -len(".json")]] = json.load(f)
+                except ValueError as error:
+                    raise UserError(f"{f.name}: cannot be read ({error}); remove it, and its image is restored anew") from error
+    return records
+
+
+def choose(record, which):
+    """A record's figures at its "final" iterate or at its "best" (highest PSNR) one; {} if nobody can tell the best."""
+    if which == "best" and "psnr" not in record:
+        return {}
+    i = int(np.argmax(record["psnr"])) if which == "best" else -1
+    return {key: record[key][i] for key in FIGURES if key in record}
+
+
+def mean_and_std(values):
+    """{"mean", "std"} over the images (population standard deviation, as published), None where there is no value."""
+    if not values:
+        return {"mean": None, "std": None}
+    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
+
+
+def statistics(records):
+    """{"final" | "best": {figure: {"mean", "std"}}} of records that have not failed."""
+    chosen = {which: [choose(record, which) for record in records] for which in ("final", "best")}
+    return {
+        which: {key: mean_and_std([values[key] for values in rows if key in values]) for key in FIGURES}
+        for which, rows in chosen.items()
+    }
+
+
+def log_lines(summary, records):
+    """The lines of log.txt. records: {image: record} of those that have not failed."""
+    lines = [f"{summary['method']}: {len(records)} images of {summary['dataset']}, {summary['task']}"]
+    lines += [f"{key}: {value}" for key, value in summary["settings"].items()]
+    lines += [f"made with: {one}" for one in summary["made_with"]]
+    lines.append(BEST_NOTE)
+    lines += [f"{name}: failed, {why}" for name, why in summary["failed"].items()]
+    for name, record in records.items():
+        if "psnr" not in record:
+            lines.append(f"{name}: final residual: {record['residual'][-1]}")
+            continue
+        for which in ("final", "best"):
+            values = choose(record, which)
+            lines.append(f"{name}: {which} psnr: {values['psnr']}, ssims: {values['ssim']}, lpips: {values['lpips_alex']}")
+    for which in ("final", "best"):
+        for statistic, word in (("mean", "avg"), ("std", "std")):
+            psnr, ssim, lpips = (summary[which][metric][statistic] for metric in METRICS)
+            if psnr is not None:
+                lines.append(f"{which} {word} psnr: {psnr}, {word} ssims: {ssim}, {word} lpips: {lpips}")
+    if "fid" in summary:
+        lines.append(f"fid: {summary['fid']}")
+    return lines
+
+
+def write_summary(directory, head, records, settings):
+    """summary.json and log.txt of a run. head: method, dataset, task and, if it was asked for, fid; records: {image: record}.
+    Returns the summary, whose figures are of the images that have not failed."""
+    failed = {name: record["failed"] for name, record in records.items() if "failed" in record}
+    records = {name: record for name, record in records.items() if name not in failed}
+    summary = {**head, "images": len(records), "failed": failed, **statistics(records.values())}
+    for key in ("seconds", "network_evaluations"):
+        summary[f"{key}_per_image"] = mean_and_std([record[key] for record in records.values()])["mean"]
+    # One, unless the run went on elsewhere.
+    summary["made_with"] = list({json.dumps(one): one for one in (r["made_with"] for r in records.values())}.values())
+    summary["settings"] = settings
+    write_text(os.path.join(directory, "summary.json"), json.dumps(summary, indent=1))
+    write_text(os.path.join(directory, "log.txt"), "\n".join(log_lines(summary, records)) + "\n")
+    return summary

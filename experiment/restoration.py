@@ -1,0 +1,148 @@
+"""One batch from its Problem to its files, and what is shown meanwhile."""
+import os
+import sys
+import time
+
+import torch
+from tqdm import tqdm
+
+from experiment.recorder import ImageRecord
+from guided_diffusion.ddim import Chain
+from solvers.search import search
+from util.devices import is_out_of_memory, provenance
+from util.files import UserError, save_tensors
+
+
+def draw_latents(rng, shape, h, device):
+    """The h.starts standard normal (B, *shape) with which searches begin, the first one the published method's.
+
+    The published code draws N + 1 latents before the chain overwrites all but the first; so does this, or the stream from which
+    eta > 0 goes on drawing would be another one.
+    """
+    drawn = [rng.randn(shape) for _ in range(max(h.chain_steps + 1, h.starts))]
+    return [latent.to(device) for latent in drawn[: h.starts]]
+
+
+class Progress:
+    """Bars for images, outer iterations and the steps of a layer (or of the gradient), on a terminal only."""
+
+    def __init__(self, images, outer, hidden=False):
+        bar = dict(disable=hidden or None, leave=False, dynamic_ncols=True)
+        self.images = tqdm(total=images, desc="images", unit="image", **bar)
+        self.outer = tqdm(total=outer, desc="outer", **bar)
+        self.inner = tqdm(desc="inner", unit="step", **bar)
+        self.shown = 0.0
+
+    def on_step(self, step, steps, loss):
+        if step == 1:
+            self.inner.reset(total=steps)
+        self.inner.update()
+        # Twice a second at most, for fetching the loss makes a GPU wait.
+        if not self.inner.disable and time.monotonic() - self.shown > 0.5:
+            self.inner.set_postfix(loss=f"{loss.item():.5f}")
+            self.shown = time.monotonic()
+
+    def on_iterate(self, name):
+        if name == "init":
+            self.outer.reset()
+        self.outer.update(name.endswith("after"))
+
+    def on_image(self, name, record):
+        self.images.update()
+        if "failed" in record:
+            tqdm.write(f"warning: {name}: {record['failed']}", file=sys.stderr)
+        elif "psnr" in record:
+            psnr, best = record["psnr"][-1], max(record["psnr"])
+            tqdm.write(f"{name}: final PSNR {psnr:.2f} dB, best {best:.2f} dB, {record['seconds']:.0f} s")
+        else:
+            tqdm.write(f"{name}: residual {record['residual'][-1]:.4f}, {record['seconds']:.0f} s")
+
+    def close(self):
+        for bar in (self.inner, self.outer, self.images):
+            bar.close()
+
+
+class Restoration:
+    """One batch from its Problem to its files; `run` goes on from the last outer iteration that an earlier, killed run has
+    finished (its state is in record/<first image>.state) and ends with the files of an uninterrupted one.
+
+    rng: the batch's BatchRandom, from which the problem was drawn; h: the method's row; eta: DDIM's noise.
+    """
+
+    def __init__(self, directory, problem, model, rng, h, eta, metrics):
+        device = problem.y.device
+        self.problem, self.h, self.device, self.made_with = problem, h, device, provenance(device)
+        self.g = Chain(model, h.chain_steps, rng, eta, h.layers)
+        self.latents = draw_latents(rng, (3, *problem.size), h, device)
+        self.records = []
+        for i, name in enumerate(problem.names):
+            drawn = {key: value[i] for key, value in problem.drawn.items()}
+            truth = None if problem.truth is None else problem.truth[i]
+            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, metrics))
+        self.path, self.seconds = os.path.join(directory, "record", f"{problem.names[0]}.state"), 0.0
+
+    def load(self):
+        """The solver's state as `save` has left it, None if there is nothing of this batch."""
+        try:
+            state = torch.load(self.path, map_location=self.device, weights_only=True)
+            if state["names"] != self.problem.names:  # batches of another size
+                return None
+            self.seconds = state["seconds"]
+            self.g.load_state_dict({**state["chain"], "generators": [g.cpu() for g in state["chain"]["generators"]]})
+            for record, content in zip(self.records, state["records"]):
+                record.record = content
+            return state["solver"]
+        except FileNotFoundError:
+            return None
+        except (OSError, torch.OutOfMemoryError):  # not the file's fault
+            raise
+        except Exception as error:  # a foreign file makes the unpickler raise nearly anything
+            raise UserError(f"{self.path}: is not the state of a run; remove it to begin its images anew") from error
+
+    def save(self, solver_state):
+        records = [record.record for record in self.records]
+        content = {"names": self.problem.names, "solver": solver_state, "chain": self.g.state_dict(), "records": records}
+        save_tensors(self.path, {**content, "seconds": self.seconds})
+
+    def run(self, solver, progress):
+        """Every iterate goes to the images' records; an image whose values are not finite stops there."""
+        A, y, names = self.problem.operator, self.problem.y, self.problem.names
+        batch, state = len(names), self.load()
+        started = time.perf_counter()
+        for name, X, state in search(solver, self.g, A, y, self.latents, self.h, progress.on_step, state):
+            with torch.no_grad():
+                residual = (A(X) - y).flatten(1).square().mean(1).sqrt().tolist()  # waits for the device
+            self.seconds += time.perf_counter() - started  # not the recording
+            for record, image, rms in zip(self.records, X, residual):
+                record.add(name, image, rms, self.g.evaluations, self.seconds / batch)
+            if state is not None:
+                self.save(state)
+            progress.on_iterate(name)
+            if all(record.failed for record in self.records):
+                break
+            started = time.perf_counter()
+        for name, record in zip(names, self.records):
+            progress.on_image(name, record.finish(self.seconds / batch, self.g.evaluations, self.made_with))
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+
+
+def restore(names, limit, build, solver, progress):
+    """Run the batches that build(names) makes, of `limit` images at most, which is halved whenever a batch does not fit into
+    memory. Returns what the limit then is."""
+    while names:
+        batch = names[:limit]
+        try:
+            build(batch).run(solver, progress)
+            names = names[limit:]
+            continue
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                raise UserError(f"{batch[0]}: one image does not fit into the device's memory; try --precision bf16 or --cuda -1") from None
+        # Outside of the handler, which holds on to what filled the memory.
+        torch.cuda.empty_cache()
+        limit = len(batch) // 2
+        print(f"warning: {len(batch)} images do not fit into memory, going on with {limit} at once (--batch-size {limit})", file=sys.stderr)
+    return limit

@@ -1,0 +1,184 @@
+"""Config -> prior and operator -> problem -> solver -> recorder: what both scripts do around their generator of iterates."""
+import dataclasses
+import datetime
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+
+from experiment.arguments import parse_arguments, run_script
+from experiment.fid import FrechetInceptionDistance
+from experiment.folder import checkpoint_digest, open_run, refuse_other_pictures
+from experiment.hyperparameters import load_hyperparameters
+from experiment.metrics import Metrics
+from experiment.pictures import write_grid
+from experiment.problem import simulate
+from experiment.recorder import finished_records, write_summary
+from experiment.restoration import Progress, Restoration, restore
+from guided_diffusion.measurements import load_measurement
+from guided_diffusion.prior import load_model_config, load_prior
+from util.config import load_yaml
+from util.devices import choose_device
+from util.files import UserError
+from util.images import image_names, list_images, load_image
+from util.rng import BatchRandom
+
+CPU_BATCH_PIXELS = 4 * 64 * 64  # up to here a larger batch makes the CPU faster (benchmark.py inner)
+GPU_BATCH = 64  # at most; beyond it no GPU gets faster
+
+
+def of_rank_0(value):
+    """What rank 0 calls this, on every rank."""
+    shared = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(shared)
+    return shared[0]
+
+
+def choose_batch_size(model, size, device):
+    """How many images of `size` pixels a side are restored at once if nobody says: on a GPU as many as its free memory
+    holds, by the memory that a step with one image takes."""
+    if device.type == "cpu":
+        return max(1, CPU_BATCH_PIXELS // size**2)
+    free, _ = torch.cuda.mem_get_info(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    x = torch.zeros(1, 3, size, size, device=device, requires_grad=True)
+    model(x, torch.zeros(1, device=device)).sum().backward()
+    taken = torch.cuda.max_memory_allocated(device) - before
+    return max(1, min(GPU_BATCH, int(0.8 * free / taken)))
+
+
+def choose_images(args, size):
+    """{name: (1, 3, H, H)} of the images that -n, -bn and -en choose. Raises UserError if there are none."""
+    end = None if args.end_number == -1 else args.end_number
+    paths = list_images(args.data)[: args.number]
+    names = image_names(paths)[args.begin_number : end]  # of two that are called alike, one may be in another slice
+    if not names:
+        raise UserError(f"-n {args.number} -bn {args.begin_number} -en {args.end_number} choose none of the images in {args.data}")
+    return {name: load_image(path, size, args.resize) for name, path in zip(names, paths[args.begin_number : end])}
+
+
+def device_of_rank(args, world):
+    """The device of this process: --cuda's or, under torchrun, a GPU of its own."""
+    local = int(os.environ.get("LOCAL_RANK", 0)) if world > 1 else args.cuda
+    if world > 1 and args.cuda != -1 and 0 < torch.cuda.device_count() <= local:
+        raise UserError(f"--nproc-per-node: there are {torch.cuda.device_count()} GPUs, one a process; start fewer")
+    return choose_device(-1 if args.cuda == -1 else local, args.precision == "tf32")
+
+
+def lasting_settings(args, method, h, config, task, uses_prior):
+    """What has to be the same when a run goes on. The rest (which images, how many at once, where) changes no more than rounding."""
+    fixed = {key: getattr(args, key) for key in ("dataset", "task", "data", "seed", "eta", "precision", "compile", "resize")}
+    fixed.update(method=method, hyperparameters=dataclasses.asdict(h), model=config, **task)
+    if uses_prior:
+        fixed["checkpoint"] = checkpoint_digest(config["model_path"])
+    return fixed
+
+
+def summarise(directory, head, settings, fid=None):
+    """Write the summary of what is finished and return it, None if nothing is. fid: a FrechetInceptionDistance, if asked for."""
+    records = finished_records(directory)
+    if not records:
+        return None
+    if fid:
+        head = {**head, "fid": fid(directory, [name for name in records if "failed" not in records[name]])}
+        records = finished_records(directory)  # it takes minutes, in which another slice may have ended
+    write_grid(directory, records)
+    return write_summary(directory, head, records, settings)
+
+
+def report(summary, directory):
+    """What a run says at its end."""
+    about = f"{summary['method']}, {summary['task']}, {summary['images']} images"
+    final, best, residual = (summary[which][key]["mean"] for which, key in (("final", "psnr"), ("best", "psnr"), ("final", "residual")))
+    if final is not None:
+        print(f"{about}: PSNR {final:.2f} dB (final), {best:.2f} dB (best, chosen against the ground truth)")
+    elif residual is not None:
+        print(f"{about}: residual {residual:.4f}")
+    for name, why in summary["failed"].items():
+        print(f"warning: {name} has failed: {why}", file=sys.stderr)
+    print(f"wrote {directory}/ (log.txt, summary.json, grid.png, images/, record/)")
+
+
+def restore_batches(directory, batches, limit, build, solver, progress, after):
+    """Restore what is unfinished in `batches` of names and call after() when one is through. limit, build: see `restore`."""
+    for batch in batches:
+        done = finished_records(directory)
+        state = os.path.join(directory, "record", f"{batch[0]}.state")
+        unfinished = [name for name in batch if name not in done]
+        progress.images.update(len(batch) - len(unfinished))
+        if unfinished:
+            # With a state, its whole batch: it may have been killed between two of its records.
+            limit = restore(batch if os.path.exists(state) else unfinished, limit, build, solver, progress)
+            after()
+        elif os.path.exists(state):
+            os.unlink(state)
+    progress.close()
+
+
+def run(doc, method, solver, kind, uses_prior):
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        # For a barrier, no tensor passes; the fastest rank may wait for the slowest one's images.
+        dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
+    args = parse_arguments(doc, method)
+    args.name = of_rank_0(args.name)  # their clocks may differ
+    config = load_model_config(args.model_config)
+    task = load_yaml(args.task_config)
+    operator, noise = load_measurement(task, args.task_config, config["image_size"])
+    given = {"outer": args.outer, "inner": args.inner, "chain_steps": args.custom_steps}
+    h = load_hyperparameters(f"configs/{method}.yaml", args.task, kind, args.preset, **given)
+    images = choose_images(args, config["image_size"])
+    device = device_of_rank(args, world)
+    directory = os.path.join(args.logdir, args.dataset, args.task, args.name)
+    if args.summarize and not finished_records(directory):
+        raise UserError(f"{directory}: has no finished image to summarise yet")
+    model = load_prior(config, args.model_config, device, args.precision) if uses_prior and not args.summarize else None
+    possible = choose_batch_size(model, config["image_size"], device) if model else len(images)
+    possible = of_rank_0(min(possible, -(-len(images) // world)))  # work for every rank; their GPUs' free memory may differ, too
+    if args.compile and model:
+        model = torch.compile(model)
+
+    fixed = lasting_settings(args, method, h, config, task, uses_prior)
+    begun_with = open_run(directory, fixed, args.batch_size or possible)
+    args.batch_size = args.batch_size or of_rank_0(begun_with)  # not each its own, or an image might belong to nobody
+    refuse_other_pictures(directory, images)
+    settings = {**vars(args), "device": str(device), "world": world, **fixed}
+    head = {"method": method, "dataset": args.dataset, "task": args.task}
+
+    metrics = None if args.summarize else Metrics(device)
+    fid = FrechetInceptionDistance(device) if args.fid and rank == 0 else None
+
+    def build(names):
+        rng = BatchRandom([args.seed] * len(names))
+        problem = simulate(names, torch.cat([images[name] for name in names]).to(device), operator, noise, rng)
+        return Restoration(directory, problem, model, rng, h, args.eta, metrics)
+
+    names = [] if args.summarize else list(images)
+    batches = [names[i : i + args.batch_size] for i in range(0, len(names), args.batch_size)][rank::world]
+    outer = h.outer if h.starts == 1 else h.starts  # what `search` yields an end of
+    progress = Progress(sum(map(len, batches)), outer, hidden=rank > 0)
+    restore_batches(directory, batches, args.batch_size, build, solver, progress, lambda: rank == 0 and summarise(directory, head, settings))
+
+    if world > 1:
+        dist.barrier()
+    if rank == 0:
+        report(summarise(directory, head, settings, fid), directory)
+    if world > 1:
+        dist.barrier()  # torchrun ends every process as soon as one has ended with code 1, and rank 0 may still be writing
+        dist.destroy_process_group()
+    if any("failed" in record for name, record in finished_records(directory).items() if name in images):
+        sys.exit(1)
+
+
+def main(doc, method, solver, hyperparameters, uses_prior=True):
+    """The whole of dmilo.py and dmilo-pgd.py but the method itself.
+
+    doc: what --help shows. solver: called as solver(g, operator, y, z_0, h, on_step, state), a generator of (name, X,
+    state), "init" first, then what is recorded; the last of an outer iteration has a name ending in "after" and, if the
+    method can go on from there, a state for torch.save. hyperparameters: the dataclass
+    of the rows in configs/<method>.yaml. uses_prior: False for a method that works without the chain.
+    """
+    run_script(lambda: run(doc, method, solver, hyperparameters, uses_prior))

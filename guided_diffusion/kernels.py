@@ -1,0 +1,69 @@
+"""Blur kernels and the matrix of bicubic reduction, and what applies a kernel to a picture."""
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+
+from motionblur.motionblur import Kernel
+
+
+def bicubic_matrix(size, factor):
+    """(size / factor, size) float32: bicubic reduction of one axis as MATLAB's imresize does it.
+
+    The cubic (a = -0.5) is widened by the factor against aliasing, its weights are normalised to one, and the signal is
+    mirrored at its ends with the edge sample repeated. Source: assafshocher/ResizeRight's predecessor, Resizer.
+    """
+
+    def cubic(x):
+        x = np.abs(x)
+        inner = 1.5 * x**3 - 2.5 * x**2 + 1
+        outer = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+        return np.where(x <= 1, inner, np.where(x <= 2, outer, 0))
+
+    centres = (np.arange(size // factor) + 0.5) * factor - 0.5
+    taps = np.floor(centres - 2 * factor)[:, None] + np.arange(4 * factor + 2)
+    weights = cubic((centres[:, None] - taps) / factor)
+    weights /= weights.sum(1, keepdims=True)
+    mirror = np.concatenate([np.arange(size), np.arange(size)[::-1]])
+    matrix = np.zeros((size // factor, size))
+    np.add.at(matrix, (np.arange(size // factor)[:, None], mirror[taps.astype(int) % (2 * size)]), weights)
+    return torch.from_numpy(matrix).float()
+
+
+def gaussian_kernel(size, sigma, numpy_rng, torch_rng):
+    """(size, size) float64: a point at (size // 2, size // 2) through scipy's gaussian_filter; sigma in pixels."""
+    # The published code keeps the kernel in a 3-channel Conv2d, whose first weights are drawn from the stream that the
+    # noise then goes on with.
+    torch.empty(3 * size * size).uniform_(generator=torch_rng)
+    point = np.zeros((size, size))
+    point[size // 2, size // 2] = 1
+    return gaussian_filter(point, sigma)
+
+
+def motion_kernel(size, intensity, numpy_rng, torch_rng):
+    """(size, size) float64: a random camera shake; intensity 0 (straight) … 1 (most crooked)."""
+    return Kernel(size=(size, size), intensity=intensity, rng=numpy_rng).kernelMatrix
+
+
+def mirrored(x, border, dim):
+    """x with `border` more pixels at both ends of an axis, mirrored without repeating the edge. F.pad's gradient adds up in no
+    fixed order on a GPU; this one's does."""
+    before, after = x.narrow(dim, 1, border), x.narrow(dim, x.shape[dim] - 1 - border, border)
+    return torch.cat([before.flip(dim), x, after.flip(dim)], dim)
+
+
+def blurring(kernels, image_size):
+    """The function that cross-correlates each image with its own kernel, the border mirrored by k // 2 without repeating
+    the edge: (B, 3, H, H) -> (B, 3, H', H'), where H' = H for odd k and H + 1 for even k (as published).
+
+    kernels: (B, k, k); image_size: H. In the Fourier domain, for the published kernels have 64 x 64 taps.
+    """
+    k = kernels.shape[-1]
+    padded_size, result_size = image_size + 2 * (k // 2), image_size + 2 * (k // 2) - k + 1
+    spectrum = torch.fft.rfft2(kernels, (padded_size, padded_size))[:, None].conj()
+
+    def blur(x):
+        x = mirrored(mirrored(x.contiguous(), k // 2, -2), k // 2, -1)
+        blurred = torch.fft.irfft2(torch.fft.rfft2(x) * spectrum, (padded_size, padded_size))
+        return blurred[..., :result_size, :result_size]
+
+    return blur
