@@ -1,9 +1,10 @@
 # make demo: restore the two faces of data/demo on a CPU.   make test: the tests.   make test-all: the slow ones too.
+# make gpu: everything that only a GPU can show, into results/gpu.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all clean
+.PHONY: demo test test-all gpu clean
 
 demo: $(VENV)/installed
 	rm -rf results/make-demo
@@ -16,6 +17,9 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	$(BIN)/python -m pytest tests -q
+
+gpu: $(VENV)/installed
+	@$(BIN)/python benchmark.py gpu --cuda 0
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,10 +1,11 @@
-"""Speed, memory, quality and a prior's loss: what is compared is measured in turns, medians and ratios are printed.
+"""Speed, memory, quality, a prior's loss and all of it on a GPU: what is compared is measured in turns, medians and ratios are printed.
 
     python benchmark.py inner --dataset demo --batch-size 1 2 4 8 --cuda -1      # one step of a layer's optimisation
     python benchmark.py inner --dataset celeba --precision fp32 bf16 --cuda 0
     python benchmark.py memory --dataset demo --steps 1 2 3 4 --cuda -1          # peak memory by the length of the chain
     python benchmark.py quality --data faces/ -n 40 -bn 32 --cuda -1             # PSNR against evaluations and seconds
     python benchmark.py loss --data faces/ -n 32 --cuda -1                       # how well a prior predicts the noise
+    python benchmark.py gpu                                                      # all that a GPU has to show: results/gpu.md
 
 `inner` and `memory` need no checkpoint. `inner` compares with the step of the published code, made of the same modules: it
 computes the weights' gradients, computes attention again in the backward pass and fetches every loss; on a CPU also told to keep
@@ -17,6 +18,8 @@ import itertools
 import os
 import statistics
 import subprocess
+import sys
+import time
 
 import numpy as np
 import torch
@@ -47,25 +50,27 @@ TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
 LOSS_TIMESTEPS = (100, 142, 200, 250, 333, 666, 999)  # last layers of chains of 10, 7, 5 and 4 steps; all of 3
 
 
-def inner_rows(config_file, batch, precisions, repeats, device):
+def inner_rows(args, config_file, batch, device):
     """Rows, as texts, of one inner step: the published code's and, in each precision, ours."""
     # The published code leaves TF32 as PyTorch has it, on, and freed memory as glibc has it.
-    kinds = [("published", "tf32" if device.type == "cuda" else "fp32", False)]
+    kinds = [("published", "tf32" if device.type == "cuda" else "fp32")]
     if device.type == "cpu":
-        kinds.append(("published, memory kept", "fp32", True))
-    kinds += [("ours", precision, True) for precision in precisions]
-    makes = [functools.partial(inner_step, config_file, batch, precision, kind != "ours") for kind, precision, _ in kinds]
-    figures = compare(makes, [keeping for *_, keeping in kinds], repeats, device)
+        kinds.append(("published, memory kept", "fp32"))
+    kinds += [("ours", precision) for precision in args.precision]
+    kinds += [("ours, compiled", precision) for precision in args.precision if args.compile]
+    makes = [functools.partial(inner_step, config_file, batch, precision, kind.startswith("published"), kind.endswith("compiled"))
+             for kind, precision in kinds]
+    figures = compare(makes, [kind != "published" for kind, _ in kinds], args.repeats, device)
     return [
         [str(batch), kind, precision, f"{1000 * taken:.0f}", f"{1000 * taken / batch:.0f}", f"{taken / figures[0][0]:.2f}",
          f"{peak:.2f}", f"{peak / figures[0][1]:.2f}"]
-        for (kind, precision, _), (taken, peak) in zip(kinds, figures)
+        for (kind, precision), (taken, peak) in zip(kinds, figures)
     ]
 
 
 def inner(args, device):
     config_file = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
-    rows = [row for batch in args.batch_size for row in inner_rows(config_file, batch, args.precision, args.repeats, device)]
+    rows = [row for batch in args.batch_size for row in inner_rows(args, config_file, batch, device)]
     print(f"{args.dataset}, {device}, {torch.get_num_threads()} threads, torch {torch.__version__}, median of {args.repeats}\n")
     print("\n".join(markdown(INNER_HEADER, rows)))
 
@@ -154,12 +159,42 @@ def loss(args, device):
     print("\n".join(markdown(header, [[f"{value:.5f}" for value in np.mean(losses, axis=0)]])))
 
 
+# What `make gpu` runs, one after the other; {out} is where pictures go.
+ON_A_GPU = [
+    ("The tests that need a GPU", "-m pytest tests/test_cuda.py -q"),
+    ("An inner step at 256 px", "benchmark.py inner --dataset celeba --batch-size 1 4 16 --precision fp32 tf32 bf16 --compile"),
+    ("An inner step of the built-in prior", "benchmark.py inner --dataset demo --batch-size 1 8 64 --precision fp32 tf32 bf16 --compile"),
+    ("Peak memory by the length of the chain", "benchmark.py memory --dataset celeba"),
+    ("Fast, on the GPU", "benchmark.py quality --runs dmilo/fast dmilo-pgd/fast --out {out}/gpu"),
+    ("Fast, on the CPU", "benchmark.py quality --runs dmilo/fast dmilo-pgd/fast --out {out}/cpu --cuda -1"),
+    ("Published settings, on the GPU", "benchmark.py quality --tasks inpainting --runs dmilo/paper dmilo-pgd/paper --out {out}/gpu"),
+    ("Published settings, on the CPU", "benchmark.py quality --tasks inpainting --runs dmilo/paper dmilo-pgd/paper --out {out}/cpu --cuda -1"),
+]
+
+
+def gpu(args, device):
+    """Write results/gpu.md, a section a command of ON_A_GPU with what it printed. Raises UserError at the end if one failed."""
+    sections, failed = [f"# On a GPU\n\n{torch.cuda.get_device_name(device)}, torch {torch.__version__}\n"], []
+    for title, typed in ON_A_GPU:
+        typed = typed.format(out="results/gpu")
+        started = time.monotonic()
+        done = subprocess.run([sys.executable, *typed.split()], capture_output=True, text=True)
+        print(f"{title}: {time.monotonic() - started:.0f} s", flush=True)
+        failed += [title] if done.returncode else []
+        said = done.stdout + (done.stderr if done.returncode else "")
+        sections.append(f"## {title}\n\n`python {typed}` ({time.monotonic() - started:.0f} s)\n\n{said}")
+        write_text("results/gpu.md", "\n".join(sections))  # whatever comes next
+    print("wrote results/gpu.md")
+    if failed:
+        raise UserError(f"failed: {', '.join(failed)}; results/gpu.md has what they printed")
+
+
 def main():
     parser = Parser(__doc__)
     commands = parser.add_subparsers(
-        required=True, metavar="inner|memory|quality|loss", parser_class=lambda **kw: Parser(__doc__)
+        required=True, metavar="inner|memory|quality|loss|gpu", parser_class=lambda **kw: Parser(__doc__)
     )
-    for name, function in (("inner", inner), ("memory", memory), ("quality", quality), ("loss", loss)):
+    for name, function in (("inner", inner), ("memory", memory), ("quality", quality), ("loss", loss), ("gpu", gpu)):
         sub = commands.add_parser(name)
         sub.set_defaults(function=function)
         sub.add_argument("--dataset", default="demo", help="which prior (default demo)")
@@ -167,10 +202,11 @@ def main():
         if name == "inner":
             sub.add_argument("--batch-size", type=number(int, 1), nargs="+", default=[1], help="(default 1)")
             sub.add_argument("--precision", choices=("fp32", "tf32", "bf16"), nargs="+", default=["fp32"], help="(default fp32)")
+            sub.add_argument("--compile", action="store_true", help="ours with the network compiled, too")
             sub.add_argument("--repeats", type=number(int, 1), default=9, help="steps of each (default 9)")
         elif name == "memory":
             sub.add_argument("--steps", type=number(int, 1, 1000), nargs="+", default=[1, 2, 3, 4], help="(default 1 2 3 4)")
-        else:
+        elif name != "gpu":
             sub.add_argument("--data", help="folder of images (default data/<dataset>)")
             sub.add_argument("-n", "--number", type=number(int, 1), default=10, help="how many of them (default 10)")
             sub.add_argument("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
@@ -179,6 +215,8 @@ def main():
             sub.add_argument("--runs", nargs="+", default=RUNS, help=f"method/preset (default {' '.join(RUNS)})")
             sub.add_argument("--out", default="results/benchmark", help="(default results/benchmark)")
     args = parser.parse_args()
+    if args.function is gpu and not torch.cuda.is_available():
+        raise UserError("gpu: no GPU here; this is for the day there is one")
     args.function(args, choose_device(args.cuda))
 
 

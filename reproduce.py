@@ -238,7 +238,7 @@ def estimate(jobs, cuda, extra):
     device, step_seconds, estimates = choose_device(cuda), {}, {}
     for job in jobs:
         if job.dataset not in step_seconds:
-            step = inner_step(f"configs/model_config_{job.dataset}.yaml", 1, "fp32", False, device)
+            step = inner_step(f"configs/model_config_{job.dataset}.yaml", 1, "fp32", False, False, device)
             step_seconds[job.dataset] = min(seconds(step, device) for _ in range(3))
         count = len(left(job)) if has_images(job) else job.number
         estimates[job] = count * step_seconds[job.dataset] * count_evaluations(SOLVERS, job.method, job.preset, job.task, **given)

@@ -30,14 +30,15 @@ def fetch(step, steps, loss):
     loss.item()
 
 
-def inner_step(config_file, batch, precision, published, device):
-    """A function that does one inner step of the last layer: ours, or that of the published code made of the same modules."""
+def inner_step(config_file, batch, precision, published, compiled, device):
+    """A function that does one inner step of the last layer: ours, perhaps with the network compiled, or that of the published
+    code made of the same modules."""
     config = load_model_config(config_file)
     if published:
         model = build_model({**config, "use_checkpoint": True}, config_file).eval().to(device)
     else:
         model = frozen(build_model(config, config_file), device, precision)
-    g = Chain(model, 3, rng=None)
+    g = Chain(torch.compile(model) if compiled else model, 3, rng=None)
     z = BatchRandom(range(batch)).randn((3, config["image_size"], config["image_size"]), device)
     h = load_hyperparameters("configs/dmilo.yaml", "default", Hyperparameters, inner=1)
     on_step = fetch if published else silent

@@ -141,15 +141,14 @@ def run(doc, method, solver, kind, uses_prior):
     if args.compile and model:
         model = torch.compile(model)
 
+    metrics = None if args.summarize else Metrics(device)
+    fid = FrechetInceptionDistance(device) if args.fid and rank == 0 else None
     fixed = lasting_settings(args, method, h, config, task, uses_prior)
     begun_with = open_run(directory, fixed, args.batch_size or possible)
     args.batch_size = args.batch_size or of_rank_0(begun_with)  # not each its own, or an image might belong to nobody
     refuse_other_pictures(directory, images)
     settings = {**vars(args), "device": str(device), "world": world, **fixed}
     head = {"method": method, "dataset": args.dataset, "task": args.task}
-
-    metrics = None if args.summarize else Metrics(device)
-    fid = FrechetInceptionDistance(device) if args.fid and rank == 0 else None
 
     def build(names):
         rng = BatchRandom([args.seed] * len(names))

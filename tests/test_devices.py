@@ -1,0 +1,87 @@
+"""That every tensor of a method lies on the problem's device, found without a GPU, and what a program tells the system at its start."""
+import ctypes
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from benchmark import SOLVERS
+from experiment.hyperparameters import load_hyperparameters
+from guided_diffusion.ddim import Chain
+from guided_diffusion.measurements import load_measurement
+from guided_diffusion.prior import frozen
+from guided_diffusion.unet import create_model
+from solvers import least_squares
+from solvers.least_squares import silent
+from solvers.search import search
+from test_solvers import METHODS, TASKS
+from util import devices
+from util.config import load_yaml
+from util.rng import BatchRandom
+
+
+TINY = dict(image_size=64, num_channels=8, num_res_blocks=1, channel_mult="1,1", learn_sigma=True, attention_resolutions="32",
+            num_head_channels=8, resblock_updown=True, use_scale_shift_norm=True, norm_groups=4)
+METHODS_AND_TASKS = [
+    (method, preset, task, "fp32") for method in METHODS for preset in load_yaml(f"configs/{method}.yaml") for task in TASKS
+] + [(method, "paper", "inpainting", "bf16") for method in METHODS]
+
+
+@pytest.fixture
+def no_backward(monkeypatch):
+    """A gradient is zero, for fake tensors of a device that is not here cannot be sent backwards; two conjugate gradient steps do."""
+    solve = least_squares.conjugate_gradients
+    monkeypatch.setattr(least_squares, "conjugate_gradients", lambda apply, b, steps, *more: solve(apply, b, 2, *more))
+    monkeypatch.setattr(torch.autograd, "grad", lambda out, x, *more, **options: (torch.zeros_like(x),))
+    monkeypatch.setattr(torch.Tensor, "backward", lambda self: None)
+    monkeypatch.setattr(torch, "allclose", lambda *pair, **options: True)  # nor have they values
+
+
+@pytest.mark.parametrize("method, preset, task, precision", METHODS_AND_TASKS)
+def test_every_tensor_lies_on_the_device(no_backward, method, preset, task, precision):
+    solver, kind = SOLVERS[method]
+    shorter = {"outer": 1, "inner": 1, **({"gradient_steps": 1} if method == "dmilo-pgd" else {})}
+    h = load_hyperparameters(f"configs/{method}.yaml", task, kind, preset, **shorter)
+    operator, _ = load_measurement(load_yaml(TASKS[task]), TASKS[task], 64)
+    rng = BatchRandom([1])
+    g = Chain(None, h.chain_steps, rng, layers=h.layers)
+    model = frozen(create_model(**TINY), "cpu", precision)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        device = torch.device("cuda")
+        weights = {name: torch.empty_like(weight, device=device) for name, weight in model.state_dict().items()}
+        g.model = lambda x, t: torch.func.functional_call(model, weights, (x, t))
+        latents = [torch.empty(1, 3, 64, 64, device=device) for _ in range(h.starts)]
+        A, _ = operator.draw(rng, device)
+        for name, X, _ in search(solver, g, A, A(latents[0]), latents, h, silent):
+            assert X.device.type == "cuda" and X.shape == (1, 3, 64, 64)
+    assert name.endswith("after")
+
+
+def test_freed_memory_is_kept_where_glibc_is(monkeypatch):
+    told = []
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: type("C", (), {"mallopt": lambda self, *what: told.append(what)})())
+    devices.keep_memory()
+    assert dict(told) == {-1: 2_000_000_000, -3: 1_000_000_000}  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+
+    def no_glibc(name):
+        raise OSError("not here")
+
+    for other in (no_glibc, lambda name: object()):
+        monkeypatch.setattr(ctypes, "CDLL", other)
+        devices.keep_memory()  # silently nothing
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's glibc")
+def test_a_large_block_stays_in_the_process():
+    """A freed block of 300 MB is still resident, which without the two settings it is not."""
+    program = (
+        "import torch; from util.devices import keep_memory\n"
+        "def resident():\n"
+        "    x = torch.ones(75_000_000); del x\n"
+        "    return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmRSS')) // 1000\n"
+        "print(resident()); keep_memory(); print(resident())"
+    )
+    freed, kept = map(int, subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split())
+    assert kept > freed + 250
