@@ -94,6 +94,8 @@ def parse_arguments(doc, method):
     add("--dataset", default="demo", help="configs/model_config_<dataset>.yaml says which prior (default demo)")
     add("-t", "--task", default="super_resolution", help="configs/tasks/<task>_config.yaml (default super_resolution)")
     add("--data", metavar="DIR", help="folder of images (default data/<dataset>)")
+    add("--sigma", type=number(float, 0), metavar="S", help="Gaussian noise of this standard deviation, in units of the [-1, 1] range, "
+        "instead of the task file's noise; the methods are told it")
     add("--resize", action="store_true", help="cut the middle square out of images of another size and scale it")
     add("-n", "--number", type=count, default=10, help="how many of the images, sorted by name (default 10)")
     add("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")

@@ -1,4 +1,5 @@
 """One batch from its Problem to its files, and what is shown meanwhile."""
+import dataclasses
 import os
 import sys
 import time
@@ -71,7 +72,8 @@ class Restoration:
 
     def __init__(self, directory, problem, model, rng, h, eta, metrics):
         device = problem.y.device
-        self.problem, self.h, self.device, self.made_with = problem, h, device, provenance(device)
+        self.h = dataclasses.replace(h, sigma=problem.sigma)
+        self.problem, self.device, self.made_with = problem, device, provenance(device)
         self.g = Chain(model, h.chain_steps, rng, eta, h.layers)
         self.latents = draw_latents(rng, (3, *problem.size), h, device)
         self.records = []

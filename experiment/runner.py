@@ -71,7 +71,8 @@ def device_of_rank(args, world):
 def lasting_settings(args, method, h, config, task, uses_prior):
     """What has to be the same when a run goes on. The rest (which images, how many at once, where) changes no more than rounding."""
     fixed = {key: getattr(args, key) for key in ("dataset", "task", "data", "seed", "eta", "precision", "compile", "resize")}
-    fixed.update(method=method, hyperparameters=dataclasses.asdict(h), model=config, **task)
+    row = {name: value for name, value in dataclasses.asdict(h).items() if name != "sigma"}  # that is the task's
+    fixed.update(method=method, hyperparameters=row, model=config, **task)
     if uses_prior:
         fixed["checkpoint"] = checkpoint_digest(config["model_path"])
     return fixed
@@ -127,6 +128,8 @@ def run(doc, method, solver, kind, uses_prior):
     args.name = of_rank_0(args.name)  # their clocks may differ
     config = load_model_config(args.model_config)
     task = load_yaml(args.task_config)
+    if args.sigma is not None and isinstance(task.get("measurement"), dict):
+        task["measurement"]["noise"] = {"name": "gaussian", "sigma": args.sigma}
     operator, noise = load_measurement(task, args.task_config, config["image_size"])
     given = {"outer": args.outer, "inner": args.inner, "chain_steps": args.custom_steps}
     h = load_hyperparameters(f"configs/{method}.yaml", args.task, kind, args.preset, **given)

@@ -1,6 +1,6 @@
 """What surrounds a method's search: the part of the chain it searches, where it begins, the form in which it sees the
 measurement, and how often it is repeated. Everything here is off in the published settings."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -12,11 +12,14 @@ from solvers.least_squares import preconditioned, smooth_least_squares
 class Start:
     """The keys that a row of any configs/<method>.yaml may have; those left out are as published.
 
+    sigma is none of them: the noise's standard deviation in units of [-1, 1], which the problem says and every method is told.
+
     chain_steps: DDIM steps of the chain; layers: how many of its last layers are used; start_smoothness: 0 begins at
     noise, more at the noised smooth least squares picture with that weight; damping: 0 leaves the measurement as it is,
     more shows the method a preconditioned one (`preconditioned`); starts: searches from different noise, averaged.
     """
 
+    sigma: float = field(default=0.0, metadata={"of_the_problem": True})
     chain_steps: int = 3
     layers: int = TRAINING_STEPS
     start_smoothness: float = 0.0
