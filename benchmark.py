@@ -3,18 +3,17 @@
     python benchmark.py inner --dataset demo --batch-size 1 2 4 8 --cuda -1      # one step of a layer's optimisation
     python benchmark.py inner --dataset celeba --precision fp32 bf16 --cuda 0
     python benchmark.py memory --dataset demo --steps 1 2 3 4 --cuda -1          # peak memory by the length of the chain
-    python benchmark.py quality --data faces/ -n 40 -bn 32 --cuda -1             # PSNR against evaluations and seconds
+    python benchmark.py quality --data faces/ -n 40 -bn 32 --cuda -1             # PSNR and LPIPS, evaluations, seconds
     python benchmark.py loss --data faces/ -n 32 --cuda -1                       # how well a prior predicts the noise
     python benchmark.py gpu                                                      # all that a GPU has to show: results/gpu.md
 
 `inner` and `memory` need no checkpoint. `inner` compares with the step of the published code, made of the same modules: it
 computes the weights' gradients, computes attention again in the backward pass and fetches every loss; on a CPU also told to keep
-freed memory, as ours is. Memory is there the peak of a process of its own, PyTorch included. `quality` runs the scripts, which go on with what is in --out already,
-and adds quality.md and quality.png there.
+freed memory, as ours is. Memory is there the peak of a process of its own, PyTorch included. `quality` runs the scripts, which go on
+with what is in --out already, and adds quality.md, quality.png (PSNR against its cost) and perception.png (LPIPS over PSNR) there.
 """
 import functools
 import importlib
-import itertools
 import os
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from baselines.registry import BASELINES
 from dmilo import dmilo
+from experiment import plots
 from experiment.arguments import Parser, config_path, number, run_script
 from experiment.costs import compare, inner_step, load_memory_table, memory_table
 from experiment.jobs import Job, command, folder
@@ -35,7 +35,7 @@ from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.prior import load_model_config, load_prior
 from solvers.ilo import Hyperparameters
 from util.devices import choose_device
-from util.files import UserError, atomic, write_text
+from util.files import UserError, write_text
 from util.images import image_names, list_images, load_image
 from util.rng import BatchRandom
 from util.tables import markdown
@@ -45,7 +45,6 @@ SOLVERS = {"dmilo": (dmilo, Hyperparameters), "dmilo-pgd": (pgd.dmilo_pgd, pgd.P
 THROUGH_A_FEW_LAYERS = {name: SOLVERS[name] for name in ("dmplug", "dmilo", "dmilo-pgd")}
 INNER_HEADER = ["batch", "step", "precision", "ms", "ms an image", "ratio", "peak GB", "ratio"]
 RUNS = ["least_squares/tuned", "dmplug/tuned", "dmilo/paper", "dmilo/fast", "dmilo-pgd/paper", "dmilo-pgd/fast"]
-STYLES = [{"marker": marker, "linestyle": line} for marker, line in zip("os^Dv<>P*X", ["-", "--", "-.", ":", "-"] * 2)]
 TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
 LOSS_TIMESTEPS = (100, 142, 200, 250, 333, 666, 999)  # last layers of chains of 10, 7, 5 and 4 steps; all of 3
 
@@ -82,54 +81,45 @@ def memory(args, device):
     print("\n".join(lines))
 
 
-def quality(args, device):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
-
+def quality_records(args, task, run):
+    """The records of the images that -n and -bn choose, which the scripts make or have made. run: method/preset."""
     data = args.data or f"data/{args.dataset}"
     names = image_names(list_images(data)[: args.number])[args.begin_number :]
-    rows = []
-    figure, panels = pyplot.subplots(2, len(args.tasks), figsize=(3.8 * len(args.tasks), 6.4), squeeze=False, sharey=True,
-                                     layout="constrained")
-    for task, column in zip(args.tasks, panels.T):
-        for panel, cost in zip(column, ("network evaluations", "seconds")):
-            panel.set(title=task, xlabel=f"{cost} an image", xscale="log")
-            panel.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
-            panel.grid(alpha=0.3)
-        for run, style in zip(args.runs, itertools.cycle(STYLES)):
-            method, _, preset = run.partition("/")
-            job = Job(args.dataset, data, args.number, task, method, preset, os.path.join(args.out, f"{method}-{preset}"))
-            typed = command(job, args.cuda, ["-bn", str(args.begin_number)])
-            code = subprocess.run(typed).returncode  # it knows what is finished; 1: an image has failed
-            found = finished_records(folder(job))
-            records = [found[name] for name in names if name in found and "failed" not in found[name]]
-            if code > 1 or not set(names) <= set(found) or not records:
-                raise UserError(f"{' '.join(typed)}: failed; its own message stands above")
-            mean = lambda figure: statistics.mean(map(figure, records))
-            evaluations, final = mean(lambda r: r["network_evaluations"]), mean(lambda r: r["psnr"][-1])
-            figures = [f"{mean(lambda r: r['seconds']):.1f}", f"{final:.2f}", f"{mean(lambda r: max(r['psnr'])):.2f}",
-                       f"{mean(lambda r: r['ssim'][-1]):.3f}"]
-            rows.append([task, method, preset, f"{evaluations:.0f}", *figures])
-            # Where an outer iteration ends; DMILO-PGD also records what it projects, which the next iterate leaves far behind.
-            ends = [i for i, name in enumerate(records[0]["iterates"]) if name.endswith("after")]
-            curve = {key: np.mean([record[key] for record in records], axis=0)[ends] for key in ("psnr", "evaluations", "elapsed")}
-            for panel, cost in zip(column, ("evaluations", "elapsed")):
-                if evaluations == 0:
-                    panel.axhline(final, color="grey", linestyle=style["linestyle"], label=method)
-                else:
-                    panel.plot(curve[cost], curve["psnr"], markersize=4, alpha=0.8, label=f"{method}, {preset}", **style)
-    for panel in panels[:, 0]:
-        panel.set_ylabel("PSNR (dB)")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(args.tasks))
-    header = ["task", "method", "preset", "evaluations", "s an image", "PSNR final", "PSNR best", "SSIM final"]
+    method, _, preset = run.partition("/")
+    job = Job(args.dataset, data, args.number, task, method, preset, os.path.join(args.out, f"{method}-{preset}"))
+    sigma = [] if args.sigma is None else ["--sigma", str(args.sigma)]
+    typed = command(job, args.cuda, ["-bn", str(args.begin_number), *sigma])
+    code = subprocess.run(typed).returncode  # it knows what is finished; 1: an image has failed
+    found = finished_records(folder(job))
+    records = [found[name] for name in names if name in found and "failed" not in found[name]]
+    if code > 1 or not set(names) <= set(found) or not records:
+        raise UserError(f"{' '.join(typed)}: failed; its own message stands above")
+    return records
+
+
+def quality_row(task, run, records):
+    """A row, as texts, of the means over the images."""
+    mean = lambda figure: statistics.mean(map(figure, records))
+    figures = [f"{mean(lambda r: r['network_evaluations']):.0f}", f"{mean(lambda r: r['seconds']):.1f}"]
+    figures += [f"{mean(lambda r: r['psnr'][-1]):.2f}", f"{mean(lambda r: max(r['psnr'])):.2f}"]
+    figures += [f"{mean(lambda r: r['ssim'][-1]):.3f}", f"{mean(lambda r: r['lpips_alex'][-1]):.4f}"]
+    return [task, *run.split("/"), *figures]
+
+
+def quality(args, device):
+    groups, rows = {}, []
+    for task in args.tasks:
+        curves = groups.setdefault(task, {})
+        for run in args.runs:
+            curves[run.replace("/", ", ")] = records = quality_records(args, task, run)
+            rows.append(quality_row(task, run, records))
+    header = ["task", "method", "preset", "evaluations", "s an image", "PSNR final", "PSNR best", "SSIM final", "LPIPS final"]
     lines = markdown(header, rows)
     write_text(os.path.join(args.out, "quality.md"), "\n".join(lines) + "\n")
-    with atomic(os.path.join(args.out, "quality.png")) as tmp:
-        figure.savefig(tmp, dpi=90)
+    plots.quality(os.path.join(args.out, "quality.png"), groups)
+    plots.perception(os.path.join(args.out, "perception.png"), groups)
     print("\n".join(lines))
-    print(f"\nwrote {args.out}/quality.md and {args.out}/quality.png")
+    print(f"\nwrote {args.out}/ (quality.md, quality.png, perception.png)")
 
 
 @torch.no_grad()
@@ -213,6 +203,7 @@ def main():
         if name == "quality":
             sub.add_argument("--tasks", nargs="+", default=TASKS, help=f"(default {' '.join(TASKS)})")
             sub.add_argument("--runs", nargs="+", default=RUNS, help=f"method/preset (default {' '.join(RUNS)})")
+            sub.add_argument("--sigma", type=number(float, 0), help="the measurements' noise (default: the task files')")
             sub.add_argument("--out", default="results/benchmark", help="(default results/benchmark)")
     args = parser.parse_args()
     if args.function is gpu and not torch.cuda.is_available():

@@ -16,10 +16,10 @@ import shlex
 import subprocess
 import sys
 
-import numpy as np
 from tqdm import tqdm
 
 from benchmark import SOLVERS, THROUGH_A_FEW_LAYERS
+from experiment import plots
 from experiment.arguments import Parser, config_path, number, run_script
 from experiment.costs import count_evaluations, inner_step, load_memory_table, memory_table, seconds
 from experiment.jobs import Job, command, folder, has_images, images, left, sound_records
@@ -27,7 +27,7 @@ from experiment.pictures import picture, write_strips
 from experiment.recorder import METRICS, statistics
 from util.config import Section, load_yaml
 from util.devices import choose_device
-from util.files import UserError, atomic
+from util.files import UserError
 from util.tables import write_table
 
 COLUMNS = (*METRICS, "fid")  # what a table may show
@@ -192,32 +192,14 @@ def strip_blocks(jobs):
     return blocks
 
 
-def write_convergence(out, jobs):
-    """convergence.png: a column a data set and task, PSNR above, residual below, both means over the images."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    groups = list(dict.fromkeys((job.dataset, job.task) for job in jobs))
-    figure, panels = pyplot.subplots(2, len(groups), figsize=(3.6 * len(groups), 6), squeeze=False)
-    for (dataset, task), (above, below) in zip(groups, panels.T):
-        above.set(title=f"{dataset}, {task}", ylabel="PSNR (dB)")
-        below.set(xlabel="network evaluations an image", ylabel="residual (RMS)")
-        for job in jobs:
-            records = list(sound_records(job).values())
-            if (job.dataset, job.task) == (dataset, task) and records:
-                for panel, key in ((above, "psnr"), (below, "residual")):
-                    means = np.mean([record[key] for record in records], axis=0)
-                    panel.plot(records[0]["evaluations"], means, marker="o", markersize=3, label=f"{job.method}, {job.preset}")
-        above.grid(alpha=0.3)
-        below.grid(alpha=0.3)
-        if above.lines:
-            above.legend(fontsize=7)
-    figure.tight_layout()
-    with atomic(os.path.join(out, "convergence.png")) as tmp:
-        figure.savefig(tmp, dpi=100)
-    pyplot.close(figure)
+def convergence_groups(jobs):
+    """{data set and task: {method and preset: records}} of what is finished."""
+    groups = {f"{job.dataset}, {job.task}": {} for job in jobs}
+    for job in jobs:
+        records = list(sound_records(job).values())
+        if records:
+            groups[f"{job.dataset}, {job.task}"][f"{job.method}, {job.preset}"] = records
+    return groups
 
 
 def write_memory(out, path, cuda):
@@ -294,7 +276,7 @@ def main():
     blocks = strip_blocks(table)
     if blocks:
         write_strips(os.path.join(out, "strips.png"), blocks)
-    write_convergence(out, table)
+    plots.convergence(os.path.join(out, "convergence.png"), convergence_groups(table))
     print("\n".join(lines))
     print(f"wrote {out}/ (table.md, table.csv, table.tex, strips.png, convergence.png, runs/)")
     if broken:
