@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from guided_diffusion.ddim import ddim_step, predict_x0
+from solvers.least_squares import noise_level
 from solvers.search import Start
 
 
@@ -18,16 +19,16 @@ from solvers.search import Start
 class DAPSHyperparameters(Start):
     """One row of configs/daps.yaml. outer: samples, drawn one after the other; levels: noise levels of each, from the chain's
     highest to sigma_min; ode_steps: DDIM steps of a guess; langevin_steps, lr_x, lr_min_ratio: Langevin steps, their size
-    and what it falls to, linearly, over the levels; sigma_y: the standard deviation by which the misfit is divided."""
+    in units of one over the energy's curvature where A is the identity (2 diverges), and what it falls to, linearly, over the
+    levels."""
 
     outer: int
     levels: int
-    sigma_min: float = field(metadata={"low": 1e-9})  # it divides, as does sigma_y
+    sigma_min: float = field(metadata={"low": 1e-9})  # it divides
     ode_steps: int
     langevin_steps: int
     lr_x: float
     lr_min_ratio: float
-    sigma_y: float = field(metadata={"low": 1e-9})
 
 
 def annealing(g, count, sigma_min):
@@ -49,6 +50,7 @@ def guess(g, x, i, steps):
 
 def daps(g, operator, y, z_0, h, on_step, state=None):
     """Yields (name, X, state): the noise, then each sample, (B, 3, H, W) in [-1, 1]."""
+    variance = noise_level(h.sigma) ** 2
     path = annealing(g, h.levels, h.sigma_min)
     if state is None:
         yield "init", z_0.clamp(-1, 1), None
@@ -61,11 +63,11 @@ def daps(g, operator, y, z_0, h, on_step, state=None):
             with torch.no_grad():
                 x0 = guess(g, x, i, h.ode_steps)
             spread = (1 - abar) / abar  # of the picture, given x
-            rate = h.lr_x * (1 - k / len(path) * (1 - h.lr_min_ratio))
+            rate = h.lr_x * (1 - k / len(path) * (1 - h.lr_min_ratio)) / (1 / variance + 1 / spread)
             X = x0
             for _ in range(h.langevin_steps):
                 X = X.detach().requires_grad_()
-                energy = (X - x0).square().sum() / (2 * spread) + (operator(X) - y).square().sum() / (2 * h.sigma_y**2)
+                energy = (X - x0).square().sum() / (2 * spread) + (operator(X) - y).square().sum() / (2 * variance)
                 gradient = torch.autograd.grad(energy, X)[0]
                 X = X.detach() - rate * gradient + (2 * rate) ** 0.5 * g.rng.randn(X.shape[1:], X.device)
             on_step(k + 1, len(path), energy.detach())

@@ -4,32 +4,35 @@
 
 A textbook method (Tikhonov regularisation of the gradient), with the command line and the files of dmilo.py.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from solvers.least_squares import smooth_least_squares
+from solvers.least_squares import LinearTask, noise_level
 from solvers.search import Start
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeastSquaresHyperparameters(Start):
-    """One row of configs/least_squares.yaml. outer, inner: rounds, and conjugate gradient steps in each; smoothness:
-    the weight of the squared differences between neighbouring pixels."""
+    """One row of configs/least_squares.yaml. outer, inner: rounds, and conjugate gradient steps in each; contrast, which
+    the smoothness sigma^2 / contrast follows from, is here never 0."""
 
     outer: int
     inner: int
-    smoothness: float
+    contrast: float = field(metadata={"low": 1e-9})
 
 
 def least_squares(g, operator, y, z_0, h, on_step, state=None):
-    """Yields (name, X, None): grey, then the result, (B, 3, H, W) in [-1, 1]. The chain g is not used, nor is a state.
+    """argmin_X ||operator(X) - y||^2 / sigma^2 + ||differences of X||^2 / contrast, the most probable picture if noise and
+    differences are Gaussian. Yields (name, X, None): grey, then the result, (B, 3, H, W) in [-1, 1]. The chain g is not used, nor
+    is a state.
 
     Raises UserError for an operator that is not linear.
     """
+    task, smoothness = LinearTask(operator, y, z_0), noise_level(h.sigma) ** 2 / h.contrast
     yield "init", torch.zeros_like(z_0), None
     for t in range(h.outer):
-        X = smooth_least_squares(operator, y, z_0, h.smoothness, (t + 1) * h.inner, on_step)
+        X = task.smooth(smoothness, (t + 1) * h.inner, on_step)
         yield f"{t}_after", X.clamp(-1, 1), None
 
 

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import torch
 
 from solvers.ilo import mean_per_image
+from solvers.least_squares import noise_level
 from solvers.search import Start
 
 
 @dataclass(frozen=True, kw_only=True)
 class REDDiffHyperparameters(Start):
     """One row of configs/reddiff.yaml. outer: sweeps through the chain_steps noise levels; lr_x: Adam's learning rate;
-    weight: lambda, of the denoiser's term (their eq. 9, weighted by the inverse root of the signal-to-noise ratio)."""
+    weight: lambda / sigma, of the denoiser's term (their eq. 9, weighted by the inverse root of the signal-to-noise ratio): the
+    noisier the measurement, the more the network is believed."""
 
     outer: int
     lr_x: float
@@ -36,7 +38,7 @@ def reddiff(g, operator, y, z_0, h, on_step, state=None):
             noise = g.rng.randn(X.shape[1:], X.device)
             with torch.no_grad():
                 eps = g.eps(level.abar**0.5 * X + (1 - level.abar) ** 0.5 * noise, level)
-            weight = h.weight * ((1 - level.abar) / level.abar) ** 0.5
+            weight = h.weight * noise_level(h.sigma) * ((1 - level.abar) / level.abar) ** 0.5
             loss = 0.5 * mean_per_image((operator(X) - y).square()) + weight * mean_per_image((eps - noise) * X)
             adam.zero_grad()
             loss.backward()

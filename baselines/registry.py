@@ -1,5 +1,6 @@
 """Other methods, generators of the same shape as dmilo.py's: {name: (generator, the dataclass of its rows)}."""
 from baselines.daps import DAPSHyperparameters, daps
+from baselines.diffpir import DiffPIRHyperparameters, diffpir
 from baselines.dmplug import DMPlugHyperparameters, dmplug
 from baselines.dps import DPSHyperparameters, dps
 from baselines.least_squares import LeastSquaresHyperparameters, least_squares
@@ -9,6 +10,7 @@ from baselines.total_variation import TotalVariationHyperparameters, total_varia
 BASELINES = {
     "least_squares": (least_squares, LeastSquaresHyperparameters),
     "total_variation": (total_variation, TotalVariationHyperparameters),
+    "diffpir": (diffpir, DiffPIRHyperparameters),
     "dmplug": (dmplug, DMPlugHyperparameters),
     "dps": (dps, DPSHyperparameters),
     "reddiff": (reddiff, REDDiffHyperparameters),

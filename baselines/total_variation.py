@@ -2,8 +2,9 @@
 
     python -m baselines.total_variation --task inpainting --data faces/ -n 4 --cuda -1
 
-Proximal gradient steps on 1/2 ||A(x) - y||^2 + weight TV(x), accelerated (FISTA, Beck & Teboulle 2009). The command line and the
-files of dmilo.py.
+Proximal gradient steps on 1/2 ||A(x) - y||^2 + sigma^2 / length TV(x), the most probable picture if the noise is Gaussian and the
+lengths of the picture's gradients are distributed like exp(-|gradient| / length); accelerated (FISTA, Beck & Teboulle 2009). The
+command line and the files of dmilo.py.
 """
 from dataclasses import dataclass, field
 
@@ -11,17 +12,18 @@ import numpy as np
 import torch
 from skimage.restoration import denoise_tv_chambolle
 
-from solvers.least_squares import adjoint
+from solvers.least_squares import adjoint, noise_level
 from solvers.search import Start
 
 
 @dataclass(frozen=True, kw_only=True)
 class TotalVariationHyperparameters(Start):
-    """One row of configs/total_variation.yaml. outer, inner: rounds, and steps in each; weight: of the total variation."""
+    """One row of configs/total_variation.yaml. outer, inner: rounds, and steps in each; length: the mean
+    length of the picture's gradients, in units of [-1, 1]."""
 
     outer: int
     inner: int
-    weight: float = field(metadata={"low": 1e-9})  # it divides
+    length: float = field(metadata={"low": 1e-9})  # it divides
 
 
 def largest_gain(operator, transpose, x, steps=30):
@@ -49,6 +51,7 @@ def total_variation(g, operator, y, z_0, h, on_step, state=None):
     Raises UserError for an operator that is not linear.
     """
     transpose = adjoint(operator, z_0)
+    weight = noise_level(h.sigma) ** 2 / h.length
     rate = 1 / largest_gain(operator, transpose, z_0)
     if state is None:
         state = {"t": 0, "X": torch.zeros_like(z_0), "ahead": torch.zeros_like(z_0), "momentum": 1.0}
@@ -57,7 +60,7 @@ def total_variation(g, operator, y, z_0, h, on_step, state=None):
     for t in range(state["t"], h.outer):
         for step in range(h.inner):
             residual = operator(ahead) - y
-            previous, X = X, denoise(ahead - rate * transpose(residual), rate * h.weight)
+            previous, X = X, denoise(ahead - rate * transpose(residual), rate * weight)
             faster = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
             ahead, momentum = X + (momentum - 1) / faster * (X - previous), faster
             on_step(step + 1, h.inner, residual.square().sum())

@@ -67,7 +67,7 @@ def count_evaluations(solvers, method, preset, task, **given):
     solver, kind = solvers[method]
     h = load_hyperparameters(f"configs/{method}.yaml", task, kind, preset, **given)
     g = Chain(lambda z, t: z, h.chain_steps, BatchRandom([0]), layers=h.layers)
-    latents = [torch.randn(1, 3, 4, 4) for _ in range(h.starts)]
+    latents = [torch.randn(1, 3, 4, 4) for _ in range(h.searches)]
     for _ in search(solver, g, identity, latents[0], latents, h, silent):
         pass
     return g.evaluations

@@ -29,9 +29,10 @@ def load_hyperparameters(path, task, kind, preset=None, **given):
         if field.metadata.get("of_the_problem"):
             continue
         low = 1 if field.type is int else field.metadata.get("low", 0)
-        hint = "true or false" if field.type is bool else f"{field.type.__name__}, {low} or more"
+        valid = field.metadata.get("valid", lambda value: low <= value < math.inf)
+        hint = field.metadata.get("hint", "true or false" if field.type is bool else f"{field.type.__name__}, {low} or more")
         default = None if field.default is dataclasses.MISSING else field.default
-        values[field.name] = section.take(field.name, field.type, lambda value: low <= value < math.inf, hint, default)
+        values[field.name] = section.take(field.name, field.type, valid, hint, default)
     section.finish()
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:

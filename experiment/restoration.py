@@ -15,13 +15,14 @@ from util.files import UserError, save_tensors
 
 
 def draw_latents(rng, shape, h, device):
-    """The h.starts standard normal (B, *shape) with which searches begin, the first one the published method's.
+    """The standard normal (B, *shape) with which h's searches begin, as many as they need, the first one the published method's.
 
     The published code draws N + 1 latents before the chain overwrites all but the first; so does this, or the stream from which
     eta > 0 goes on drawing would be another one.
     """
-    drawn = [rng.randn(shape) for _ in range(max(h.chain_steps + 1, h.starts))]
-    return [latent.to(device) for latent in drawn[: h.starts]]
+    count = -(-h.searches // 2)  # they come in opposite pairs
+    drawn = [rng.randn(shape) for _ in range(max(h.chain_steps + 1, count))]
+    return [latent.to(device) for latent in drawn[:count]]
 
 
 class Progress:

@@ -160,7 +160,7 @@ def run(doc, method, solver, kind, uses_prior):
 
     names = [] if args.summarize else list(images)
     batches = [names[i : i + args.batch_size] for i in range(0, len(names), args.batch_size)][rank::world]
-    outer = h.outer if h.starts == 1 else h.starts  # what `search` yields an end of
+    outer = h.outer if h.searches == 1 else h.searches  # what `search` yields an end of
     progress = Progress(sum(map(len, batches)), outer, hidden=rank > 0)
     restore_batches(directory, batches, args.batch_size, build, solver, progress, lambda: rank == 0 and summarise(directory, head, settings))
 

@@ -4,11 +4,19 @@ import torch
 from util.files import UserError
 
 SMOOTH_STEPS = 100  # conjugate gradient steps for a smooth picture
-DAMPED_STEPS = 10  # and for one preconditioned residual, which only has to point the right way
+DAMPED_STEPS = 10  # for one preconditioned residual, which only has to point the right way
+DATA_STEPS = 20  # and for one step to the measurement
+ROUNDING = 1 / 255 / 3**0.5  # standard deviation of an 8-bit picture's rounding in units of [-1, 1]: a step of 2 / 255 over sqrt(12)
 
 
 def silent(step, steps, loss):
     """An on_step that tells nobody."""
+
+
+def noise_level(sigma):
+    """The noise that a measurement is trusted by: sigma, and at least the pictures' own rounding (0.0023), so that nothing that is
+    divided by a variance vanishes where there is no noise."""
+    return max(sigma, ROUNDING)
 
 
 def adjoint(operator, x):
@@ -48,39 +56,41 @@ def conjugate_gradients(apply, b, steps, on_step=silent):
     return x
 
 
-@torch.no_grad()
-def smooth_least_squares(operator, y, like, smoothness, steps=SMOOTH_STEPS, on_step=silent):
-    """argmin_x ||operator(x) - y||^2 + smoothness (||d_vertical x||^2 + ||d_horizontal x||^2): (B, 3, H, W).
+class LinearTask:
+    """y = A(x) + noise with a linear A, and its least squares pictures, (B, 3, H, W).
 
-    Textbook Tikhonov regularisation. like: (B, 3, H, W), not zero. Raises UserError if the operator is not linear.
+    like: (B, 3, H, W), not zero. Raises UserError if the operator is not linear.
     """
-    transpose = adjoint(operator, like)
 
-    def apply(x):
-        down, right = x.diff(dim=-2), x.diff(dim=-1)
-        roughness = -down.diff(dim=-2, prepend=0 * down[..., :1, :], append=0 * down[..., :1, :])
-        roughness -= right.diff(dim=-1, prepend=0 * right[..., :1], append=0 * right[..., :1])
-        return transpose(operator(x)) + smoothness * roughness
+    def __init__(self, operator, y, like):
+        self.operator, self.y, self.like = operator, y, like
+        self.transpose = adjoint(operator, like)
 
-    return conjugate_gradients(apply, transpose(y), steps, on_step)
+    @torch.no_grad()
+    def smooth(self, smoothness, steps=SMOOTH_STEPS, on_step=silent):
+        """argmin_x ||A(x) - y||^2 + smoothness (||d_vertical x||^2 + ||d_horizontal x||^2): textbook Tikhonov regularisation, the
+        most probable picture if noise and differences are Gaussian and smoothness is the ratio of their variances."""
 
+        def apply(x):
+            down, right = x.diff(dim=-2), x.diff(dim=-1)
+            roughness = -down.diff(dim=-2, prepend=0 * down[..., :1, :], append=0 * down[..., :1, :])
+            roughness -= right.diff(dim=-1, prepend=0 * right[..., :1], append=0 * right[..., :1])
+            return self.transpose(self.operator(x)) + smoothness * roughness
 
-def preconditioned(operator, y, like, damping):
-    """(A', 0) such that a method given this pair weighs the residual r = A(x) - y of a linear A by (A A^T + damping)^-1.
+        return conjugate_gradients(apply, self.transpose(self.y), steps, on_step)
 
-    A'(x) is the damped Gauss-Newton step (A^T A + damping)^-1 A^T r as an image, with the gradient of the identity: that
-    of 1/2 mean A'(x)^2 is then the gradient of 1/2 r^T (A A^T + damping)^-1 r. What the blur has weakened is restored as
-    fast as what it has left. With DMILO-PGD's lr_x = 1/2 and squared norm, one gradient step is that Gauss-Newton step.
-    Raises UserError if the operator is not linear.
-    """
-    transpose = adjoint(operator, like)
+    @torch.no_grad()
+    def drawn_to(self, x, damping, steps=DATA_STEPS):
+        """argmin_u ||A(u) - y||^2 + damping ||u - x||^2: the most probable picture if x errs by a variance of which damping is
+        the noise's share."""
+        apply = lambda d: self.transpose(self.operator(d)) + damping * d
+        return x + conjugate_gradients(apply, self.transpose(self.y - self.operator(x)), steps)
 
-    def step(x):
-        with torch.no_grad():
-            towards = conjugate_gradients(
-                lambda d: transpose(operator(d)) + damping * d, transpose(y - operator(x)), DAMPED_STEPS
-            )
-            goal = x + towards
-        return x - goal
+    def preconditioned(self, damping):
+        """(A', 0) such that a method given this pair weighs the residual r = A(x) - y by (A A^T + damping)^-1.
 
-    return step, torch.zeros_like(like)
+        A'(x) is the damped Gauss-Newton step (A^T A + damping)^-1 A^T r as an image, with the gradient of the identity: that
+        of 1/2 mean A'(x)^2 is then the gradient of 1/2 r^T (A A^T + damping)^-1 r. What the blur has weakened is restored as
+        fast as what it has left. With DMILO-PGD's lr_x = 1/2 and squared norm, one gradient step is that Gauss-Newton step.
+        """
+        return lambda x: x - self.drawn_to(x.detach(), damping, DAMPED_STEPS), torch.zeros_like(self.like)

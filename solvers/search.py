@@ -1,52 +1,86 @@
 """What surrounds a method's search: the part of the chain it searches, where it begins, the form in which it sees the
 measurement, and how often it is repeated. Everything here is off in the published settings."""
-from dataclasses import dataclass, field
-
-import torch
+from dataclasses import dataclass, field, replace
 
 from guided_diffusion.ddim import TRAINING_STEPS
-from solvers.least_squares import preconditioned, smooth_least_squares
+from solvers.least_squares import LinearTask, noise_level
+
+
+def are_passes(values):
+    """Is it a list of [chain steps, starts, inner steps]?"""
+    return all(isinstance(one, (list, tuple)) and len(one) == 3 and all(type(n) is int and n > 0 for n in one) for one in values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """The keys that a row of any configs/<method>.yaml may have; those left out are as published.
 
-    sigma is none of them: the noise's standard deviation in units of [-1, 1], which the problem says and every method is told.
+    chain_steps: DDIM steps of the chain; layers: how many of its last layers are used; starts: searches from different noise,
+    averaged, in pairs of opposite noise; before: passes before the last one, [chain steps, starts, inner steps] of each.
+    contrast: variance of the differences between neighbouring pixels; 0 begins at noise, more at the noised smooth least squares
+    picture with smoothness sigma^2 / contrast. variance: of what the picture still has open when a search begins; 0 leaves the
+    measurement as it is, more shows the method a preconditioned one with damping sigma^2 / variance, and draws each pass' result to
+    the measurement with the same. Both variances are of pictures in [-1, 1].
 
-    chain_steps: DDIM steps of the chain; layers: how many of its last layers are used; start_smoothness: 0 begins at
-    noise, more at the noised smooth least squares picture with that weight; damping: 0 leaves the measurement as it is,
-    more shows the method a preconditioned one (`preconditioned`); starts: searches from different noise, averaged.
+    sigma is no key: the noise's standard deviation in units of [-1, 1], which the problem says and every method is told.
     """
 
     sigma: float = field(default=0.0, metadata={"of_the_problem": True})
     chain_steps: int = 3
     layers: int = TRAINING_STEPS
-    start_smoothness: float = 0.0
-    damping: float = 0.0
     starts: int = 1
+    before: tuple = field(default=(), metadata={"valid": are_passes, "hint": "a list of [chain steps, starts, inner steps]"})
+    contrast: float = 0.0
+    variance: float = 0.0
+
+    @property
+    def passes(self):
+        """The row of every pass, the last one's being this one's without `before`."""
+        rows = [replace(self, before=(), chain_steps=steps, starts=starts, inner=inner) for steps, starts, inner in self.before]
+        return [*rows, replace(self, before=())]
+
+    @property
+    def searches(self):
+        return sum(row.starts for row in self.passes)
+
+
+def opposite_pairs(latents):
+    """n_0, -n_0, n_1, -n_1, … without end of these noises: the mean over a pair has none of what is odd in the noise."""
+    for latent in latents:
+        yield latent
+        yield -latent
 
 
 def search(solver, g, operator, y, latents, h, on_step, state=None):
-    """Run a solver as its row h says. Yields what it yields or, with several starts, the mean of their results so far.
+    """Run a solver as its row h says. Yields what it yields or, where it searches several times, each pass' mean so far.
 
-    g: the chain; operator, y: the task; latents: standard normal (B, 3, H, W), at least h.starts of them; state: a yielded
-    one to go on from. The mean of several restorations lies nearer to the truth, in squares, than any one of them.
+    g: the chain; operator, y: the task; latents: standard normal (B, 3, H, W), enough for h.searches; state: a yielded one to go
+    on from. Each pass begins at the noised picture that the one before has found. The mean of several restorations lies nearer to
+    the truth, in squares, than any one of them.
     """
-    z_0s = latents[: h.starts]
-    if h.start_smoothness:
-        picture = smooth_least_squares(operator, y, latents[0], h.start_smoothness)
-        z_0s = [g.noised(picture, z) for z in z_0s]
-    if h.damping:
-        operator, y = preconditioned(operator, y, latents[0], h.damping)
-    if h.starts == 1:
-        yield from solver(g, operator, y, z_0s[0], h, on_step, state)
+    z_0s = iter(latents) if h.searches == 1 else opposite_pairs(latents)
+    sigma = noise_level(h.sigma)
+    task = LinearTask(operator, y, latents[0]) if h.contrast or h.variance else None
+    picture = task.smooth(sigma**2 / h.contrast) if h.contrast else None
+    if h.variance:
+        operator, y = task.preconditioned(sigma**2 / h.variance)
+    begin = lambda z_0: z_0 if picture is None else g.noised(picture, z_0)
+    if h.searches == 1:
+        yield from solver(g, operator, y, begin(next(z_0s)), h, on_step, state)
         return
-    state = state or {"starts": 0, "mean": torch.zeros_like(latents[0])}
-    mean = state["mean"]
-    for n in range(state["starts"], h.starts):
-        for name, X, _ in solver(g, operator, y, z_0s[n], h, on_step):
-            if n == 0 and name == "init":
-                yield name, X, None
-        mean = mean + (X - mean) / (n + 1)
-        yield f"{n}_after", mean, {"starts": n + 1, "mean": mean}
+    done = state or {"searches": 0, "mean": 0, "picture": picture}
+    count, mean, picture = 0, done["mean"], done["picture"]
+    for row in h.passes:
+        g.restep(row.chain_steps)
+        for n in range(row.starts):
+            z_0, count = begin(next(z_0s)), count + 1
+            if count <= done["searches"]:
+                continue
+            for name, X, _ in solver(g, operator, y, z_0, row, on_step):
+                if count == 1 and name == "init":
+                    yield name, X, None
+            mean = X if n == 0 else mean + (X - mean) / (n + 1)
+            found = task.drawn_to(mean, sigma**2 / h.variance).clamp(-1, 1) if h.variance else mean
+            if n + 1 == row.starts:
+                picture = found
+            yield f"{count - 1}_after", found, {"searches": count, "mean": mean, "picture": picture}

@@ -1,9 +1,13 @@
 """Smooth least squares, the preconditioned measurement and the mean over several starts, against dense linear algebra."""
+from dataclasses import replace
+
 import pytest
 import torch
 
 from util.files import UserError
-from solvers.least_squares import conjugate_gradients, preconditioned, smooth_least_squares
+from guided_diffusion.ddim import Chain
+from solvers.ilo import Hyperparameters
+from solvers.least_squares import ROUNDING, LinearTask, conjugate_gradients
 from solvers.search import Start, search
 
 SHAPE = (2, 3, 4, 4)
@@ -31,7 +35,7 @@ def test_conjugate_gradients_solve_each_image_by_itself():
 def test_smooth_least_squares_is_where_the_gradient_vanishes():
     A, _ = dense_operator(20)
     y = A(like(2))
-    x = smooth_least_squares(A, y, like(), 0.05, steps=200).requires_grad_()
+    x = LinearTask(A, y, like()).smooth(0.05, steps=200).requires_grad_()
     roughness = x.diff(dim=-1).square().sum() + x.diff(dim=-2).square().sum()
     objective = (A(x) - y).square().sum() + 0.05 * roughness
     assert torch.autograd.grad(objective, x)[0].abs().max() < 1e-3
@@ -41,7 +45,7 @@ def test_smooth_least_squares_is_where_the_gradient_vanishes():
 def test_preconditioned_is_the_misfit_weighted_by_its_covariance():
     A, M = dense_operator(8)  # as many rows as conjugate gradient steps solve exactly
     y, damping = torch.randn(2, 8, generator=torch.Generator().manual_seed(3)), 0.1
-    step, zero = preconditioned(A, y, like(), damping)
+    step, zero = LinearTask(A, y, like()).preconditioned(damping)
     x = like(4).requires_grad_()
     gradient = torch.autograd.grad(0.5 * (step(x) - zero).square().sum(), x)[0]
 
@@ -52,19 +56,63 @@ def test_preconditioned_is_the_misfit_weighted_by_its_covariance():
     torch.testing.assert_close(gradient, torch.autograd.grad(misfit, wanted)[0], rtol=0, atol=1e-4)
 
 
+def test_a_picture_is_drawn_to_the_measurement_as_far_as_its_variance_says():
+    A, M = dense_operator(20)
+    x, y, damping = like(5), A(like(2)), 0.1
+    found = LinearTask(A, y, like()).drawn_to(x, damping).flatten(1)
+    normal = M.mT @ M + damping * torch.eye(PIXELS)
+    wanted = torch.linalg.solve(normal, (M.mT @ y[..., None]).squeeze(-1) + damping * x.flatten(1))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3)
+
+
 def test_what_is_not_linear_is_refused():
-    for call in (lambda: smooth_least_squares(torch.abs, like(), like(), 0.1), lambda: preconditioned(torch.abs, like(), like(), 0.1)):
-        with pytest.raises(UserError, match="not linear"):
-            call()
+    with pytest.raises(UserError, match="not linear"):
+        LinearTask(torch.abs, like(), like())
 
 
-def test_several_starts_are_averaged():
-    def solver(g, operator, y, z_0, h, on_step, state=None):
-        yield "init", 0 * z_0, None
-        yield "0_after", z_0, None
+def shown(g, operator, y, z_0, h, on_step, state=None):
+    """A solver that gives back where it begins."""
+    yield "init", 0 * z_0, None
+    yield "0_after", z_0, None
 
+
+def test_several_starts_are_averaged_in_opposite_pairs():
     latents = [like(n) for n in range(4)]
-    results = list(search(solver, None, lambda x: x, like(), latents, Start(starts=3), None))
+    g = Chain(None, 3, None)
+    results = list(search(shown, g, lambda x: x, like(), latents, Start(starts=3), None))
     assert [name for name, _, _ in results] == ["init", "0_after", "1_after", "2_after"]
-    torch.testing.assert_close(results[-1][1], (latents[0] + latents[1] + latents[2]) / 3)
-    assert [name for name, _, _ in search(solver, None, lambda x: x, like(), latents, Start(), None)] == ["init", "0_after"]
+    assert results[2][1].abs().max() == 0
+    torch.testing.assert_close(results[-1][1], latents[1] / 3)
+    assert [name for name, _, _ in search(shown, g, lambda x: x, like(), latents, Start(), None)] == ["init", "0_after"]
+
+
+PASSES = dict(outer=1, inner=9, lr_z=1.0, lr_nu=1.0, weight_nu=0.0, weight_z=0.0)
+
+
+def test_each_pass_begins_at_what_the_one_before_has_found_and_goes_on_after_a_kill():
+    seen = []
+
+    def solver(g, operator, y, z_0, h, on_step, state=None):
+        seen.append((g.levels[0].t, h.inner))
+        yield "0_after", z_0 / g.levels[0].abar**0.5, None
+
+    h = Hyperparameters(**PASSES, sigma=0.1, layers=1, before=((4, 2, 3), (5, 1, 5)), chain_steps=7, contrast=0.1, variance=0.01)
+    A, _ = dense_operator(PIXELS)
+    y, latents = A(like(2)), [like(n) for n in range(2)]
+    whole = list(search(solver, Chain(None, 7, None, layers=1), A, y, latents, h, None))
+    assert seen == [(250, 3), (250, 3), (200, 5), (142, 9)] and h.searches == len(whole) == 4
+    task = LinearTask(A, y, latents[0])
+    first = task.drawn_to(task.smooth(0.1), 1.0).clamp(-1, 1)  # the pair's noise has cancelled
+    torch.testing.assert_close(whole[1][1], first, rtol=0, atol=1e-4)
+    for k in (0, 1, 2):
+        rest = list(search(solver, Chain(None, 7, None, layers=1), A, y, latents, h, None, whole[k][2]))
+        assert torch.equal(rest[-1][1], whole[-1][1]) and len(rest) == 3 - k
+
+
+def test_without_noise_the_pictures_own_rounding_is_trusted():
+    """No weight of the measurement vanishes: the damping is ROUNDING^2 / variance."""
+    A, _ = dense_operator(PIXELS)
+    y, latents = A(like(2)), [like(0)]
+    h = Start(starts=2, variance=0.01)
+    told = [list(search(shown, Chain(None, 3, None), A, y, latents, replace(h, sigma=sigma), None))[-1][1] for sigma in (0.0, ROUNDING, 0.1)]
+    assert torch.equal(told[0], told[1]) and not torch.allclose(told[0], told[2], atol=1e-2)
