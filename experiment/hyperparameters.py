@@ -28,7 +28,7 @@ def load_hyperparameters(path, task, kind, preset=None, **given):
     for field in dataclasses.fields(kind):
         if field.metadata.get("of_the_problem"):
             continue
-        low = 1 if field.type is int else field.metadata.get("low", 0)
+        low = field.metadata.get("low", 1 if field.type is int else 0)
         valid = field.metadata.get("valid", lambda value: low <= value < math.inf)
         hint = field.metadata.get("hint", "true or false" if field.type is bool else f"{field.type.__name__}, {low} or more")
         default = None if field.default is dataclasses.MISSING else field.default

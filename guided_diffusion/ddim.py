@@ -57,18 +57,18 @@ class Chain:
     """
 
     def __init__(self, model, steps, rng, eta=0.0, layers=TRAINING_STEPS):
-        self.model, self.rng, self.eta, self.layers = model, rng, eta, layers
+        self.model, self.rng, self.eta = model, rng, eta
         self.evaluations = 0
-        self.restep(steps)
+        self.restep(steps, layers)
 
-    def restep(self, steps):
+    def restep(self, steps, layers=TRAINING_STEPS):
         """Become the last layers of a chain of `steps` DDIM steps."""
         alphas_cumprod = linear_alphas_cumprod()
         stride = TRAINING_STEPS // steps
         # t - stride, not the next timestep: with 4 steps the first layer goes from 999 to 749 (published code).
         self.levels = [
             Level(t, alphas_cumprod[t].item(), alphas_cumprod[t - stride].item() if t >= stride else 1.0)
-            for t in chain_timesteps(steps)[-self.layers :]
+            for t in chain_timesteps(steps)[-layers:]
         ]
 
     def __len__(self):

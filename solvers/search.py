@@ -2,7 +2,9 @@
 measurement, and how often it is repeated. Everything here is off in the published settings."""
 from dataclasses import dataclass, field, replace
 
-from guided_diffusion.ddim import TRAINING_STEPS
+import torch
+
+from guided_diffusion.ddim import TRAINING_STEPS, predict_x0
 from solvers.least_squares import LinearTask, noise_level
 
 
@@ -18,7 +20,8 @@ class Start:
     chain_steps: DDIM steps of the chain; layers: how many of its last layers are used; starts: searches from different noise,
     averaged, in pairs of opposite noise; before: passes before the last one, [chain steps, starts, inner steps] of each.
     contrast: variance of the differences between neighbouring pixels; 0 begins at noise, more at the noised smooth least squares
-    picture with smoothness sigma^2 / contrast. variance: of what the picture still has open when a search begins; 0 leaves the
+    picture with smoothness sigma^2 / contrast. anneal: 0, or begin at a noised sample that took so many steps (`annealed`), with
+    zeta, the share of fresh noise in each. variance: of what the picture still has open when a search begins; 0 leaves the
     measurement as it is, more shows the method a preconditioned one with damping sigma^2 / variance, and draws each pass' result to
     the measurement with the same. Both variances are of pictures in [-1, 1].
 
@@ -31,6 +34,8 @@ class Start:
     starts: int = 1
     before: tuple = field(default=(), metadata={"valid": are_passes, "hint": "a list of [chain steps, starts, inner steps]"})
     contrast: float = 0.0
+    anneal: int = field(default=0, metadata={"low": 0})
+    zeta: float = field(default=1.0, metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"})
     variance: float = 0.0
 
     @property
@@ -42,6 +47,25 @@ class Start:
     @property
     def searches(self):
         return sum(row.starts for row in self.passes)
+
+
+@torch.no_grad()
+def annealed(g, task, z, sigma, zeta, on_step):
+    """A sample of the pictures behind the measurement of a LinearTask, (B, 3, H, W) in [-1, 1]: at each level the network guesses the
+    picture, the guess is drawn to the measurement by what it may err, and noise, partly the old one, takes it to the next level.
+
+    z: (B, 3, H, W), noise at the chain's first level; zeta: the share of fresh noise, 0 … 1. Source: DiffPIR (Zhu et al. 2023,
+    Algorithm 1) with lambda = 1. The network is not differentiated.
+    """
+    for step, level in enumerate(g.levels):
+        x0 = predict_x0(z, g.eps(z, level), level.abar)
+        # Without noise, the number of conjugate gradient steps alone keeps this from dividing by zero.
+        X = task.drawn_to(x0, sigma**2 * level.abar / (1 - level.abar)).clamp(-1, 1)
+        eps = (z - level.abar**0.5 * X) / (1 - level.abar) ** 0.5
+        noise = (1 - zeta) ** 0.5 * eps + zeta**0.5 * g.rng.randn(X.shape[1:], X.device)
+        z = level.abar_prev**0.5 * X + (1 - level.abar_prev) ** 0.5 * noise
+        on_step(step + 1, len(g), (task.operator(X) - task.y).square().sum())
+    return X
 
 
 def opposite_pairs(latents):
@@ -60,8 +84,14 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     """
     z_0s = iter(latents) if h.searches == 1 else opposite_pairs(latents)
     sigma = noise_level(h.sigma)
-    task = LinearTask(operator, y, latents[0]) if h.contrast or h.variance else None
-    picture = task.smooth(sigma**2 / h.contrast) if h.contrast else None
+    task = LinearTask(operator, y, latents[0]) if h.contrast or h.anneal or h.variance else None
+    picture = None
+    if h.anneal and state is None:
+        g.restep(h.anneal)
+        picture = annealed(g, task, g.rng.randn(latents[0].shape[1:], latents[0].device), h.sigma, h.zeta, on_step)
+        g.restep(h.chain_steps, h.layers)
+    elif h.contrast and state is None:
+        picture = task.smooth(sigma**2 / h.contrast)
     if h.variance:
         operator, y = task.preconditioned(sigma**2 / h.variance)
     begin = lambda z_0: z_0 if picture is None else g.noised(picture, z_0)
@@ -71,7 +101,7 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     done = state or {"searches": 0, "mean": 0, "picture": picture}
     count, mean, picture = 0, done["mean"], done["picture"]
     for row in h.passes:
-        g.restep(row.chain_steps)
+        g.restep(row.chain_steps, h.layers)
         for n in range(row.starts):
             z_0, count = begin(next(z_0s)), count + 1
             if count <= done["searches"]:
