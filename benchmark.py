@@ -29,13 +29,13 @@ from baselines.registry import BASELINES
 from dmilo import dmilo
 from experiment.arguments import Parser, config_path, number, run_script
 from experiment.costs import compare, inner_step, load_memory_table, memory_table
-from experiment.jobs import Job, command, folder
+from experiment.jobs import Job, command, folder, run_command
 from experiment.recorder import finished_records
 from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.prior import load_model_config, load_prior
 from solvers.ilo import Hyperparameters
 from util.devices import choose_device
-from util.files import UserError, atomic, write_text
+from util.files import UserError, atomic, project, write_text
 from util.images import image_names, list_images, load_image
 from util.rng import BatchRandom
 from util.tables import markdown
@@ -76,7 +76,7 @@ def inner(args, device):
 
 
 def memory(args, device):
-    _, _, published = load_memory_table("configs/tables/memory.yaml")
+    _, _, published = load_memory_table(project("configs/tables/memory.yaml"))
     lines = markdown(*memory_table(THROUGH_A_FEW_LAYERS, args.dataset, args.steps, published, device))
     print(f"{args.dataset}, {device}, one image; published: 256 x 256 on an RTX 4090\n")
     print("\n".join(lines))
@@ -88,8 +88,8 @@ def quality(args, device):
     matplotlib.use("Agg")
     from matplotlib import pyplot, ticker
 
-    data = args.data or f"data/{args.dataset}"
-    names = image_names(list_images(data)[: args.number])[args.begin_number :]
+    data = args.data or project(f"data/{args.dataset}")
+    names = image_names(list_images(data)[: args.number], data)[args.begin_number :]
     rows = []
     figure, panels = pyplot.subplots(2, len(args.tasks), figsize=(3.8 * len(args.tasks), 6.4), squeeze=False, sharey=True,
                                      layout="constrained")
@@ -102,7 +102,7 @@ def quality(args, device):
             method, _, preset = run.partition("/")
             job = Job(args.dataset, data, args.number, task, method, preset, os.path.join(args.out, f"{method}-{preset}"))
             typed = command(job, args.cuda, ["-bn", str(args.begin_number)])
-            code = subprocess.run(typed).returncode  # it knows what is finished; 1: an image has failed
+            code = run_command(typed)  # it knows what is finished; 1: an image has failed
             found = finished_records(folder(job))
             records = [found[name] for name in names if name in found and "failed" not in found[name]]
             if code > 1 or not set(names) <= set(found) or not records:
@@ -138,7 +138,7 @@ def loss(args, device):
     config_file = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
     config = load_model_config(config_file)
     model = load_prior(config, config_file, device)
-    data = args.data or f"data/{args.dataset}"
+    data = args.data or project(f"data/{args.dataset}")
     files = list_images(data)[args.begin_number : args.number]
     if not files:
         raise UserError(f"-n {args.number} -bn {args.begin_number} choose none of the images in {data}")

@@ -11,8 +11,8 @@ import torch
 
 from guided_diffusion.ddim import TRAINING_STEPS
 from util.config import load_yaml
-from util.devices import keep_memory
-from util.files import UserError
+from util.devices import first_line, keep_memory
+from util.files import UserError, project
 
 GOES_ON = "what was finished is on disk, the same command (a restoration's with its --name NAME) goes on"
 
@@ -31,6 +31,9 @@ def run_script(function):
     """Call `function`, the whole of a script; a UserError or a failing disk becomes one line on standard error and exit code 2."""
     script = os.path.basename(sys.argv[0])
     keep_memory()
+    # A file's name may be no Unicode, a terminal may know no "…"; and in a job's log a line is to stand as soon as it is printed.
+    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
+    sys.stderr.reconfigure(errors="backslashreplace")
     try:
         function()
     except UserError as error:
@@ -42,14 +45,17 @@ def run_script(function):
     except torch.OutOfMemoryError:
         print(f"{script}: error: the GPU's memory is full; free it or choose another with --cuda", file=sys.stderr)
         sys.exit(2)
+    except torch.AcceleratorError as error:
+        print(f"{script}: error: the GPU fails ({first_line(error)}); {GOES_ON}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"{script}: interrupted; {GOES_ON}", file=sys.stderr)
         sys.exit(130)
 
 
 def named_by(pattern):
-    """The names for which a config stands: configs/tasks/{}_config.yaml -> {task: path}."""
-    head, tail = pattern.split("{}")
+    """The names for which a config of the project stands: configs/tasks/{}_config.yaml -> {task: path}."""
+    head, tail = project(pattern).split("{}")
     return {path[len(head) : -len(tail)]: path for path in sorted(glob.glob(f"{head}*{tail}"))}
 
 
@@ -57,8 +63,7 @@ def config_path(option, name, pattern):
     """The config that `--option name` means; `pattern` has {} where the name goes."""
     known = named_by(pattern)
     if name not in known:
-        there = ", ".join(known) or "none; run from the repository's root"
-        raise UserError(f"--{option} {name}: there is no {pattern.format(name)} (known: {there})")
+        raise UserError(f"--{option} {name}: there is no {project(pattern).format(name)} (known: {', '.join(known) or 'none'})")
     return known[name]
 
 
@@ -89,7 +94,7 @@ def parse_arguments(doc, method):
     """
     parser = Parser(doc)
     count = number(int, 1)
-    presets = list(map(str, load_yaml(f"configs/{method}.yaml")))
+    presets = list(map(str, load_yaml(project(f"configs/{method}.yaml"))))
     add = parser.add_argument
     add("--dataset", default="demo", help="configs/model_config_<dataset>.yaml says which prior (default demo)")
     add("-t", "--task", default="super_resolution", help="configs/tasks/<task>_config.yaml (default super_resolution)")
@@ -118,7 +123,7 @@ def parse_arguments(doc, method):
     add("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
     args = parser.parse_args()
 
-    args.data = args.data or f"data/{args.dataset}"
+    args.data = args.data or project(f"data/{args.dataset}")
     args.model_config = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
     # A data set may have its own variant of a task: the demo's 64 px pictures need smaller blur kernels.
     own = named_by(f"configs/tasks/{args.dataset}/{{}}_config.yaml")

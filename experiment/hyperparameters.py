@@ -6,20 +6,21 @@ import os
 
 from guided_diffusion.ddim import TRAINING_STEPS
 from util.config import Section, load_yaml
-from util.files import UserError
+from util.files import UserError, project
 
 
 def load_hyperparameters(path, task, kind, preset=None, **given):
     """The row of `task` (or `default`) in a preset of configs/<method>.yaml, its first one if None, as the dataclass `kind`;
     what is `given`, and not None, replaces its value. Raises UserError for a preset that is not there and for a value
     that is missing, unknown or out of range."""
+    path = project(path)
     presets = load_yaml(path)
     preset = next(iter(presets)) if preset is None else preset
     if preset not in presets:
         raise UserError(f"--preset {preset}: {path} has {', '.join(map(str, presets))}")
     section = Section(presets, path).section(preset)
     table = section.values
-    tasks = {os.path.basename(p)[: -len("_config.yaml")] for p in glob.glob("configs/tasks/**/*_config.yaml", recursive=True)}
+    tasks = {os.path.basename(p)[: -len("_config.yaml")] for p in glob.glob(project("configs/tasks/**/*_config.yaml"), recursive=True)}
     for row in table:
         if row not in tasks | {"default"}:
             raise UserError(f"{path}: the row {row} is for no task in configs/tasks/; correct its name or remove it")
