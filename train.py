@@ -27,7 +27,7 @@ from experiment.arguments import Parser, number, run_script
 from experiment.folder import differences
 from guided_diffusion.ddim import TRAINING_STEPS, Chain, chain_timesteps, linear_alphas_cumprod
 from guided_diffusion.prior import build_model, load_model_config, load_prior
-from util.devices import choose_device, compiled
+from util.devices import choose_device, compile_network
 from util.files import UserError, here_or_project, save_tensors, say
 from util.images import SUFFIXES, find_images, open_rgb, save_image, say_unread, split_names, tile
 from util.rng import BatchRandom
@@ -254,7 +254,7 @@ def main():
             raise UserError(f"{state_path}: cannot be written ({error.strerror})") from error
     network = DistributedDataParallel(model) if world > 1 else model
     if args.compile:
-        network = compiled(network, device)
+        network = compile_network(network, device)
     progress = run_steps(args, network, parts, images, progress, save, rank, device)
     if rank == 0:
         save(progress)

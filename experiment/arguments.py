@@ -100,7 +100,7 @@ def parse_arguments(doc, method):
     add("-t", "--task", default="super_resolution", help="configs/tasks/<task>_config.yaml (default super_resolution)")
     add("--data", metavar="DIR", help="folder of images (default data/<dataset>)")
     add("--resize", action="store_true", help="cut the middle square out of images of another size and scale it")
-    add("-n", "--number", type=count, default=10, help="how many of the images, sorted by name (default 10)")
+    add("-n", "--number", type=count, default=10, help="how many of the images, sorted by name, 2 before 10 (default 10)")
     add("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
     add("-en", "--end_number", type=number(int, -1), default=-1, help="one past the last (default -1: all)")
     add("--batch-size", type=count, help="images at once (default: what fits on the GPU, or pays on the CPU); changes "

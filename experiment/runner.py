@@ -18,7 +18,7 @@ from experiment.recorder import finished_records, write_summary
 from experiment.restoration import Progress, Restoration, restore
 from guided_diffusion.measurements import load_measurement, load_task
 from guided_diffusion.prior import load_model_config, load_prior
-from util.devices import choose_device, compiled
+from util.devices import choose_device, compile_network
 from util.files import UserError, project, say
 from util.images import find_images, image_names, load_image, say_unread
 from util.rng import BatchRandom
@@ -142,7 +142,7 @@ def run(doc, method, solver, kind, uses_prior):
     possible = choose_batch_size(model, config["image_size"], device) if model else len(images)
     possible = of_rank_0(min(possible, -(-len(images) // world)))  # work for every rank; their GPUs' free memory may differ, too
     if args.compile and model:
-        model = compiled(model, device)
+        model = compile_network(model, device)
 
     metrics = None if args.summarize else Metrics(device)
     fid = FrechetInceptionDistance(device) if args.fid and rank == 0 else None

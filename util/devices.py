@@ -68,7 +68,7 @@ def choose_device(cuda, tf32=False):
     return torch.device("cpu")
 
 
-def compiled(network, device):
+def compile_network(network, device):
     """torch.compile(network). Raises UserError where nothing can be compiled: it would come out after minutes, at the first step."""
     x = torch.ones(random.randrange(1000, 10**6), device=device)  # of no size for which a compiled one is kept
     try:
