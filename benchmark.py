@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from baselines.registry import BASELINES
 from dmilo import dmilo
-from experiment.arguments import Parser, config_path, number, run_script
+from experiment.arguments import Parser, config_path, number, run_script, typed_path
 from experiment.costs import compare, inner_step, load_memory_table, memory_table
 from experiment.jobs import Job, command, folder, run_command
 from experiment.recorder import finished_records
@@ -207,13 +207,13 @@ def main():
         elif name == "memory":
             sub.add_argument("--steps", type=number(int, 1, 1000), nargs="+", default=[1, 2, 3, 4], help="(default 1 2 3 4)")
         elif name != "gpu":
-            sub.add_argument("--data", help="folder of images (default data/<dataset>)")
+            sub.add_argument("--data", type=typed_path, help="folder of images (default data/<dataset>)")
             sub.add_argument("-n", "--number", type=number(int, 1), default=10, help="how many of them (default 10)")
             sub.add_argument("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
         if name == "quality":
             sub.add_argument("--tasks", nargs="+", default=TASKS, help=f"(default {' '.join(TASKS)})")
             sub.add_argument("--runs", nargs="+", default=RUNS, help=f"method/preset (default {' '.join(RUNS)})")
-            sub.add_argument("--out", default="results/benchmark", help="(default results/benchmark)")
+            sub.add_argument("--out", type=typed_path, default="results/benchmark", help="(default results/benchmark)")
     args = parser.parse_args()
     if args.function is gpu and not torch.cuda.is_available():
         raise UserError("gpu: no GPU here; this is for the day there is one")

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from experiment.arguments import Parser, number, run_script
+from experiment.arguments import Parser, number, run_script, typed_path
 from experiment.folder import differences
 from guided_diffusion.ddim import TRAINING_STEPS, Chain, chain_timesteps, linear_alphas_cumprod
 from guided_diffusion.prior import build_model, load_model_config, load_prior
@@ -167,9 +167,9 @@ def write_samples(model, size, device, path):
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--config", required=True, help="the model config, configs/model_config_*.yaml")
-    parser.add_argument("--data", required=True, help="a folder or a zip file of images")
-    parser.add_argument("--out", required=True, help="the checkpoint to write")
-    parser.add_argument("--init", help="a checkpoint of the same config to start from (default: random weights)")
+    parser.add_argument("--data", type=typed_path, required=True, help="a folder or a zip file of images")
+    parser.add_argument("--out", type=typed_path, required=True, help="the checkpoint to write")
+    parser.add_argument("--init", type=typed_path, help="a checkpoint of the same config to start from (default: random weights)")
     parser.add_argument("--steps", type=number(int, 1), default=9500, help="optimiser steps in all (default 9500)")
     parser.add_argument("--batch-size", type=number(int, 1), default=16, help="images a step and process (default 16)")
     parser.add_argument("--lr", type=number(float, 0), default=1e-3, help="highest learning rate (default 1e-3)")

@@ -1,6 +1,5 @@
 """The command lines of the scripts, checked before anything is loaded."""
 import argparse
-import glob
 import math
 import os
 import re
@@ -12,7 +11,7 @@ import torch
 from guided_diffusion.ddim import TRAINING_STEPS
 from util.config import load_yaml
 from util.devices import first_line, keep_memory
-from util.files import UserError, project
+from util.files import UserError, project, project_files
 
 GOES_ON = "what was finished is on disk, the same command (a restoration's with its --name NAME) goes on"
 
@@ -32,8 +31,8 @@ def run_script(function):
     script = os.path.basename(sys.argv[0])
     keep_memory()
     # A file's name may be no Unicode, a terminal may know no "…"; and in a job's log a line is to stand as soon as it is printed.
-    sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
-    sys.stderr.reconfigure(errors="backslashreplace")
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
+        stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         function()
     except UserError as error:
@@ -56,7 +55,7 @@ def run_script(function):
 def named_by(pattern):
     """The names for which a config of the project stands: configs/tasks/{}_config.yaml -> {task: path}."""
     head, tail = project(pattern).split("{}")
-    return {path[len(head) : -len(tail)]: path for path in sorted(glob.glob(f"{head}*{tail}"))}
+    return {path[len(head) : -len(tail)]: path for path in project_files(pattern.replace("{}", "*"))}
 
 
 def config_path(option, name, pattern):
@@ -87,6 +86,13 @@ def folder_name(text):
     return text
 
 
+def typed_path(text):
+    """An argparse type: a path, with the ~ that a shell leaves in --data=~/photos; "" is what an unset variable leaves."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return os.path.expanduser(text)
+
+
 def parse_arguments(doc, method):
     """The arguments of dmilo.py and dmilo-pgd.py. Raises UserError for one that is unknown or out of range.
 
@@ -98,14 +104,14 @@ def parse_arguments(doc, method):
     add = parser.add_argument
     add("--dataset", default="demo", help="configs/model_config_<dataset>.yaml says which prior (default demo)")
     add("-t", "--task", default="super_resolution", help="configs/tasks/<task>_config.yaml (default super_resolution)")
-    add("--data", metavar="DIR", help="folder of images (default data/<dataset>)")
+    add("--data", type=typed_path, metavar="DIR", help="folder of images (default data/<dataset>)")
     add("--resize", action="store_true", help="cut the middle square out of images of another size and scale it")
     add("-n", "--number", type=count, default=10, help="how many of the images, sorted by name, 2 before 10 (default 10)")
     add("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
     add("-en", "--end_number", type=number(int, -1), default=-1, help="one past the last (default -1: all)")
     add("--batch-size", type=count, help="images at once (default: what fits on the GPU, or pays on the CPU); changes "
         "results by rounding only")
-    add("-l", "--logdir", default=f"./{method}", help=f"where results go (default ./{method})")
+    add("-l", "--logdir", type=typed_path, default=f"./{method}", help=f"where results go (default ./{method})")
     add("--name", "--run", type=folder_name, default=time.strftime("%Y-%m-%d_%H-%M-%S"), help="the run's folder in "
         "<logdir>/<dataset>/<task>/ (default: the time); given again, the run goes on where it was stopped")
     add("--preset", default=presets[0] if presets else "", help=f"one of {', '.join(presets)}, the tables of hyperparameters in "

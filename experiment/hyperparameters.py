@@ -7,13 +7,13 @@ import os
 from guided_diffusion.ddim import TRAINING_STEPS
 from guided_diffusion.measurements import nature
 from util.config import Section, load_yaml
-from util.files import UserError, project
+from util.files import UserError, project, project_files
 
 
 def natures(task):
     """What the task files of that name degrade with, a data set's own variants included; broken ones left out."""
     found = set()
-    for path in glob.glob(project(f"configs/tasks/**/{glob.escape(task)}_config.yaml"), recursive=True):
+    for path in project_files(f"configs/tasks/**/{glob.escape(str(task))}_config.yaml"):
         try:
             found.add(nature(load_yaml(path)))
         except (UserError, TypeError):  # not what the user asked for; a name that is a list
@@ -41,7 +41,7 @@ def load_hyperparameters(path, task, kind, preset=None, on_row=lambda line: None
         raise UserError(f"--preset {preset}: {path} has {', '.join(map(str, presets))}")
     section = Section(presets, path).section(preset)
     table = section.values
-    tasks = {os.path.basename(p)[: -len("_config.yaml")] for p in glob.glob(project("configs/tasks/**/*_config.yaml"), recursive=True)}
+    tasks = {os.path.basename(p)[: -len("_config.yaml")] for p in project_files("configs/tasks/**/*_config.yaml")}
     for row in table:
         if row not in tasks | {"default"}:
             raise UserError(f"{path}: the row {row} is for no task in configs/tasks/; correct its name or remove it")

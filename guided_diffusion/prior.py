@@ -1,5 +1,4 @@
 """Model config + checkpoint -> a frozen network, with errors a user can act on."""
-import glob
 import math
 import os
 
@@ -8,7 +7,7 @@ import torch
 from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.unet import create_model
 from util.config import Section, load_yaml
-from util.files import UserError, project, read_state_dict, say
+from util.files import UserError, project, project_files, read_state_dict, warn
 
 
 REQUIRED = {"image_size": int, "num_channels": int, "num_res_blocks": int, "model_path": str}
@@ -60,7 +59,7 @@ def shapes(state):
 def fitting_configs(state):
     """The shipped model configs whose network has exactly these keys and shapes."""
     fitting = []
-    for path in sorted(glob.glob(project("configs/model_config_*.yaml"))):
+    for path in project_files("configs/model_config_*.yaml"):
         try:
             with torch.device("meta"):  # shapes without weights
                 model = build_model(load_model_config(path), path)
@@ -132,8 +131,8 @@ def warn_of_options(config, path, model, device):
     if better or not errors[-1] < 0.3:  # nan, too
         seen = ", ".join(f"{error:.2g} at t = {t}" for error, t in zip(errors, LOOKED_AT))
         hint = f"; {' with '.join(f'{key}: {value}' for key, value in better.items())} would do better" if better else ""
-        say(f"warning: {config['model_path']} predicts noise badly with {path} (mean squared error {seen}){hint}. The weights are untrained, or "
-            f"one of the options which change no shape ({', '.join(SHAPELESS)}) is not as in their training")
+        warn(f"{config['model_path']} predicts noise badly with {path} (mean squared error {seen}){hint}. The weights are untrained, or "
+             f"one of the options which change no shape ({', '.join(SHAPELESS)}) is not as in their training")
 
 
 def load_prior(config, path, device, precision="fp32"):

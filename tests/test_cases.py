@@ -160,9 +160,9 @@ def test_names_are_sorted_1_2_10_and_how_many_are_taken_is_said(least_squares, t
     put_images(tmp_path / "m", *names)
     assert find_images(tmp_path / "m")[0] == names
     result = least_squares("--data", tmp_path / "m")
-    assert "10 of 12 images (-n)" in result.err and sorted(os.listdir(result.folder / "images"), key=natural) == [str(n) for n in range(10)]
+    assert "10 of 12 images (-n)" in result.out and sorted(os.listdir(result.folder / "images"), key=natural) == [str(n) for n in range(10)]
     assert list(json.loads((result.folder / "summary.json").read_text())["failed"]) == []
-    assert "2 of 12 images (-n, -bn, -en)" in least_squares("--data", tmp_path / "m", "-n", 12, "-bn", 10).err
+    assert "2 of 12 images (-n, -bn, -en)" in least_squares("--data", tmp_path / "m", "-n", 12, "-bn", 10).out
 
 
 @pytest.mark.parametrize("names", [["00001.png", "00002.png", "00010.png"], ["a-1.png", "a.png", "a1.png", "a_1.png", "b.png"], ["B.png", "a.png"]])
@@ -270,7 +270,7 @@ def test_whose_row_a_task_takes_is_said(workspace, script):
     (workspace / "configs/tasks/my_blur_config.yaml").write_text((workspace / "configs/tasks/demo/gaussian_deblur_config.yaml").read_text())
     for task, row in (("my_blur", "gaussian_deblur"), ("denoising", "default")):
         result = script("baselines.least_squares", "-t", task, "--inner", 1, "-n", 1, "--cuda", -1)
-        assert result.code == 0 and f"configs/least_squares.yaml: tuned has no row {task}, its row {row} is used" in result.err
+        assert result.code == 0 and f"configs/least_squares.yaml: tuned has no row {task}, its row {row} is used" in result.out
 
 
 DPS_FILE = """
@@ -304,7 +304,7 @@ def test_task_files_of_the_dps_repository_run(tmp_path, capsys, operator, more):
     path = str(tmp_path / "dps_config.yaml")
     (tmp_path / "dps_config.yaml").write_text(DPS_FILE.format(operator=operator, more=more))
     task = load_task(path)
-    assert "conditioning and data passed over; --preset and --data say that here" in capsys.readouterr().err and set(task) == {"measurement"}
+    assert "conditioning and data passed over; --preset and --data say that here" in capsys.readouterr().out and set(task) == {"measurement"}
     built, noise = load_measurement(task, path, 64)
     assert noise.sigma == 0.05
     if "_blur" in operator:
@@ -316,7 +316,7 @@ def test_task_files_of_the_dps_repository_run(tmp_path, capsys, operator, more):
 def test_a_dps_blur_takes_the_row_of_the_blur_and_turbulence_is_not_here(workspace, script):
     (workspace / "configs/tasks/theirs_config.yaml").write_text(DPS_FILE.format(operator=f"motion_blur{IN_OPERATOR}kernel_size: 21{IN_OPERATOR}intensity: 0.5", more=""))
     result = script("baselines.least_squares", "-t", "theirs", "--inner", 1, "-n", 1, "--cuda", -1, "--name", "r")
-    assert result.code == 0 and "its row motion_deblur is used" in result.err
+    assert result.code == 0 and "its row motion_deblur is used" in result.out
     (workspace / "configs/tasks/theirs_config.yaml").write_text(DPS_FILE.format(operator="turbulence", more=""))
     result = script("baselines.least_squares", "-t", "theirs", "--cuda", -1)
     assert result.code == 2 and "measurement.operator.name is turbulence, for which there is no operator here" in result.err.splitlines()[-1]

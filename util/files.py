@@ -1,4 +1,5 @@
 """Files that appear whole or not at all, where the project's own ones are, and the error that every mistake of a user ends in."""
+import glob
 import io
 import os
 import re
@@ -15,16 +16,26 @@ class UserError(Exception):
     """Something that the user can put right: one line that says what is wrong, where, and what to do."""
 
 
-def say(line):
-    """A line on standard error; of several processes under torchrun, the first one's alone."""
+def say(line, stream="stdout"):
+    """Print a line; of several processes under torchrun, the first one alone does."""
     if int(os.environ.get("RANK", 0)) == 0:
-        print(line, file=sys.stderr)
+        print(line, file=getattr(sys, stream))
+
+
+def warn(line):
+    """Say a warning, on standard error."""
+    say(f"warning: {line}", "stderr")
 
 
 def project(path):
     """A path within the project, such as "configs/dmilo.yaml", from where the user stands: in the project itself as it is, elsewhere
     absolute. An absolute path stays what it is."""
     return path if os.path.samefile(os.curdir, PROJECT) else os.path.join(PROJECT, path)
+
+
+def project_files(pattern):
+    """Paths of the project's files that match a glob pattern, sorted, as `project` gives them."""
+    return sorted(glob.glob(glob.escape(project("")) + pattern, recursive=True))
 
 
 def here_or_project(path):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from util.files import UserError, atomic, say
+from util.files import UserError, atomic, warn
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif", ".jp2", ".j2k",
             ".ppm", ".pgm", ".pbm", ".pnm", ".tga")
@@ -26,15 +26,17 @@ def is_image_name(name):
     return name.lower().endswith(SUFFIXES) and not os.path.basename(name).startswith(".")
 
 
-def split_names(names):
-    """(images, others) of the names of files, both in natural order; hidden ones and those BESIDE_IMAGES are neither."""
+def split_names(names, is_file=lambda name: True):
+    """(images, others) of the names of files, both in natural order; hidden ones and those BESIDE_IMAGES are neither. is_file: whether
+    one can be read, which a pipe, a socket and a link to nowhere cannot."""
     names = sorted((n for n in names if not os.path.basename(n).startswith(".")), key=natural)
-    others = [n for n in names if not is_image_name(n) and not os.path.basename(n).lower().startswith(BESIDE_IMAGES)]
-    return [n for n in names if is_image_name(n)], others
+    images = [n for n in names if is_image_name(n) and is_file(n)]
+    taken = set(images)
+    return images, [n for n in names if n not in taken and not os.path.basename(n).lower().startswith(BESIDE_IMAGES)]
 
 
 def files_below(folder):
-    """Paths of all files below `folder`, hidden folders left out, relative to it; links are followed, but in no circle."""
+    """Paths of what is below `folder` and no folder, hidden folders left out, relative to it; links are followed, but in no circle."""
     found, seen = [], set()
     for directory, folders, files in os.walk(folder, followlinks=True):
         seen.add(os.path.realpath(directory))
@@ -52,10 +54,11 @@ def find_images(folder):
         here = os.listdir(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
-    folders = [f"{name}/" for name in here if os.path.isdir(os.path.join(folder, name))]
-    images, others = split_names([name for name in here if f"{name}/" not in folders] + folders)
+    is_file = lambda name: os.path.isfile(os.path.join(folder, name))
+    marked = [f"{name}/" if os.path.isdir(os.path.join(folder, name)) else name for name in here]
+    images, others = split_names(marked, is_file)
     if not images:
-        images, others = split_names(files_below(folder))
+        images, others = split_names(files_below(folder), is_file)
     if not images:
         instead = f" but {listed(others)}" if others else ""
         raise UserError(f"{folder}: no images in it{instead}; read are {', '.join(SUFFIXES)}: put some there or name a folder with --data")
@@ -75,7 +78,7 @@ def listed(names, shown=3):
 def say_unread(folder, others):
     """One line that names what was found beside the images, if anything was."""
     if others:
-        say(f"warning: {folder}: not read: {listed(others)} (read are {', '.join(SUFFIXES)})")
+        warn(f"{folder}: not read: {listed(others)} (read are {', '.join(SUFFIXES)})")
 
 
 def image_names(paths, folder):
