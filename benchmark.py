@@ -27,15 +27,15 @@ from tqdm import tqdm
 from baselines.registry import BASELINES
 from dmilo import dmilo
 from experiment import plots
-from experiment.arguments import Parser, config_path, number, run_script
+from experiment.arguments import Parser, config_path, number, run_script, typed_path
 from experiment.costs import compare, inner_step, load_memory_table, memory_table
-from experiment.jobs import Job, command, folder
+from experiment.jobs import Job, command, folder, run_command
 from experiment.recorder import finished_records
 from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.prior import load_model_config, load_prior
 from solvers.ilo import Hyperparameters
 from util.devices import choose_device
-from util.files import UserError, write_text
+from util.files import UserError, project, write_text
 from util.images import image_names, list_images, load_image
 from util.rng import BatchRandom
 from util.tables import markdown
@@ -75,7 +75,7 @@ def inner(args, device):
 
 
 def memory(args, device):
-    _, _, published = load_memory_table("configs/tables/memory.yaml")
+    _, _, published = load_memory_table(project("configs/tables/memory.yaml"))
     lines = markdown(*memory_table(THROUGH_A_FEW_LAYERS, args.dataset, args.steps, published, device))
     print(f"{args.dataset}, {device}, one image; published: 256 x 256 on an RTX 4090\n")
     print("\n".join(lines))
@@ -83,13 +83,13 @@ def memory(args, device):
 
 def quality_records(args, task, run):
     """The records of the images that -n and -bn choose, which the scripts make or have made. run: method/preset."""
-    data = args.data or f"data/{args.dataset}"
-    names = image_names(list_images(data)[: args.number])[args.begin_number :]
+    data = args.data or project(f"data/{args.dataset}")
+    names = image_names(list_images(data)[: args.number], data)[args.begin_number :]
     method, _, preset = run.partition("/")
     job = Job(args.dataset, data, args.number, task, method, preset, os.path.join(args.out, f"{method}-{preset}"))
     sigma = [] if args.sigma is None else ["--sigma", str(args.sigma)]
     typed = command(job, args.cuda, ["-bn", str(args.begin_number), *sigma])
-    code = subprocess.run(typed).returncode  # it knows what is finished; 1: an image has failed
+    code = run_command(typed)  # it knows what is finished; 1: an image has failed
     found = finished_records(folder(job))
     records = [found[name] for name in names if name in found and "failed" not in found[name]]
     if code > 1 or not set(names) <= set(found) or not records:
@@ -128,7 +128,7 @@ def loss(args, device):
     config_file = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
     config = load_model_config(config_file)
     model = load_prior(config, config_file, device)
-    data = args.data or f"data/{args.dataset}"
+    data = args.data or project(f"data/{args.dataset}")
     files = list_images(data)[args.begin_number : args.number]
     if not files:
         raise UserError(f"-n {args.number} -bn {args.begin_number} choose none of the images in {data}")
@@ -197,14 +197,14 @@ def main():
         elif name == "memory":
             sub.add_argument("--steps", type=number(int, 1, 1000), nargs="+", default=[1, 2, 3, 4], help="(default 1 2 3 4)")
         elif name != "gpu":
-            sub.add_argument("--data", help="folder of images (default data/<dataset>)")
+            sub.add_argument("--data", type=typed_path, help="folder of images (default data/<dataset>)")
             sub.add_argument("-n", "--number", type=number(int, 1), default=10, help="how many of them (default 10)")
             sub.add_argument("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
         if name == "quality":
             sub.add_argument("--tasks", nargs="+", default=TASKS, help=f"(default {' '.join(TASKS)})")
             sub.add_argument("--runs", nargs="+", default=RUNS, help=f"method/preset (default {' '.join(RUNS)})")
             sub.add_argument("--sigma", type=number(float, 0), help="the measurements' noise (default: the task files')")
-            sub.add_argument("--out", default="results/benchmark", help="(default results/benchmark)")
+            sub.add_argument("--out", type=typed_path, default="results/benchmark", help="(default results/benchmark)")
     args = parser.parse_args()
     if args.function is gpu and not torch.cuda.is_available():
         raise UserError("gpu: no GPU here; this is for the day there is one")

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import shlex
-import subprocess
 import sys
 
 from tqdm import tqdm
@@ -22,12 +21,12 @@ from benchmark import SOLVERS, THROUGH_A_FEW_LAYERS
 from experiment import plots
 from experiment.arguments import Parser, config_path, number, run_script
 from experiment.costs import count_evaluations, inner_step, load_memory_table, memory_table, seconds
-from experiment.jobs import Job, command, folder, has_images, images, left, sound_records
+from experiment.jobs import Job, command, folder, has_images, images, left, run_command, sound_records
 from experiment.pictures import picture, write_strips
 from experiment.recorder import METRICS, statistics
 from util.config import Section, load_yaml
 from util.devices import choose_device
-from util.files import UserError
+from util.files import UserError, here_or_project, project
 from util.tables import write_table
 
 COLUMNS = (*METRICS, "fid")  # what a table may show
@@ -69,9 +68,9 @@ def load_table(section, out):
         config_path("task", task, "configs/tasks/{}_config.yaml")
     for run in methods:
         method, preset = run.split("/", 1)
-        if not (os.path.exists(f"{method}.py") or os.path.exists(f"baselines/{method}.py")):
+        if not any(os.path.exists(project(file)) for file in (f"{method}.py", f"baselines/{method}.py")):
             raise section.error("methods", f"has {run}, but there is no {method}.py, here or in baselines/")
-        presets = load_yaml(f"configs/{method}.yaml")
+        presets = load_yaml(project(f"configs/{method}.yaml"))
         if preset not in presets:
             raise section.error("methods", f"has {run}, but configs/{method}.yaml has {', '.join(map(str, presets))}")
     jobs = []
@@ -79,7 +78,7 @@ def load_table(section, out):
         if not isinstance(entry, dict):
             raise section.error(f"datasets[{i}]", f"is {entry!r}, must be {{dataset, data, number}}")
         one = Section(entry, section.path, f"datasets[{i}].")
-        dataset, data = one.take("dataset", str), one.take("data", str)
+        dataset, data = one.take("dataset", str), here_or_project(one.take("data", str))
         count = one.take("number", int, lambda n: n > 0, "how many images")
         one.finish()
         config_path("dataset", dataset, "configs/model_config_{}.yaml")
@@ -220,7 +219,7 @@ def estimate(jobs, cuda, extra):
     device, step_seconds, estimates = choose_device(cuda), {}, {}
     for job in jobs:
         if job.dataset not in step_seconds:
-            step = inner_step(f"configs/model_config_{job.dataset}.yaml", 1, "fp32", False, False, device)
+            step = inner_step(project(f"configs/model_config_{job.dataset}.yaml"), 1, "fp32", False, False, device)
             step_seconds[job.dataset] = min(seconds(step, device) for _ in range(3))
         count = len(left(job)) if has_images(job) else job.number
         estimates[job] = count * step_seconds[job.dataset] * count_evaluations(SOLVERS, job.method, job.preset, job.task, **given)
@@ -237,6 +236,7 @@ def main():
     parser.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
     parser.add_argument("--extra", type=shlex.split, default=[], help="more arguments for every run: --extra=\"--outer 1 --fid\"")
     args = parser.parse_args()
+    args.table = here_or_project(args.table)
     section = Section(load_yaml(args.table), args.table)
     out = os.path.join("results", os.path.splitext(os.path.basename(args.table))[0])
     if "memory" in section.values:
@@ -266,7 +266,7 @@ def main():
     table = [job for job in table if has_images(job)]  # of the data sets not asked for, one may not be here
     broken, incomplete = 0, 0
     for job in tqdm(jobs, desc="runs", unit="run", disable=None):
-        code = subprocess.run(command(job, args.cuda, args.extra, args.nproc_per_node)).returncode  # it knows what is finished
+        code = run_command(command(job, args.cuda, args.extra, args.nproc_per_node))  # it knows what is finished
         # All images are through, some with values that were not finite. Code 1 alone is what torchrun makes of any failure.
         if code == 1 and not left(job) and len(sound_records(job)) < len(images(job)):
             incomplete += 1

@@ -23,13 +23,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from experiment.arguments import Parser, number, run_script
+from experiment.arguments import Parser, number, run_script, typed_path
 from experiment.folder import differences
 from guided_diffusion.ddim import TRAINING_STEPS, Chain, chain_timesteps, linear_alphas_cumprod
 from guided_diffusion.prior import build_model, load_model_config, load_prior
-from util.devices import choose_device
-from util.files import UserError, save_tensors
-from util.images import SUFFIXES, is_image_name, list_images, open_rgb, save_image, tile
+from util.devices import choose_device, compile_network
+from util.files import UserError, here_or_project, save_tensors, say
+from util.images import SUFFIXES, find_images, open_rgb, save_image, say_unread, split_names, tile
 from util.rng import BatchRandom
 
 WARM_UP = 200  # steps of rising learning rate
@@ -42,18 +42,19 @@ SAVE_EVERY = 180  # seconds
 def load_images(path, size):
     """A folder or zip of images -> (n, 3, size, size) uint8, centre-cropped to a square and resized, held in memory."""
     if os.path.isdir(path):
-        files = list_images(path)
+        files, others = find_images(path)
     elif zipfile.is_zipfile(path):
         archive = zipfile.ZipFile(path)
-        files = sorted(filter(is_image_name, archive.namelist()))
+        files, others = split_names(name for name in archive.namelist() if not name.endswith("/"))
     else:
         raise UserError(f"{path}: is neither a folder nor a zip file of images; name one with --data")
     if not files:
         raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
+    say_unread(path, others)
     images = np.empty((len(files), 3, size, size), np.uint8)
     for i, name in enumerate(tqdm(files, desc="reading images", unit="image", disable=None)):
         try:
-            file = name if os.path.isdir(path) else io.BytesIO(archive.read(name))
+            file = os.path.join(path, name) if os.path.isdir(path) else io.BytesIO(archive.read(name))
         except (zipfile.BadZipFile, RuntimeError) as error:  # a wrong checksum, an encrypted entry
             raise UserError(f"{path}: {name} cannot be read ({error})") from error
         image = open_rgb(file, name)
@@ -166,9 +167,9 @@ def write_samples(model, size, device, path):
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--config", required=True, help="the model config, configs/model_config_*.yaml")
-    parser.add_argument("--data", required=True, help="a folder or a zip file of images")
-    parser.add_argument("--out", required=True, help="the checkpoint to write")
-    parser.add_argument("--init", help="a checkpoint of the same config to start from (default: random weights)")
+    parser.add_argument("--data", type=typed_path, required=True, help="a folder or a zip file of images")
+    parser.add_argument("--out", type=typed_path, required=True, help="the checkpoint to write")
+    parser.add_argument("--init", type=typed_path, help="a checkpoint of the same config to start from (default: random weights)")
     parser.add_argument("--steps", type=number(int, 1), default=9500, help="optimiser steps in all (default 9500)")
     parser.add_argument("--batch-size", type=number(int, 1), default=16, help="images a step and process (default 16)")
     parser.add_argument("--lr", type=number(float, 0), default=1e-3, help="highest learning rate (default 1e-3)")
@@ -186,7 +187,7 @@ def run_steps(args, network, parts, images, progress, save, rank, device):
     alphas_cumprod = linear_alphas_cumprod()
     loss_mean = torch.tensor(progress["loss"], device=device)
     last = saved = time.time()
-    bar = tqdm(total=args.steps, initial=progress["step"], unit="step", disable=rank > 0, mininterval=1)
+    bar = tqdm(total=args.steps, initial=progress["step"], unit="step", disable=rank > 0 or None, mininterval=1)
     for step in range(progress["step"], args.steps):
         batch = training_batch(images, args.batch_size, step, rank, args.seed)
         loss = noise_prediction_loss(network, *batch, alphas_cumprod, device, args.bf16)
@@ -208,6 +209,8 @@ def run_steps(args, network, parts, images, progress, save, rank, device):
             progress["loss"] = loss_mean.item()
             save(progress)
             saved = now
+            if bar.disable:  # no terminal
+                say(f"step {step + 1} of {args.steps}, loss {progress['loss']:.4f}, {progress['seconds'] / 3600:.2f} h")
     bar.close()
     return {**progress, "loss": loss_mean.item()}
 
@@ -220,9 +223,10 @@ def main():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
     torch.manual_seed(args.seed)  # the same first weights on every rank
+    args.config = here_or_project(args.config)
     config = load_model_config(args.config)
     if args.init:
-        model = load_prior({**config, "model_path": args.init}, args.config, device).train().requires_grad_(True)
+        model = load_prior({**config, "model_path": os.path.abspath(args.init)}, args.config, device).train().requires_grad_(True)
     else:
         model = build_model(config, args.config).to(device)
     ema = copy.deepcopy(model).requires_grad_(False)
@@ -250,7 +254,7 @@ def main():
             raise UserError(f"{state_path}: cannot be written ({error.strerror})") from error
     network = DistributedDataParallel(model) if world > 1 else model
     if args.compile:
-        network = torch.compile(network)
+        network = compile_network(network, device)
     progress = run_steps(args, network, parts, images, progress, save, rank, device)
     if rank == 0:
         save(progress)

@@ -1,6 +1,5 @@
 """The command lines of the scripts, checked before anything is loaded."""
 import argparse
-import glob
 import math
 import os
 import re
@@ -11,8 +10,8 @@ import torch
 
 from guided_diffusion.ddim import TRAINING_STEPS
 from util.config import load_yaml
-from util.devices import keep_memory
-from util.files import UserError
+from util.devices import first_line, keep_memory
+from util.files import UserError, project, project_files
 
 GOES_ON = "what was finished is on disk, the same command (a restoration's with its --name NAME) goes on"
 
@@ -31,6 +30,9 @@ def run_script(function):
     """Call `function`, the whole of a script; a UserError or a failing disk becomes one line on standard error and exit code 2."""
     script = os.path.basename(sys.argv[0])
     keep_memory()
+    # A file's name may be no Unicode, a terminal may know no "…"; and in a job's log a line is to stand as soon as it is printed.
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
+        stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         function()
     except UserError as error:
@@ -42,23 +44,25 @@ def run_script(function):
     except torch.OutOfMemoryError:
         print(f"{script}: error: the GPU's memory is full; free it or choose another with --cuda", file=sys.stderr)
         sys.exit(2)
+    except torch.AcceleratorError as error:
+        print(f"{script}: error: the GPU fails ({first_line(error)}); {GOES_ON}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print(f"{script}: interrupted; {GOES_ON}", file=sys.stderr)
         sys.exit(130)
 
 
 def named_by(pattern):
-    """The names for which a config stands: configs/tasks/{}_config.yaml -> {task: path}."""
-    head, tail = pattern.split("{}")
-    return {path[len(head) : -len(tail)]: path for path in sorted(glob.glob(f"{head}*{tail}"))}
+    """The names for which a config of the project stands: configs/tasks/{}_config.yaml -> {task: path}."""
+    head, tail = project(pattern).split("{}")
+    return {path[len(head) : -len(tail)]: path for path in project_files(pattern.replace("{}", "*"))}
 
 
 def config_path(option, name, pattern):
     """The config that `--option name` means; `pattern` has {} where the name goes."""
     known = named_by(pattern)
     if name not in known:
-        there = ", ".join(known) or "none; run from the repository's root"
-        raise UserError(f"--{option} {name}: there is no {pattern.format(name)} (known: {there})")
+        raise UserError(f"--{option} {name}: there is no {project(pattern).format(name)} (known: {', '.join(known) or 'none'})")
     return known[name]
 
 
@@ -82,6 +86,13 @@ def folder_name(text):
     return text
 
 
+def typed_path(text):
+    """An argparse type: a path, with the ~ that a shell leaves in --data=~/photos; "" is what an unset variable leaves."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return os.path.expanduser(text)
+
+
 def parse_arguments(doc, method):
     """The arguments of dmilo.py and dmilo-pgd.py. Raises UserError for one that is unknown or out of range.
 
@@ -89,20 +100,20 @@ def parse_arguments(doc, method):
     """
     parser = Parser(doc)
     count = number(int, 1)
-    presets = list(map(str, load_yaml(f"configs/{method}.yaml")))
+    presets = list(map(str, load_yaml(project(f"configs/{method}.yaml"))))
     add = parser.add_argument
     add("--dataset", default="demo", help="configs/model_config_<dataset>.yaml says which prior (default demo)")
     add("-t", "--task", default="super_resolution", help="configs/tasks/<task>_config.yaml (default super_resolution)")
-    add("--data", metavar="DIR", help="folder of images (default data/<dataset>)")
+    add("--data", type=typed_path, metavar="DIR", help="folder of images (default data/<dataset>)")
     add("--sigma", type=number(float, 0), metavar="S", help="Gaussian noise of this standard deviation, in units of the [-1, 1] range, "
         "instead of the task file's noise; the methods are told it")
     add("--resize", action="store_true", help="cut the middle square out of images of another size and scale it")
-    add("-n", "--number", type=count, default=10, help="how many of the images, sorted by name (default 10)")
+    add("-n", "--number", type=count, default=10, help="how many of the images, sorted by name, 2 before 10 (default 10)")
     add("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
     add("-en", "--end_number", type=number(int, -1), default=-1, help="one past the last (default -1: all)")
     add("--batch-size", type=count, help="images at once (default: what fits on the GPU, or pays on the CPU); changes "
         "results by rounding only")
-    add("-l", "--logdir", default=f"./{method}", help=f"where results go (default ./{method})")
+    add("-l", "--logdir", type=typed_path, default=f"./{method}", help=f"where results go (default ./{method})")
     add("--name", "--run", type=folder_name, default=time.strftime("%Y-%m-%d_%H-%M-%S"), help="the run's folder in "
         "<logdir>/<dataset>/<task>/ (default: the time); given again, the run goes on where it was stopped")
     add("--preset", default=presets[0] if presets else "", help=f"one of {', '.join(presets)}, the tables of hyperparameters in "
@@ -120,7 +131,7 @@ def parse_arguments(doc, method):
     add("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
     args = parser.parse_args()
 
-    args.data = args.data or f"data/{args.dataset}"
+    args.data = args.data or project(f"data/{args.dataset}")
     args.model_config = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
     # A data set may have its own variant of a task: the demo's 64 px pictures need smaller blur kernels.
     own = named_by(f"configs/tasks/{args.dataset}/{{}}_config.yaml")

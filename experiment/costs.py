@@ -21,7 +21,7 @@ from solvers.ilo import Hyperparameters, identity, optimise_layer
 from solvers.least_squares import silent
 from solvers.search import search
 from util.config import Section, load_yaml
-from util.devices import keep_memory
+from util.devices import compile_network, keep_memory
 from util.rng import BatchRandom
 
 
@@ -38,7 +38,7 @@ def inner_step(config_file, batch, precision, published, compiled, device):
         model = build_model({**config, "use_checkpoint": True}, config_file).eval().to(device)
     else:
         model = frozen(build_model(config, config_file), device, precision)
-    g = Chain(torch.compile(model) if compiled else model, 3, rng=None)
+    g = Chain(compile_network(model, device) if compiled else model, 3, rng=None)
     z = BatchRandom(range(batch)).randn((3, config["image_size"], config["image_size"]), device)
     h = load_hyperparameters("configs/dmilo.yaml", "default", Hyperparameters, inner=1)
     on_step = fetch if published else silent

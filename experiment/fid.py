@@ -1,7 +1,10 @@
 """FID (Heusel et al. 2017) of a run's pictures, by the pytorch-fid package."""
+import contextlib
 import os
 import sys
+from types import SimpleNamespace
 
+import scipy.linalg
 import torch
 
 from experiment.pictures import picture
@@ -29,6 +32,23 @@ def load_inception(device):
         return None
 
 
+def square_root(matrix, disp=True):
+    """scipy.linalg.sqrtm, which has lost its option `disp` in SciPy 1.18; pytorch-fid 0.3.0 calls it with disp=False and takes two
+    results, of which it uses the first."""
+    with contextlib.redirect_stdout(None):  # older ones print what they think of the matrix
+        root = scipy.linalg.sqrtm(matrix)
+    return root if disp else (root, None)
+
+
+def frechet_distance(*statistics):
+    """pytorch-fid's distance of two normal distributions (mean, covariance, mean, covariance), whatever SciPy is here. Raises
+    ValueError for covariances that have no square root."""
+    from pytorch_fid import fid_score
+
+    fid_score.linalg = SimpleNamespace(sqrtm=square_root)
+    return fid_score.calculate_frechet_distance(*statistics)
+
+
 class FrechetInceptionDistance:
     """`FrechetInceptionDistance(device)(directory, names)` -> {"final", "best"}: the distance of these images' final.png, and
     of their result.png, to their origin.png; None, with one warning, if that cannot be said.
@@ -46,14 +66,14 @@ class FrechetInceptionDistance:
         if len(names) < 2:
             print("warning: no FID, it needs two images or more whose truth is known", file=sys.stderr)
             return None
-        from pytorch_fid.fid_score import calculate_activation_statistics, calculate_frechet_distance
+        from pytorch_fid.fid_score import calculate_activation_statistics
 
         statistics = {}
         for which in ("origin", "final", "result"):
             files = [picture(directory, name, which) for name in names]
             statistics[which] = calculate_activation_statistics(files, self.inception, dims=FEATURES, device=self.device, num_workers=0)
         try:
-            distances = [calculate_frechet_distance(*statistics["origin"], *statistics[which]) for which in ("final", "result")]
+            distances = [frechet_distance(*statistics["origin"], *statistics[which]) for which in ("final", "result")]
         except ValueError as error:  # ill-conditioned covariances
             print(f"warning: no FID, {len(names)} images are too few for it ({error})", file=sys.stderr)
             return None

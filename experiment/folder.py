@@ -10,13 +10,23 @@ from util.files import UserError, write_text
 from util.images import load_image
 
 
+PATHS = ("data", "init", "model_path")  # settings which are paths; what is there is compared by content elsewhere
+
+
+def same_path(path, other):
+    """Do two settings mean one file or folder? A path that is no longer there, a moved project's, is nothing else than the other."""
+    both = isinstance(path, str) and isinstance(other, str)
+    return both and (not os.path.exists(path) or os.path.realpath(path) == os.path.realpath(other))
+
+
 def differences(begun, wanted, prefix=""):
-    """(key, value, other value) where two nested dicts differ; None stands for a key that is missing."""
+    """(key, value, other value) where two nested dicts of settings differ; None stands for a key that is missing. However a path is
+    written, it is the same."""
     for key in sorted({*begun, *wanted}):
         was, now = begun.get(key), wanted.get(key)
         if isinstance(was, dict) and isinstance(now, dict):
             yield from differences(was, now, f"{prefix}{key}.")
-        elif was != now:
+        elif was != now and not (key in PATHS and same_path(was, now)):
             yield f"{prefix}{key}", was, now
 
 

@@ -5,25 +5,50 @@ import math
 import os
 
 from guided_diffusion.ddim import TRAINING_STEPS
+from guided_diffusion.measurements import nature
 from util.config import Section, load_yaml
-from util.files import UserError
+from util.files import UserError, project, project_files
 
 
-def load_hyperparameters(path, task, kind, preset=None, **given):
-    """The row of `task` (or `default`) in a preset of configs/<method>.yaml, its first one if None, as the dataclass `kind`;
-    what is `given`, and not None, replaces its value. Raises UserError for a preset that is not there and for a value
-    that is missing, unknown or out of range."""
+def natures(task):
+    """What the task files of that name degrade with, a data set's own variants included; broken ones left out."""
+    found = set()
+    for path in project_files(f"configs/tasks/**/{glob.escape(str(task))}_config.yaml"):
+        try:
+            found.add(nature(load_yaml(path)))
+        except (UserError, TypeError):  # not what the user asked for; a name that is a list
+            continue
+    return found
+
+
+def row_of(task, table):
+    """The row of a preset's table, {row: …}, that a task takes: its own or, under a name without one, that of a task which degrades in
+    the same way; else `default`."""
+    if task in table:
+        return task
+    its = natures(task)
+    return next((row for row in table if row != "default" and its & natures(row)), "default")
+
+
+def load_hyperparameters(path, task, kind, preset=None, on_row=lambda line: None, **given):
+    """The row of `task` (see `row_of`) in a preset of configs/<method>.yaml, its first one if None, as the dataclass `kind`;
+    what is `given`, and not None, replaces its value. on_row: is told, in a line, where it is another task's row. Raises UserError for
+    a preset that is not there and for a value that is missing, unknown or out of range."""
+    path = project(path)
     presets = load_yaml(path)
     preset = next(iter(presets)) if preset is None else preset
     if preset not in presets:
         raise UserError(f"--preset {preset}: {path} has {', '.join(map(str, presets))}")
     section = Section(presets, path).section(preset)
     table = section.values
-    tasks = {os.path.basename(p)[: -len("_config.yaml")] for p in glob.glob("configs/tasks/**/*_config.yaml", recursive=True)}
+    tasks = {os.path.basename(p)[: -len("_config.yaml")] for p in project_files("configs/tasks/**/*_config.yaml")}
     for row in table:
         if row not in tasks | {"default"}:
             raise UserError(f"{path}: the row {row} is for no task in configs/tasks/; correct its name or remove it")
-    section = section.section(task if task in table else "default")
+    row = row_of(task, table)
+    if row != task:
+        on_row(f"{path}: {preset} has no row {task}, its row {row} is used")
+    section = section.section(row)
     values = {}
     for field in dataclasses.fields(kind):
         if field.metadata.get("of_the_problem"):

@@ -1,10 +1,11 @@
 """A run of a script as a user would type it, and what it has left so far: what tables and benchmarks are made of."""
 import os
+import subprocess
 import sys
 from collections import namedtuple
 
 from experiment.recorder import finished_records
-from util.files import UserError
+from util.files import PROJECT, UserError, project
 from util.images import image_names, list_images
 
 NAME = "table"  # what the runs are called
@@ -18,8 +19,9 @@ def folder(job):
 
 def command(job, cuda, extra=(), nproc_per_node=1):
     """The command that a user would type for this run."""
-    is_script = os.path.exists(f"{job.method}.py")
-    name = f"{job.method}.py" if is_script else f"baselines.{job.method}"
+    script = project(f"{job.method}.py")
+    is_script = os.path.exists(script)
+    name = script if is_script else f"baselines.{job.method}"
     launcher = [] if is_script else ["-m"]
     if nproc_per_node > 1:
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(nproc_per_node), *launcher, "--"]
@@ -30,8 +32,14 @@ def command(job, cuda, extra=(), nproc_per_node=1):
     ]
 
 
+def run_command(typed):
+    """Run a command of `command`'s and return its exit code. Python finds the project's modules from wherever the user stands."""
+    paths = [PROJECT, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.run(typed, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}).returncode
+
+
 def images(job):
-    return image_names(list_images(job.data)[: job.number])
+    return image_names(list_images(job.data)[: job.number], job.data)
 
 
 def has_images(job):

@@ -4,7 +4,7 @@ import warnings
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from util.files import UserError, read_state_dict
+from util.files import UserError, project, read_state_dict
 from util.images import to_pixels
 
 ALEXNET = "models/alexnet_features.pt"  # the convolutions of torchvision's AlexNet; lpips itself brings the layers on top
@@ -17,7 +17,7 @@ def load_lpips(device):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lpips calls torchvision by deprecated names
         model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    state = read_state_dict(ALEXNET)
+    state = read_state_dict(project(ALEXNET))
     try:
         for part in model.net.children():  # slice1 … slice5, whose layers keep their numbers in AlexNet's features
             part.load_state_dict({key: value for key, value in state.items() if key.split(".")[0] in dict(part.named_children())})

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from util.files import UserError, atomic, write_text
-from util.images import save_image
+from util.images import files_below, natural, save_image
 
 METRICS = ("psnr", "ssim", "lpips_alex")  # against the truth, where there is one
 FIGURES = (*METRICS, "residual")
@@ -74,15 +74,15 @@ class ImageRecord:
 
 
 def finished_records(directory):
-    """{image: record} of every finished image in a run's folder, sorted by name, whoever has restored it. Raises UserError for
+    """{image: record} of every finished image in a run's folder, in natural order, whoever has restored it. Raises UserError for
     one that is spoilt."""
     records = {}
     folder = os.path.join(directory, "record")
-    for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        if file.endswith(".json") and not file.startswith("."):
+    for file in sorted(files_below(folder), key=natural):
+        if file.endswith(".json") and not os.path.basename(file).startswith("."):
             with open(os.path.join(folder, file), encoding="utf-8") as f:
                 try:
-                    records[file[: -len(".json")]] = json.load(f)
+                    records[file[: -len(".json")].replace(os.sep, "/")] = json.load(f)
                 except ValueError as error:
                     raise UserError(f"{f.name}: cannot be read ({error}); remove it, and its image is restored anew") from error
     return records

@@ -25,10 +25,17 @@ def draw_latents(rng, shape, h, device):
     return [latent.to(device) for latent in drawn[:count]]
 
 
+LINE_EVERY = 60  # seconds between two lines of progress where no terminal shows bars
+
+
 class Progress:
-    """Bars for images, outer iterations and the steps of a layer (or of the gradient), on a terminal only."""
+    """Bars for images, outer iterations and the steps of a layer (or of the gradient) on a terminal; elsewhere (a job's log, a pipe) a
+    line an outer iteration, or a minute if that is longer. hidden: neither."""
 
     def __init__(self, images, outer, hidden=False):
+        self.total, self.of_outer, self.hidden = images, outer, hidden
+        self.finished, self.done, self.begun = 0, 0, time.monotonic()
+        self.told = self.begun
         bar = dict(disable=hidden or None, leave=False, dynamic_ncols=True)
         self.images = tqdm(total=images, desc="images", unit="image", **bar)
         self.outer = tqdm(total=outer, desc="outer", **bar)
@@ -47,10 +54,23 @@ class Progress:
     def on_iterate(self, name):
         if name == "init":
             self.outer.reset()
-        self.outer.update(name.endswith("after"))
+            self.done = 0
+        ended = name.endswith("after")
+        self.outer.update(ended)
+        self.done += ended
+        now = time.monotonic()
+        if self.outer.disable and not self.hidden and ended and now - self.told >= LINE_EVERY:
+            print(f"{self.finished} of {self.total} images finished, outer iteration {self.done} of {self.of_outer} of the next, "
+                  f"{(now - self.begun) / 60:.0f} min")
+            self.told = now
+
+    def skip(self, images):
+        """That many images were finished already."""
+        self.images.update(images)
+        self.finished += images
 
     def on_image(self, name, record):
-        self.images.update()
+        self.skip(1)
         if "failed" in record:
             tqdm.write(f"warning: {name}: {record['failed']}", file=sys.stderr)
         elif "psnr" in record:

@@ -16,12 +16,11 @@ from experiment.pictures import write_grid
 from experiment.problem import simulate
 from experiment.recorder import finished_records, write_summary
 from experiment.restoration import Progress, Restoration, restore
-from guided_diffusion.measurements import load_measurement
+from guided_diffusion.measurements import load_measurement, load_task
 from guided_diffusion.prior import load_model_config, load_prior
-from util.config import load_yaml
-from util.devices import choose_device
-from util.files import UserError
-from util.images import image_names, list_images, load_image
+from util.devices import choose_device, compile_network
+from util.files import UserError, project, say
+from util.images import find_images, image_names, load_image, say_unread
 from util.rng import BatchRandom
 
 CPU_BATCH_PIXELS = 4 * 64 * 64  # up to here a larger batch makes the CPU faster (benchmark.py inner)
@@ -53,10 +52,14 @@ def choose_batch_size(model, size, device):
 def choose_images(args, size):
     """{name: (1, 3, H, H)} of the images that -n, -bn and -en choose. Raises UserError if there are none."""
     end = None if args.end_number == -1 else args.end_number
-    paths = list_images(args.data)[: args.number]
-    names = image_names(paths)[args.begin_number : end]  # of two that are called alike, one may be in another slice
+    found, others = find_images(args.data)
+    paths = [os.path.join(args.data, name) for name in found[: args.number]]
+    names = image_names(paths, args.data)[args.begin_number : end]  # of two that are called alike, one may be in another slice
     if not names:
         raise UserError(f"-n {args.number} -bn {args.begin_number} -en {args.end_number} choose none of the images in {args.data}")
+    say_unread(args.data, others)
+    if len(names) < len(found):
+        say(f"{len(names)} of {len(found)} images ({'-n' if len(names) == args.number else '-n, -bn, -en'})")
     return {name: load_image(path, size, args.resize) for name, path in zip(names, paths[args.begin_number : end])}
 
 
@@ -74,7 +77,7 @@ def lasting_settings(args, method, h, config, task, uses_prior):
     row = {name: value for name, value in dataclasses.asdict(h).items() if name != "sigma"}  # that is the task's
     fixed.update(method=method, hyperparameters=row, model=config, **task)
     if uses_prior:
-        fixed["checkpoint"] = checkpoint_digest(config["model_path"])
+        fixed["checkpoint"] = checkpoint_digest(project(config["model_path"]))
     return fixed
 
 
@@ -109,7 +112,7 @@ def restore_batches(directory, batches, limit, build, solver, progress, after):
         done = finished_records(directory)
         state = os.path.join(directory, "record", f"{batch[0]}.state")
         unfinished = [name for name in batch if name not in done]
-        progress.images.update(len(batch) - len(unfinished))
+        progress.skip(len(batch) - len(unfinished))
         if unfinished:
             # With a state, its whole batch: it may have been killed between two of its records.
             limit = restore(batch if os.path.exists(state) else unfinished, limit, build, solver, progress)
@@ -127,12 +130,12 @@ def run(doc, method, solver, kind, uses_prior):
     args = parse_arguments(doc, method)
     args.name = of_rank_0(args.name)  # their clocks may differ
     config = load_model_config(args.model_config)
-    task = load_yaml(args.task_config)
+    task = load_task(args.task_config)
     if args.sigma is not None and isinstance(task.get("measurement"), dict):
         task["measurement"]["noise"] = {"name": "gaussian", "sigma": args.sigma}
     operator, noise = load_measurement(task, args.task_config, config["image_size"])
     given = {"outer": args.outer, "inner": args.inner, "chain_steps": args.custom_steps}
-    h = load_hyperparameters(f"configs/{method}.yaml", args.task, kind, args.preset, **given)
+    h = load_hyperparameters(f"configs/{method}.yaml", args.task, kind, args.preset, say, **given)
     images = choose_images(args, config["image_size"])
     device = device_of_rank(args, world)
     directory = os.path.join(args.logdir, args.dataset, args.task, args.name)
@@ -142,7 +145,7 @@ def run(doc, method, solver, kind, uses_prior):
     possible = choose_batch_size(model, config["image_size"], device) if model else len(images)
     possible = of_rank_0(min(possible, -(-len(images) // world)))  # work for every rank; their GPUs' free memory may differ, too
     if args.compile and model:
-        model = torch.compile(model)
+        model = compile_network(model, device)
 
     metrics = None if args.summarize else Metrics(device)
     fid = FrechetInceptionDistance(device) if args.fid and rank == 0 else None

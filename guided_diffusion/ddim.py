@@ -16,6 +16,9 @@ def linear_alphas_cumprod():
     return torch.cumprod(1 - torch.linspace(1e-4, 0.02, TRAINING_STEPS, dtype=torch.float32), dim=0)
 
 
+ABAR = linear_alphas_cumprod().tolist()
+
+
 def chain_timesteps(steps):
     """The timesteps of a chain of `steps` layers, noise end first: 3 -> [999, 666, 333], 4 -> [999, 750, 500, 250].
 
@@ -63,11 +66,10 @@ class Chain:
 
     def restep(self, steps, layers=TRAINING_STEPS):
         """Become the last layers of a chain of `steps` DDIM steps."""
-        alphas_cumprod = linear_alphas_cumprod()
         stride = TRAINING_STEPS // steps
         # t - stride, not the next timestep: with 4 steps the first layer goes from 999 to 749 (published code).
         self.levels = [
-            Level(t, alphas_cumprod[t].item(), alphas_cumprod[t - stride].item() if t >= stride else 1.0)
+            Level(t, ABAR[t], ABAR[t - stride] if t >= stride else 1.0)
             for t in chain_timesteps(steps)[-layers:]
         ]
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard
 from guided_diffusion.kernels import bicubic_matrix, blurring, gaussian_kernel, motion_kernel
 from util.config import Section, load_yaml
-from util.files import UserError, read_state_dict
+from util.files import UserError, project, say, read_state_dict
 
 OPERATORS, NOISES = {}, {}
 
@@ -32,11 +32,33 @@ def noise(name):
     return lambda cls: NOISES.setdefault(name, cls)
 
 
+def load_task(path):
+    """A task file's content, without the sections of the DPS repository's files that say how and of what to sample there."""
+    config = load_yaml(path)
+    passed_over = [key for key in ("conditioning", "data") if key in config]
+    if passed_over:
+        say(f"{path}: {' and '.join(passed_over)} passed over; --preset and --data say that here")
+    return {key: value for key, value in config.items() if key not in passed_over}
+
+
+def nature(config):
+    """What a task file's content degrades with: the names of its operator, of its kernel or mask, and of its noise. None for what it
+    does not say."""
+    measurement = config.get("measurement")
+    part = lambda key: found if isinstance(measurement, dict) and isinstance(found := measurement.get(key), dict) else {}
+    name = part("operator").get("name")
+    if name in Blur.NAMED_BY_KERNEL:  # another name for the same
+        return "blind_blur", Blur.NAMED_BY_KERNEL[name], part("noise").get("name")
+    return name, config.get("kernel") or part("mask_opt").get("mask_type"), part("noise").get("name")
+
+
 def load_measurement(config, path, image_size):
     """A task file's content and path -> (operator, noise). Raises UserError, naming file and key, for anything wrong."""
     task = Section(config, path)
     measurement = task.section("measurement")
     known_operator = f"one of {', '.join(OPERATORS)}"
+    if measurement.section("operator").values.get("name") == "turbulence":
+        raise measurement.section("operator").error("name", f"is turbulence, for which there is no operator here; take {known_operator}")
     name = measurement.section("operator").take("name", str, OPERATORS.__contains__, known_operator)
     chosen_operator = OPERATORS[name](task, image_size)
     known_noise = f"one of {', '.join(NOISES)}"
@@ -104,6 +126,8 @@ class Inpainting:
             key, hint = "mask_len_range", f"a range [low, high] of pixels with 0 < low < high <= {longest}"
             valid = lambda r: is_range(r, int, 1, longest) and r[0] < r[1]
         self.range = options.take(key, tuple, valid, hint)
+        for other in ("mask_prob_range", "mask_len_range"):  # published files have both, for whichever kind
+            options.take(other, tuple, default=())
 
     def draw(self, rng, device):
         masks = [self.mask(self.size, self.range, r) for r in rng.numpy]
@@ -143,18 +167,24 @@ class SuperResolution:
 
 
 @operator("blind_blur")
+@operator("gaussian_blur")
+@operator("motion_blur")
 class Blur:
-    """Blur by a Gaussian or a random motion kernel, known to the solver."""
+    """Blur by a Gaussian or a random motion kernel, known to the solver: `blind_blur` with the kernel's options at the top of the task
+    file or, as the DPS repository has it, under the kernel's name with its options below measurement.operator."""
 
     KERNELS = {"gaussian": gaussian_kernel, "motion": motion_kernel}
+    NAMED_BY_KERNEL = {"gaussian_blur": "gaussian", "motion_blur": "motion"}
 
     def __init__(self, task, image_size):
         fits = lambda k: 1 <= k and k // 2 < image_size
         hint = f"a whole number, and half of it less than the image's {image_size}"
-        self.kernel = self.KERNELS[task.take("kernel", str, self.KERNELS.__contains__, "gaussian or motion")]
-        self.size, self.image_size = task.take("kernel_size", int, fits, hint), image_size
-        self.intensity = task.take("intensity", float, lambda i: 0 <= i < math.inf, "0 or more: sigma (gaussian), crookedness (motion)")
         options = task.section("measurement").section("operator")
+        kind = self.NAMED_BY_KERNEL.get(options.values["name"])
+        given = options if kind else task
+        self.kernel = self.KERNELS[kind or task.take("kernel", str, self.KERNELS.__contains__, "gaussian or motion")]
+        self.size, self.image_size = given.take("kernel_size", int, fits, hint), image_size
+        self.intensity = given.take("intensity", float, lambda i: 0 <= i < math.inf, "0 or more: sigma (gaussian), crookedness (motion)")
         if options.take("kernel_size", int, fits, hint, self.size) != self.size:
             raise options.error("kernel_size", f"differs from the file's kernel_size {self.size}")
         try:
@@ -185,8 +215,8 @@ class NonlinearBlur:
         path = options.take("opt_yml_path", str, hint="the path of bkse's options file")
         if image_size % self.STRIDE:
             raise options.error("name", f"nonlinear_blur needs images whose side is a multiple of {self.STRIDE}, not {image_size}")
-        config = Section(load_yaml(path), path).section("KernelWizard")
-        weights = os.path.join("bkse", config.take("pretrained", str, hint="a checkpoint's path below bkse/"))
+        config = Section(load_yaml(project(path)), path).section("KernelWizard")
+        weights = os.path.join(project("bkse"), config.take("pretrained", str, hint="a checkpoint's path below bkse/"))
         if not os.path.isfile(weights):
             raise UserError(f"{weights}: no such checkpoint; put the published GOPRO_wVAE.pth there (bkse/README.md)")
         state = read_state_dict(weights)

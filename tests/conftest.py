@@ -66,8 +66,10 @@ def demo_model():
 def workspace(tmp_path, monkeypatch):
     """The current directory becomes a copy of the project whose configs, checkpoints and images are ours to spoil."""
     root = os.getcwd()
-    for name in ("dmilo.py", "dmilo-pgd.py", "experiment", "solvers", "guided_diffusion", "util", "data"):
+    for name in ("experiment", "baselines", "solvers", "guided_diffusion", "motionblur", "util", "data"):
         os.symlink(os.path.join(root, name), tmp_path / name)
+    for name in ("dmilo.py", "dmilo-pgd.py", "reproduce.py", "benchmark.py"):  # Python looks beside the script itself, not beside a link
+        shutil.copy(name, tmp_path)
     shutil.copytree("configs", tmp_path / "configs")
     shutil.copytree("bkse", tmp_path / "bkse")
     os.makedirs(tmp_path / "models")
@@ -76,6 +78,7 @@ def workspace(tmp_path, monkeypatch):
     shutil.copy("models/demo.pt", tmp_path / "models")
     shutil.copy("models/alexnet_features.pt", tmp_path / "models")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("util.files.PROJECT", str(tmp_path))
     return tmp_path
 
 

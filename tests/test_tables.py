@@ -27,8 +27,6 @@ TABLE = {
 
 @pytest.fixture
 def table(workspace):
-    for name in ("reproduce.py", "benchmark.py", "baselines", "motionblur"):
-        os.symlink(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), name), workspace / name)
     (workspace / "mine.yaml").write_text(yaml.safe_dump(TABLE))
     return workspace
 

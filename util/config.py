@@ -6,8 +6,22 @@ import yaml
 from util.files import UserError
 
 
+class DuplicateKey(yaml.YAMLError):
+    """A key that stands twice in one mapping, of which yaml itself would take the last one without a word."""
+
+
 class Loader(yaml.SafeLoader):
-    """yaml.SafeLoader that also reads the tag `!!python/tuple` of the published task files, and 1e-3 as a number."""
+    """yaml.SafeLoader that also reads the tag `!!python/tuple` of the published task files, and 1e-3 as a number, and that takes a key
+    once: but for `<<`, whose mappings are merged later."""
+
+    def compose_mapping_node(self, anchor):
+        node, seen = super().compose_mapping_node(anchor), {}
+        for key, _ in node.value:
+            first = seen.setdefault((key.tag, str(key.value)), key)
+            if key is not first and key.value != "<<":
+                line, earlier = key.start_mark.line + 1, first.start_mark.line + 1
+                raise DuplicateKey(f"{key.value}, line {line}, stands in line {earlier} already; remove one of them")
+        return node
 
 
 Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node)))
@@ -17,11 +31,13 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]
 def load_yaml(path):
     """A YAML file -> dict. Raises UserError, naming the file, for one that is missing, broken or no mapping."""
     try:
-        with open(path, encoding="utf-8") as f:
+        with open(path, "rb") as f:  # yaml tells UTF-8 and UTF-16 apart
             config = yaml.load(f, Loader=Loader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except DuplicateKey as error:
+        raise UserError(f"{path}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that there is none of
         raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: must hold 'key: value' lines")

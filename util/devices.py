@@ -2,6 +2,7 @@
 import ctypes
 import os
 import platform
+import random
 import subprocess
 import sys
 
@@ -26,20 +27,55 @@ def keep_memory():
     mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
+def first_line(error):
+    """What an error says, without the advice below it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def driver_trouble():
+    """What PyTorch has against the NVIDIA driver, if one is here and no GPU can be used for it; else None."""
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:  # no driver, a PyTorch without CUDA: no GPU was meant to be used
+        return first_line(error) if "too old" in str(error) else None
+    return None
+
+
 def choose_device(cuda, tf32=False):
     """The GPU of that number or, where there is none at all, the CPU with a line of warning; -1 is the CPU without it.
-    Raises UserError for a number that none of the GPUs has."""
+    Raises UserError for a number that none of the GPUs has, and for a GPU that this PyTorch cannot use."""
     gpus = torch.cuda.device_count()
     if cuda >= gpus > 0:
         raise UserError(f"--cuda {cuda}: the GPUs here are 0 to {gpus - 1}; choose one of them, or -1 for the CPU")
     if 0 <= cuda < gpus:
         # The same convolutions in every run and, but for rounding, on every device: TF32, PyTorch's default, only if asked for.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, tf32
-        torch.cuda.set_device(cuda)
-        return torch.device("cuda", cuda)
+        device = torch.device("cuda", cuda)
+        try:
+            torch.cuda.set_device(device)
+            torch.ones(1, device=device).add_(1).item()  # a GPU that the wheel has no kernels for fails at the first one
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(f"--cuda {cuda}: this PyTorch cannot use the GPU ({first_line(error)}); install one that fits GPU and driver, "
+                            "or choose -1 for the CPU") from error
+        return device
+    trouble = driver_trouble() if cuda >= 0 else None
+    if trouble:
+        raise UserError(f"--cuda {cuda}: this PyTorch cannot use the GPU ({trouble}); install one that fits the driver, or choose -1 for the CPU")
     if cuda >= 0:
         print(f"warning: no GPU {cuda} here, running on the CPU (--cuda -1 says so without this line)", file=sys.stderr)
     return torch.device("cpu")
+
+
+def compile_network(network, device):
+    """torch.compile(network). Raises UserError where nothing can be compiled: it would come out after minutes, at the first step."""
+    x = torch.ones(random.randrange(1000, 10**6), device=device)  # of no size for which a compiled one is kept
+    try:
+        torch.compile(lambda x: x.sin().cumsum(0), dynamic=False)(x)
+    except Exception as error:  # what a compiler says, in many classes
+        raise UserError(f"--compile: nothing can be compiled here ({first_line(error)}); install a C++ compiler, or leave the option out") from error
+    return torch.compile(network)
 
 
 def is_out_of_memory(error):

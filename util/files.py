@@ -1,29 +1,62 @@
-"""Files that appear whole or not at all, and the error that every mistake of a user ends in."""
+"""Files that appear whole or not at all, where the project's own ones are, and the error that every mistake of a user ends in."""
+import glob
 import io
 import os
-import tempfile
+import re
+import sys
+import uuid
 from contextlib import contextmanager
 
 import torch
+
+PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # a link to util/ is in the project that holds the link
 
 
 class UserError(Exception):
     """Something that the user can put right: one line that says what is wrong, where, and what to do."""
 
 
+def say(line, stream="stdout"):
+    """Print a line; of several processes under torchrun, the first one alone does."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(line, file=getattr(sys, stream))
+
+
+def warn(line):
+    """Say a warning, on standard error."""
+    say(f"warning: {line}", "stderr")
+
+
+def project(path):
+    """A path within the project, such as "configs/dmilo.yaml", from where the user stands: in the project itself as it is, elsewhere
+    absolute. An absolute path stays what it is."""
+    return path if os.path.samefile(os.curdir, PROJECT) else os.path.join(PROJECT, path)
+
+
+def project_files(pattern):
+    """Paths of the project's files that match a glob pattern, sorted, as `project` gives them."""
+    return sorted(glob.glob(glob.escape(project("")) + pattern, recursive=True))
+
+
+def here_or_project(path):
+    """A path that a user has typed: from where they stand or, where nothing is there, within the project."""
+    return path if os.path.exists(path) else project(path)
+
+
 @contextmanager
 def atomic(path):
-    """`with atomic(path) as tmp:` — write to `tmp`, a file beside `path` with its suffix; it becomes `path` at the end.
+    """`with atomic(path) as tmp:` — write to `tmp`, a hidden file beside `path` with its suffix; it becomes `path` at the end.
 
     If the block fails, `path` is untouched and `tmp` is gone.
     """
     directory, name = os.path.split(os.path.abspath(path))
     os.makedirs(directory, exist_ok=True)
-    handle, tmp = tempfile.mkstemp(dir=directory, prefix=".", suffix=f".{name}")
-    os.close(handle)
+    # Not tempfile's, which nobody else may read: changing that is refused by disks without modes (exFAT, SMB), while a plain new file
+    # has what the umask says. Without the name, which may be as long as the disk allows.
+    tmp = os.path.join(directory, f".{uuid.uuid4().hex}{os.path.splitext(name)[1]}")
     try:
+        open(tmp, "xb").close()
         yield tmp
-        os.chmod(tmp, 0o644)  # mkstemp gives 0600, which would hide results on a shared disk
         os.replace(tmp, path)
     finally:
         if os.path.exists(tmp):
@@ -31,8 +64,8 @@ def atomic(path):
 
 
 def write_text(path, text):
-    """Write a text file whole."""
-    with atomic(path) as tmp, open(tmp, "w", encoding="utf-8") as f:
+    """Write a text file whole. What is no Unicode, as a file's name may be, is written as an escape."""
+    with atomic(path) as tmp, open(tmp, "w", encoding="utf-8", errors="backslashreplace") as f:
         f.write(text)
 
 
@@ -44,15 +77,54 @@ def save_tensors(path, content):
         f.write(buffer.getbuffer())
 
 
-def read_state_dict(path):
-    """A checkpoint -> {name: tensor} on the CPU, by `weights_only=True`: a pickle with code in it cannot run.
+NESTED = ("ema", "state_dict", "model")  # where training programs put the weights; the averaged ones first
+PREFIXES = ("module.", "_orig_mod.")  # of weights saved through DistributedDataParallel, torch.compile
+BEGINNINGS = {  # of what a download brings in a checkpoint's place
+    b"<!DOCTYPE": "a web page", b"<!doctype": "a web page", b"<html": "a web page", b"version https://git-lfs": "a Git LFS pointer (git lfs pull)",
+}
 
-    Raises UserError for a file that holds anything but a bare state dict.
+
+def bare_state_dict(content):
+    """The state dict that a checkpoint's content is, or holds under one of the NESTED keys; None if there is none."""
+    if not isinstance(content, dict):
+        return None
+    if all(isinstance(value, torch.Tensor) for value in content.values()):
+        return content
+    return next(filter(None, (bare_state_dict(content.get(key)) for key in NESTED)), None)
+
+
+def unreadable(path, error):
+    """The UserError of a checkpoint that torch.load has refused with `error`."""
+    with open(path, "rb") as f:
+        beginning = f.read(32)
+    for known, what in BEGINNINGS.items():
+        if beginning.startswith(known):
+            return UserError(f"{path}: is {what}, not a checkpoint; get it anew")
+    if path.endswith(".safetensors"):
+        return UserError(f"{path}: is in the safetensors format; save it by torch.save(safetensors.torch.load_file(…), …)")
+    foreign = re.search(r"GLOBAL (\S+)", str(error))
+    if foreign:
+        return UserError(f"{path}: holds an object of the class {foreign[1]}, and reading such ones can run code. If you trust its source, "
+                         "extract the state dict: python -c \"import torch; torch.save(torch.load("
+                         f"'{path}', map_location='cpu', weights_only=False)['state_dict'], 'bare.pt')\", or whatever its key is there")
+    return UserError(f"{path}: cannot be read as a checkpoint ({type(error).__name__}); get it anew")
+
+
+def read_state_dict(path):
+    """A checkpoint -> {name: tensor} on the CPU, by `weights_only=True`: a pickle with code in it cannot run. A state dict within a
+    training's checkpoint is found, PREFIXES that all names have are taken off.
+
+    Raises UserError for a file that holds no state dict, and for one with other objects in it.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint ({error.strerror or error})") from error
     except Exception as error:  # a foreign file makes the unpickler raise nearly anything
-        raise UserError(f"{path}: cannot be read as a checkpoint ({type(error).__name__}); get it anew") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path}: holds no bare state dict; save model.state_dict() by itself")
+        raise unreadable(path, error) from error
+    state = bare_state_dict(content)
+    if state is None:
+        raise UserError(f"{path}: holds no state dict, bare or as {', '.join(NESTED)}; save model.state_dict() by itself")
+    while state and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)):
+        state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
     return state

@@ -1,13 +1,24 @@
 """Images on disk <-> float tensors in [-1, 1]."""
 import os
+import re
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from util.files import UserError, atomic
+from util.files import UserError, atomic, warn
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif", ".jp2", ".j2k",
+            ".ppm", ".pgm", ".pbm", ".pnm", ".tga")
+BESIDE_IMAGES = ("readme", "license", "licence", "thumbs.db", "desktop.ini")  # how files that nobody takes for images begin
+LONGEST_NAME = 249  # bytes; a disk's 255 less ".state"
+FULL_SCALES = (255, 1023, 4095, 16383, 65535)  # of 8, 10, 12, 14 and 16 bits
+FULL_RANGE = ("PPM", "JPEG2000")  # formats that say what white is, which Pillow makes 65535
+
+
+def natural(name):
+    """A sort key by which 2 comes before 10; all else, and numbers of equal length, keeps the order of its letters."""
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(LONGEST_NAME), name), name
 
 
 def is_image_name(name):
@@ -15,38 +26,126 @@ def is_image_name(name):
     return name.lower().endswith(SUFFIXES) and not os.path.basename(name).startswith(".")
 
 
-def list_images(folder):
-    """Paths of the images in `folder`, sorted by name. Raises UserError where there is no folder or no image."""
+def split_names(names, is_file=lambda name: True):
+    """(images, others) of the names of files, both in natural order; hidden ones and those BESIDE_IMAGES are neither. is_file: whether
+    one can be read, which a pipe, a socket and a link to nowhere cannot."""
+    names = sorted((n for n in names if not os.path.basename(n).startswith(".")), key=natural)
+    images = [n for n in names if is_image_name(n) and is_file(n)]
+    taken = set(images)
+    return images, [n for n in names if n not in taken and not os.path.basename(n).lower().startswith(BESIDE_IMAGES)]
+
+
+def files_below(folder):
+    """Paths of what is below `folder` and no folder, hidden folders left out, relative to it; links are followed, but in no circle."""
+    found, seen = [], set()
+    for directory, folders, files in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(directory))
+        folders[:] = [f for f in folders if not f.startswith(".") and os.path.realpath(os.path.join(directory, f)) not in seen]
+        found += [os.path.relpath(os.path.join(directory, file), folder) for file in files]
+    return found
+
+
+def find_images(folder):
+    """-> (images, others), names within `folder` in natural order: its images or, where it has none itself, those in the folders
+    below; and what else is there, folders with a slash. Raises UserError where there is no folder or no image."""
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; put the images there or name their folder with --data")
     try:
-        names = sorted(name for name in os.listdir(folder) if is_image_name(name))
+        here = os.listdir(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
-    if not names:
-        raise UserError(f"{folder}: no images in it ({', '.join(SUFFIXES)}); put some there or name a folder with --data")
-    return [os.path.join(folder, n) for n in names]
+    is_file = lambda name: os.path.isfile(os.path.join(folder, name))
+    marked = [f"{name}/" if os.path.isdir(os.path.join(folder, name)) else name for name in here]
+    images, others = split_names(marked, is_file)
+    if not images:
+        images, others = split_names(files_below(folder), is_file)
+    if not images:
+        instead = f" but {listed(others)}" if others else ""
+        raise UserError(f"{folder}: no images in it{instead}; read are {', '.join(SUFFIXES)}: put some there or name a folder with --data")
+    return images, others
 
 
-def image_names(paths):
-    """What the images are called in a run: their file names without suffix. Raises UserError if two are called alike."""
-    names, seen = [os.path.splitext(os.path.basename(path))[0] for path in paths], {}
+def list_images(folder):
+    """Paths of the images of `find_images`."""
+    return [os.path.join(folder, name) for name in find_images(folder)[0]]
+
+
+def listed(names, shown=3):
+    """The first few of some names, and how many more there are."""
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+
+
+def say_unread(folder, others):
+    """One line that names what was found beside the images, if anything was."""
+    if others:
+        warn(f"{folder}: not read: {listed(others)} (read are {', '.join(SUFFIXES)})")
+
+
+def image_names(paths, folder):
+    """What the images in `folder` are called in a run: their paths in it without suffix, with slashes. Raises UserError if two are
+    called alike, or if a name leaves no room for the suffixes of a run's files."""
+    names = [os.path.splitext(os.path.relpath(path, folder))[0].replace(os.sep, "/") for path in paths]
+    seen = {}
     for name, path in zip(names, paths):
         other = seen.setdefault(name.lower(), path)  # some file systems do not tell cases apart
         if other != path:
             raise UserError(f"{path}: would share its folder of results with {other}; rename one of them")
+        if len(os.fsencode(os.path.basename(name))) > LONGEST_NAME:
+            raise UserError(f"{path}: its name is longer than {LONGEST_NAME} bytes; rename it")
     return names
 
 
+def declared_white(file):
+    """What white is in the wide values of an opened image, by its format or its tags; None where these do not say it."""
+    if file.format in FULL_RANGE:
+        return 65535
+    if file.format != "TIFF":
+        return None
+    (bits, *_), largest = file.tag_v2.get(258, (16,)), file.tag_v2.get(281, (None,))  # BitsPerSample, MaxSampleValue
+    return 2**bits - 1 if 8 < bits < 16 else largest[0]
+
+
+def probable_white(top, is_float):
+    """What white is where the largest value is `top`, None where that cannot be told."""
+    if is_float and top <= 1:
+        return 1
+    if top in FULL_SCALES:  # it reaches white
+        return top
+    if (127 if is_float else 1) < top < 255:  # in a wider range it would be next to black
+        return 255
+    return 65535 if 16383 < top < 65535 else None  # 15 bits are used nowhere
+
+
+def narrowed(image, white, name):
+    """A picture of 16 or 32 bits or of floats -> 8 bits, "L". white: as declared, or None. Raises UserError, with what to do, where
+    nobody can tell what white is. Pillow's own conversion would cut everything above 255 off."""
+    values = np.asarray(image).astype(np.float64)
+    low, top = float(values.min()), float(values.max())
+    white = white or probable_white(top, image.mode == "F")
+    if not low == top == 0 and not (low >= 0 and white):
+        raise UserError(f"{name}: its values, {low:g} to {top:g}, do not tell what white is; scale them to 0 … 255 and save them as 8 bits: "
+                        "Image.fromarray((255 * values / white).round().astype('uint8')).save(…)")
+    return Image.fromarray((values * 255 / (white or 1)).round().clip(0, 255).astype(np.uint8))
+
+
+def refuse_dark_colours(file, name):
+    """Raise UserError for a TIFF of 16 bits a channel, of which Pillow keeps the upper 8, whose values may have fewer."""
+    is_wide = file.format == "TIFF" and max(file.tag_v2.get(258, (8,))) == 16 and len(file.getbands()) > 1
+    if is_wide and 0 < max(high for _, high in file.getextrema()[:3]) < 64:
+        raise UserError(f"{name}: its 16-bit values do not tell what white is (of 12 or 14 bits?); scale them and save 8 bits a channel")
+
+
 def open_rgb(file, name):
-    """A path or an open file -> an upright RGB Pillow image: 16 bits are reduced to 8, alpha is laid on white.
+    """A path or an open file -> an upright RGB Pillow image: wide values are reduced to 8 bits, alpha is laid on white.
 
     name: what an error calls it. Raises UserError for what Pillow cannot read.
     """
     try:
-        image = ImageOps.exif_transpose(Image.open(file))
-        if image.mode.startswith("I"):  # Pillow's own conversion would cut everything above 255 off
-            image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
+        opened = Image.open(file)
+        refuse_dark_colours(opened, name)
+        image = ImageOps.exif_transpose(opened)
+        if image.mode == "F" or image.mode.startswith("I"):
+            image = narrowed(image, declared_white(opened), name)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
