@@ -31,8 +31,10 @@ def run_script(function):
     script = os.path.basename(sys.argv[0])
     keep_memory()
     # A file's name may be no Unicode, a terminal may know no "…"; and in a job's log a line is to stand as soon as it is printed.
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
-        stream.reconfigure(errors="backslashreplace", line_buffering=True)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed
+            setattr(sys, name, open(os.devnull, "w"))
+        getattr(sys, name).reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         function()
     except UserError as error:

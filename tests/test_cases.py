@@ -141,6 +141,13 @@ def test_files_that_are_not_read_are_named_in_one_line(least_squares, tmp_path):
     assert f"{tmp_path}/m: not read: b.HEIC, c.txt, old/ (read are .png" in line
 
 
+def test_what_cannot_be_read_at_all_holds_nothing_up(tmp_path):
+    put_images(tmp_path, "b.png", "c.png/d.txt.png")
+    os.mkfifo(tmp_path / "a.png")  # reading it would wait for ever
+    os.symlink("/nowhere/e.png", tmp_path / "e.png")
+    assert find_images(tmp_path) == (["b.png"], ["a.png", "c.png/", "e.png"])
+
+
 def test_images_in_folders_below_are_called_by_their_paths(least_squares, tmp_path):
     put_images(tmp_path / "m", "00000/a.png", "00000/b.png", "00001/a.png", "00002/.hidden/c.png")
     os.symlink(tmp_path / "m", tmp_path / "m" / "circle")
@@ -369,6 +376,20 @@ def test_what_is_no_checkpoint_is_called_by_what_it_is(tmp_path, content, name, 
         read_state_dict(str(tmp_path / name))
 
 
+@pytest.mark.parametrize("content, said", [
+    ([STATE, STATE], "holds no state dict"), ({**STATE, "epoch": 3}, "holds no state dict"), ({1: torch.zeros(1)}, "holds no state dict"),
+    ({"a": torch.ones(2, 2).to_sparse()}, "a is sparse or without values"), ({"a": torch.ones(2, device="meta")}, "a is sparse or without values"),
+    ("itself", "holds no state dict"),
+])
+def test_a_checkpoint_without_weights_is_one_line(tmp_path, content, said):
+    if content == "itself":
+        content = {}
+        content["model"] = content
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(UserError, match=said):
+        read_state_dict(str(tmp_path / "a.pt"))
+
+
 @pytest.mark.parametrize("old, new, said", [
     ("num_channels: 32", "num_channels: 64", "time_embed.0.weight is (128, 32), (256, 64) by configs/model_config_demo.yaml"),
     ("resblock_updown: True", "resblock_updown: False", "input_blocks.2.0.op.weight, (32, 32, 3, 3) by configs/model_config_demo.yaml, is missing"),
@@ -516,6 +537,21 @@ def test_torchrun_leaves_every_option_alone(script):
     assert {"--name", "--run", "--task", "-n"} <= options
     for option in sorted(options - {"--run"}):  # the old name of --name, which torchrun takes for its own
         assert get_args_parser().parse_args(["--nproc-per-node", "2", "dmilo.py", option]).training_script_args == [option]
+
+
+@pytest.mark.parametrize("option, value, said", [
+    ("--data", "", "argument --data: must not be empty"), ("--logdir", "", "argument -l/--logdir: must not be empty"),
+    ("--data", "~/no-such-folder", f"{os.path.expanduser('~')}/no-such-folder: no such folder"),
+])
+def test_a_path_as_a_shell_leaves_it(script, option, value, said):
+    result = script("dmilo.py", "-t", "inpainting", "--cuda", -1, option, value)
+    assert result.code == 2 and said in result.err and len(result.err.splitlines()) == 1
+
+
+def test_closed_streams_stop_nothing(monkeypatch):
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, None)
+    run_script(lambda: print("to nobody"))
 
 
 @pytest.mark.parametrize("option", ["--name", "--run"])

@@ -84,13 +84,13 @@ BEGINNINGS = {  # of what a download brings in a checkpoint's place
 }
 
 
-def bare_state_dict(content):
-    """The state dict that a checkpoint's content is, or holds under one of the NESTED keys; None if there is none."""
-    if not isinstance(content, dict):
+def bare_state_dict(content, depth=3):
+    """The state dict that a checkpoint's content is, or holds under one of the NESTED keys, or below these; None if there is none."""
+    if not isinstance(content, dict) or depth == 0:
         return None
-    if all(isinstance(value, torch.Tensor) for value in content.values()):
+    if all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()):
         return content
-    return next(filter(None, (bare_state_dict(content.get(key)) for key in NESTED)), None)
+    return next(filter(None, (bare_state_dict(content.get(key), depth - 1) for key in NESTED)), None)
 
 
 def unreadable(path, error):
@@ -125,6 +125,9 @@ def read_state_dict(path):
     state = bare_state_dict(content)
     if state is None:
         raise UserError(f"{path}: holds no state dict, bare or as {', '.join(NESTED)}; save model.state_dict() by itself")
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise UserError(f"{path}: {name} is sparse or without values; save the state dict of a network in memory, as plain tensors")
     while state and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)):
         state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
     return state
