@@ -26,6 +26,8 @@ def load_hyperparameters(path, task, kind, preset=None, **given):
     section = section.section(task if task in table else "default")
     values = {}
     for field in dataclasses.fields(kind):
+        if not field.metadata.get("row", True):  # the problem sets it; in a row it is an unknown key
+            continue
         low = 1 if field.type is int else field.metadata.get("low", 0)
         hint = "true or false" if field.type is bool else f"{field.type.__name__}, {low} or more"
         default = None if field.default is dataclasses.MISSING else field.default

@@ -1,6 +1,6 @@
 """What surrounds a method's search: the part of the chain it searches, where it begins, the form in which it sees the
 measurement, and how often it is repeated. Everything here is off in the published settings."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -15,6 +15,8 @@ class Start:
     chain_steps: DDIM steps of the chain; layers: how many of its last layers are used; start_smoothness: 0 begins at
     noise, more at the noised smooth least squares picture with that weight; damping: 0 leaves the measurement as it is,
     more shows the method a preconditioned one (`preconditioned`); starts: searches from different noise, averaged.
+
+    sigma: the noise's standard deviation in units of [-1, 1], the problem's: no row sets it.
     """
 
     chain_steps: int = 3
@@ -22,6 +24,7 @@ class Start:
     start_smoothness: float = 0.0
     damping: float = 0.0
     starts: int = 1
+    sigma: float = field(default=0.0, metadata={"row": False})
 
 
 def search(solver, g, operator, y, latents, h, on_step, state=None):
