@@ -33,6 +33,7 @@ from experiment.jobs import Job, command, folder, run_command
 from experiment.recorder import finished_records
 from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.prior import load_model_config, load_prior
+from guided_diffusion.tiles import AnySize
 from solvers.ilo import Hyperparameters
 from util.devices import choose_device
 from util.files import UserError, project, write_text
@@ -127,7 +128,7 @@ def loss(args, device):
     """The mean squared error of eps on images that are not for training, one draw of noise an image and timestep."""
     config_file = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
     config = load_model_config(config_file)
-    model = load_prior(config, config_file, device)
+    eps_of = AnySize(load_prior(config, config_file, device))
     data = args.data or project(f"data/{args.dataset}")
     files = list_images(data)[args.begin_number : args.number]
     if not files:
@@ -135,13 +136,13 @@ def loss(args, device):
     alphas_cumprod = linear_alphas_cumprod()
     losses = []
     for n, file in enumerate(tqdm(files, unit="image", disable=None)):
-        x0 = load_image(file, config["image_size"])
+        x0 = load_image(file)
         rng = BatchRandom([n])
         errors = []
         for t in LOSS_TIMESTEPS:
             noise = rng.randn(x0.shape[1:])
             x_t = alphas_cumprod[t].sqrt() * x0 + (1 - alphas_cumprod[t]).sqrt() * noise
-            eps = model(x_t.to(device), torch.full((1,), float(t), device=device))[:, :3]
+            eps = eps_of(x_t.to(device), torch.full((1,), float(t), device=device))
             errors.append((eps.cpu() - noise).square().mean().item())
         losses.append(errors)
     print(f"{config['model_path']}, mean squared error of eps on {len(losses)} images\n")

@@ -9,10 +9,12 @@ import time
 import torch
 
 from guided_diffusion.ddim import TRAINING_STEPS
-from util.config import load_yaml
+from util.config import Section, load_yaml
 from util.devices import first_line, keep_memory
 from util.files import UserError, project, project_files
 
+# What a measured picture's task is by the option that comes with it.
+MEASURED_TASKS = {"mask": "inpainting", "kernel": "motion_deblur", "scale": "super_resolution", None: "denoising"}
 GOES_ON = "what was finished is on disk, the same command (a restoration's with its --name NAME) goes on"
 
 
@@ -95,22 +97,66 @@ def typed_path(text):
     return os.path.expanduser(text)
 
 
+def task_file(args, task):
+    """The task file that --task means; a data set may have its own variant: the demo's 64 px pictures need smaller blur kernels."""
+    own = named_by(f"configs/tasks/{args.dataset}/{{}}_config.yaml")
+    return own.get(task) or config_path("task", task, "configs/tasks/{}_config.yaml")
+
+
+def operator_name(path):
+    """The name of a task file's operator."""
+    return Section(load_yaml(path), path).section("measurement").section("operator").take("name", str)
+
+
+def infer_task(args):
+    """Complete the arguments of a run on measured pictures, `--task` by what is given beside them. Raises UserError for options that
+    contradict each other."""
+    given = [option for option in MEASURED_TASKS if option and getattr(args, option) is not None]
+    if not args.measured:
+        for option in given + ["flip_kernel"] * args.flip_kernel:
+            raise UserError(f"--{option.replace('_', '-')}: belongs to a picture that was measured; name it with --measured")
+        args.task, args.number = args.task or "super_resolution", args.number or 10
+        args.data = args.data or project(f"data/{args.dataset}")
+        return
+    for option in ("data", "resize"):
+        if getattr(args, option):
+            raise UserError(f"--{option}: is for pictures that a run degrades itself; with --measured leave it out")
+    if args.flip_kernel and args.kernel is None:
+        raise UserError("--flip-kernel: there is no kernel to flip; name it with --kernel")
+    inferred = MEASURED_TASKS[given[0] if given else None]
+    task = args.task or inferred
+    if operator_name(task_file(args, task)) != operator_name(task_file(args, inferred)):
+        means = f"--{given[0]} means" if given else "neither --mask, --kernel nor --scale means"
+        raise UserError(f"--task {task}: contradicts what is given, for {means} {inferred}; leave --task out")
+    args.task = task
+
+
 def parse_arguments(doc, method):
     """The arguments of dmilo.py and dmilo-pgd.py. Raises UserError for one that is unknown or out of range.
 
-    Adds `model_config` and `task_config`, the paths that --dataset and --task mean.
+    Adds `model_config` and `task_config`, the paths that --dataset and --task mean; the defaults of a run on measured pictures are
+    others (`infer_task`).
     """
     parser = Parser(doc)
     count = number(int, 1)
     presets = list(map(str, load_yaml(project(f"configs/{method}.yaml"))))
+    usual = "fast" if "fast" in presets else "".join(presets[:1])  # of measured pictures, which are larger
     add = parser.add_argument
     add("--dataset", default="demo", help="configs/model_config_<dataset>.yaml says which prior (default demo)")
-    add("-t", "--task", default="super_resolution", help="configs/tasks/<task>_config.yaml (default super_resolution)")
+    add("-t", "--task", help="configs/tasks/<task>_config.yaml (default super_resolution; with --measured: what is given beside it)")
     add("--data", type=typed_path, metavar="DIR", help="folder of images (default data/<dataset>)")
-    add("--sigma", type=number(float, 0), metavar="S", help="Gaussian noise of this standard deviation, in units of the [-1, 1] range, "
-        "instead of the task file's noise; the methods are told it")
-    add("--resize", action="store_true", help="cut the middle square out of images of another size and scale it")
-    add("-n", "--number", type=count, default=10, help="how many of the images, sorted by name, 2 before 10 (default 10)")
+    add("--resize", action="store_true", help="cut the middle square out of the images and scale it to the prior's size")
+    add("--measured", type=typed_path, metavar="FILE|DIR", nargs="+", help="photographs to restore, whose truth nobody knows; beside them --mask, "
+        "--kernel or --scale, without which they are denoised; without --preset then: " + usual)
+    beside = parser.add_mutually_exclusive_group().add_argument
+    beside("--mask", type=typed_path, metavar="FILE|DIR", help="where it is dark, pixels are missing (inpainting); a folder: by the picture's name")
+    beside("--kernel", type=typed_path, metavar="FILE|DIR", help="picture or .npy of the kernel it is blurred by, as a cross-correlation: "
+           "y[i] = sum_j k[j] x[i + j - centre] (deblurring); a folder: by the picture's name")
+    beside("--scale", type=number(int, 2), help="enlarge it so many times (super-resolution)")
+    add("--flip-kernel", action="store_true", help="the kernel files mean a convolution: turn them by 180 degrees")
+    add("--sigma", type=number(float, 0, 1), help="the noise's standard deviation in units of [-1, 1] (2 of them are 255 "
+        "levels); default: the task file's noise, of measured pictures an estimate; the methods are told it")
+    add("-n", "--number", type=count, help="how many of the images, sorted by name, 2 before 10 (default 10, of measured ones all)")
     add("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
     add("-en", "--end_number", type=number(int, -1), default=-1, help="one past the last (default -1: all)")
     add("--batch-size", type=count, help="images at once (default: what fits on the GPU, or pays on the CPU); changes "
@@ -118,8 +164,8 @@ def parse_arguments(doc, method):
     add("-l", "--logdir", type=typed_path, default=f"./{method}", help=f"where results go (default ./{method})")
     add("--name", "--run", type=folder_name, default=time.strftime("%Y-%m-%d_%H-%M-%S"), help="the run's folder in "
         "<logdir>/<dataset>/<task>/ (default: the time); given again, the run goes on where it was stopped")
-    add("--preset", default=presets[0] if presets else "", help=f"one of {', '.join(presets)}, the tables of hyperparameters in "
-        f"configs/{method}.yaml (default %(default)s)")
+    add("--preset", help=f"one of {', '.join(presets)}, the tables of hyperparameters in configs/{method}.yaml (default "
+        f"{''.join(presets[:1])})")
     add("--fid", action="store_true", help="add FID to the summary")
     add("--summarize", action="store_true", help="restore nothing, write the summary of what a --name NAME has finished")
     add("--outer", type=count, help=f"outer iterations (default: the task's row in configs/{method}.yaml)")
@@ -129,13 +175,14 @@ def parse_arguments(doc, method):
     add("--seed", type=number(int, 0, 2**32 - 1), default=123, help="seed of every image's draws (default 123)")
     add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="of the network (default fp32, the reference; "
         "tf32 is for GPUs)")
+    add("--tile", type=count, metavar="PIXELS", help="side of the overlapping tiles in which larger pictures pass the network "
+        "(default: the whole picture or, where memory is short, what fits)")
     add("--compile", action="store_true", help="compile the network: a minute or more at the start, faster steps on a GPU")
     add("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
     args = parser.parse_args()
 
-    args.data = args.data or project(f"data/{args.dataset}")
     args.model_config = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
-    # A data set may have its own variant of a task: the demo's 64 px pictures need smaller blur kernels.
-    own = named_by(f"configs/tasks/{args.dataset}/{{}}_config.yaml")
-    args.task_config = own.get(args.task) or config_path("task", args.task, "configs/tasks/{}_config.yaml")
+    infer_task(args)
+    args.task_config = task_file(args, args.task)
+    args.preset = args.preset or (usual if args.measured else "".join(presets[:1]))
     return args

@@ -3,11 +3,7 @@ import hashlib
 import json
 import os
 
-import torch
-
-from experiment.pictures import picture
 from util.files import UserError, write_text
-from util.images import load_image
 
 
 PATHS = ("data", "init", "model_path")  # settings which are paths; what is there is compared by content elsewhere
@@ -67,11 +63,3 @@ def open_run(directory, settings, batch_size):
     for key, was, now in differences(begun, {**wanted, "batch_size": None}):
         raise UserError(f"{directory}: was begun with {key} {was}, now it is {now}; go on with the former or choose another --name NAME")
     return begun_batch_size
-
-
-def refuse_other_pictures(directory, images):
-    """Raise UserError where a run's folder has begun one of the images, {name: (1, 3, H, H)}, with another picture."""
-    for name, x in images.items():
-        path = picture(directory, name, "origin")
-        if os.path.exists(path) and not torch.equal(load_image(path, x.shape[-1]), x):
-            raise UserError(f"{path}: is not the picture that {name} is now; rename the new one or choose another --name NAME")

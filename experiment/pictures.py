@@ -5,7 +5,7 @@ from PIL import Image, ImageDraw
 
 from util.files import atomic
 
-ROWS, CELL, PAD, CAPTION = 16, 192, 4, 16
+ROWS, CELL, LARGEST, PAD, CAPTION = 16, 192, 640, 4, 16
 
 
 def picture(directory, name, which):
@@ -13,10 +13,16 @@ def picture(directory, name, which):
     return os.path.join(directory, "images", name, f"{which}.png")
 
 
+def fitted(image, side):
+    """A picture whose longer side is `side` pixels: enlarged with hard pixels, or reduced smoothly."""
+    size = [max(1, round(side * one / max(image.size))) for one in image.size]
+    return image.resize(size, Image.NEAREST if max(image.size) <= side else Image.LANCZOS)
+
+
 def write_grid(directory, records):
     """grid.png: a row an image (the first ROWS that have not failed), read back from images/<name>/: the truth where there is one,
     the measurement, and the last iterate with its PSNR or, without a truth, its residual. Pictures are enlarged to CELL pixels,
-    never reduced."""
+    and reduced only to LARGEST."""
     records = {name: record for name, record in records.items() if "failed" not in record}
     shown = {name: records[name] for name in list(records)[:ROWS]}
     if not shown:
@@ -24,25 +30,28 @@ def write_grid(directory, records):
     known = any("psnr" in record for record in shown.values())
     columns = (["origin"] if known else []) + ["measurement", "final"]
     rows = [[Image.open(picture(directory, name, column)) for column in columns] for name in shown]
-    cell = max(CELL, rows[0][-1].width)
-    canvas = Image.new("RGB", (len(columns) * (cell + PAD) + PAD, CAPTION + len(rows) * (cell + PAD)), "white")
+    cell = min(max(CELL, *(max(row[-1].size) for row in rows)), LARGEST)
+    rows = [[fitted(one, cell) for one in row] for row in rows]
+    heights = [max(one.height for one in row) for row in rows]
+    canvas = Image.new("RGB", (len(columns) * (cell + PAD) + PAD, CAPTION + sum(heights) + len(rows) * PAD), "white")
     draw = ImageDraw.Draw(canvas)
     for c, column in enumerate(columns):
         draw.text((PAD + c * (cell + PAD), 2), column, fill="black")
-    for r, (row, record) in enumerate(zip(rows, shown.values())):
-        top = CAPTION + r * (cell + PAD)
+    top = CAPTION
+    for row, height, record in zip(rows, heights, shown.values()):
         for c, one in enumerate(row):
-            canvas.paste(one.resize((cell, cell), Image.NEAREST), (PAD + c * (cell + PAD), top))
-        below = (PAD + (len(columns) - 1) * (cell + PAD) + 4, top + cell - 14)
+            canvas.paste(one, (PAD + c * (cell + PAD), top))
+        below = (PAD + (len(columns) - 1) * (cell + PAD) + 4, top + row[-1].height - 14)
         figure = f"{record['psnr'][-1]:.1f} dB" if known else f"residual {record['residual'][-1]:.4f}"
         draw.text(below, figure, fill="white", stroke_width=2, stroke_fill="black")
+        top += height + PAD
     with atomic(os.path.join(directory, "grid.png")) as tmp:
         canvas.save(tmp)
 
 
 def write_strips(path, blocks):
     """A picture of blocks, [(titles, rows of paths of pictures)], each pasted at one size."""
-    side = max(128, Image.open(blocks[0][1][0][0]).width)
+    side = max(128, min(LARGEST, Image.open(blocks[0][1][0][0]).width))
     width = max(len(titles) for titles, _ in blocks) * (side + PAD) + PAD
     canvas = Image.new("RGB", (width, sum(CAPTION + len(rows) * (side + PAD) + PAD for _, rows in blocks)), "white")
     draw, top = ImageDraw.Draw(canvas), 0
@@ -52,7 +61,7 @@ def write_strips(path, blocks):
         top += CAPTION
         for row in rows:
             for c, one in enumerate(row):
-                canvas.paste(Image.open(one).resize((side, side), Image.NEAREST), (PAD + c * (side + PAD), top))
+                canvas.paste(fitted(Image.open(one), side), (PAD + c * (side + PAD), top))
             top += side + PAD
         top += PAD
     with atomic(path) as tmp:

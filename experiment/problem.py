@@ -1,8 +1,16 @@
 """What a solver is given: a measurement, the operator that made it, and what else is known. Nobody behind this file needs to know
 whether there is a truth."""
+import os
 from dataclasses import dataclass
 
 import torch
+
+from experiment.pictures import picture
+from guided_diffusion.measurements import load_measurement, load_task
+from util.files import UserError, say
+from util.images import find_images, image_names, load_image, say_unread
+
+SMALLEST = 32  # pixels a side; AlexNet, which measures LPIPS, needs as many
 
 
 @dataclass(frozen=True)
@@ -12,6 +20,9 @@ class Problem:
     names: what they are called, B of them; operator: A, a differentiable function of (B, 3, H, W) in [-1, 1]; y: (B, …);
     sigma: the noise's standard deviation in units of [-1, 1]; drawn: what the operator has drawn for each picture, {"mask":
     (B, 1, H, W)}, {"kernel": (B, k, k)} or {}; size: (H, W); truth: (B, 3, H, W) in [-1, 1], or None where nobody knows it.
+
+    border: rows above and below, columns left and right that a restored picture has beyond the one that was measured; grey: was
+    one channel measured? complete: is y the picture already?
     """
 
     names: list
@@ -21,6 +32,74 @@ class Problem:
     drawn: dict
     size: tuple
     truth: torch.Tensor | None
+    border: tuple = (0, 0)
+    grey: bool = False
+    complete: bool = False
+
+    def shown(self, x):
+        """What of restored pictures x (B, 3, H, W) is kept: the measured part, and of a grey one the channels' mean."""
+        rows, columns = self.border
+        x = x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns]
+        return x.mean(1, keepdim=True) if self.grey else x
+
+
+def chosen(args, paths, folder):
+    """{name: path} of those files that -n, -bn and -en choose, with a line where it is not all of them. folder: what the names are
+    relative to. Raises UserError if there are none."""
+    end = None if args.end_number == -1 else args.end_number
+    found, paths = len(paths), paths[: args.number]
+    names = image_names(paths, folder)[args.begin_number : end]  # of two that are called alike, one may be in another slice
+    if not names:
+        said = f"-n {args.number} -bn {args.begin_number} -en {args.end_number}"
+        raise UserError(f"{said} choose none of the images in {args.data or ' '.join(args.measured)}")
+    if len(names) < found:
+        say(f"{len(names)} of {found} images ({'-n' if len(names) == args.number else '-n, -bn, -en'})")
+    return dict(zip(names, paths[args.begin_number : end]))
+
+
+def refuse_small(path, size, prior_size):
+    """Raise UserError for a picture of `size` (H, W) that is too small for the network and the metrics."""
+    smallest = min(SMALLEST, prior_size)
+    if min(size) < smallest:
+        raise UserError(f"{path}: {size[1]} x {size[0]} pixels are too few to restore, {smallest} x {smallest} are the least; enlarge it first")
+
+
+class Simulated:
+    """Pictures whose truth is known, degraded as a task file says.
+
+    What a run asks of its pictures, here and in `experiment.measured`: names; key(name): what those of one batch must share,
+    first of all the size (H, W) that is restored; problem(names, rng, device); lasting: what has to be the same when the run
+    goes on; refuse_others(directory).
+    """
+
+    def __init__(self, args, prior_size):
+        self.lasting = load_task(args.task_config)
+        if args.sigma is not None and isinstance(self.lasting.get("measurement"), dict):
+            self.lasting["measurement"]["noise"] = {"name": "gaussian", "sigma": args.sigma}
+        found, others = find_images(args.data)
+        paths = chosen(args, [os.path.join(args.data, name) for name in found], args.data)
+        say_unread(args.data, others)
+        self.images = {name: load_image(path, prior_size if args.resize else None) for name, path in paths.items()}
+        self.measurements = {}
+        for name, path in paths.items():
+            refuse_small(path, *self.key(name), prior_size)
+            if self.key(name) not in self.measurements:  # (operator, noise) by size
+                self.measurements[self.key(name)] = load_measurement(self.lasting, args.task_config, *self.key(name), prior_size)
+        self.names = list(paths)
+
+    def key(self, name):
+        return (tuple(self.images[name].shape[-2:]),)
+
+    def problem(self, names, rng, device):
+        x = torch.cat([self.images[name] for name in names]).to(device)
+        return simulate(names, x, *self.measurements[self.key(names[0])], rng)
+
+    def refuse_others(self, directory):
+        """Raise UserError where a run's folder has begun one of the pictures with another one."""
+        for name, x in self.images.items():
+            path = picture(directory, name, "origin")
+            if os.path.exists(path) and not torch.equal(load_image(path), x):
+                raise UserError(f"{path}: is not the picture that {name} is now; rename the new one or choose another --name NAME")
 
 
 def simulate(names, x, operator, noise, rng):

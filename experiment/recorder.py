@@ -1,6 +1,7 @@
 """What a run leaves on disk in figures: records, log.txt and summary.json; and the pictures of each iterate."""
 import json
 import os
+import shutil
 
 import numpy as np
 import torch
@@ -20,15 +21,16 @@ class ImageRecord:
     """The iterates of one picture: its pictures in images/<name>/, its figures in record/<name>.json.
 
     measurement: its y; drawn: its part of the Problem's; truth: (3, H, W) in [-1, 1], or None: then there are no metrics, and the
-    last iterate is the result.
+    last iterate is the result, which restored/<name>.png repeats; sigma: the noise's standard deviation, for the record.
     """
 
-    def __init__(self, directory, name, measurement, drawn, truth, metrics):
+    def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma):
+        self.restored = os.path.join(directory, "restored", f"{name}.png")
         self.pictures = os.path.join(directory, "images", name)
         self.record_path = os.path.join(directory, "record", f"{name}.json")
         self.truth, self.metrics = truth, metrics
         figures = FIGURES if truth is not None else ("residual",)
-        self.record = {key: [] for key in (*figures, "iterates", "evaluations", "elapsed")}
+        self.record = {"sigma": sigma, **{key: [] for key in (*figures, "iterates", "evaluations", "elapsed")}}
         if truth is not None:
             self._save("origin", truth)
         self._save("measurement", measurement)
@@ -47,7 +49,7 @@ class ImageRecord:
         save_image(os.path.join(self.pictures, f"{picture}.png"), x)
 
     def add(self, iterate, x, residual, evaluations, elapsed):
-        """One iterate: its name, (3, H, W), the RMS of A(x) - y, and the network evaluations and seconds that the image has
+        """One iterate: its name, (3, H, W) or, grey, (1, H, W), the RMS of A(x) - y, and the network evaluations and seconds that the image has
         taken so far. "init" is where the solver starts: only a picture. One that is not finite ends the record."""
         if self.failed:
             return
@@ -68,6 +70,9 @@ class ImageRecord:
 
     def finish(self, seconds, network_evaluations, made_with):
         """Write the record, whole, and return it. made_with: what `util.devices.provenance` returns."""
+        if self.truth is None and not self.failed:
+            with atomic(self.restored) as tmp:
+                shutil.copyfile(os.path.join(self.pictures, "result.png"), tmp)
         self.record.update(seconds=seconds, network_evaluations=network_evaluations, made_with=made_with)
         write_text(self.record_path, json.dumps(self.record, indent=1))
         return self.record

@@ -101,7 +101,7 @@ class Restoration:
         for i, name in enumerate(problem.names):
             drawn = {key: value[i] for key, value in problem.drawn.items()}
             truth = None if problem.truth is None else problem.truth[i]
-            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, metrics))
+            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, metrics, problem.sigma))
         self.path, self.seconds = os.path.join(directory, "record", f"{problem.names[0]}.state"), 0.0
 
     def load(self):
@@ -132,11 +132,15 @@ class Restoration:
         A, y, names = self.problem.operator, self.problem.y, self.problem.names
         batch, state = len(names), self.load()
         started = time.perf_counter()
-        for name, X, state in search(solver, self.g, A, y, self.latents, self.h, progress.on_step, state):
+        if self.problem.complete:
+            iterates = [("copied", y, None)]
+        else:
+            iterates = search(solver, self.g, A, y, self.latents, self.h, progress.on_step, state)
+        for name, X, state in iterates:
             with torch.no_grad():
                 residual = (A(X) - y).flatten(1).square().mean(1).sqrt().tolist()  # waits for the device
             self.seconds += time.perf_counter() - started  # not the recording
-            for record, image, rms in zip(self.records, X, residual):
+            for record, image, rms in zip(self.records, self.problem.shown(X), residual):
                 record.add(name, image, rms, self.g.evaluations, self.seconds / batch)
             if state is not None:
                 self.save(state)

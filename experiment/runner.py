@@ -1,6 +1,7 @@
 """Config -> prior and operator -> problem -> solver -> recorder: what both scripts do around their generator of iterates."""
 import dataclasses
 import datetime
+import math
 import os
 import sys
 
@@ -9,22 +10,24 @@ import torch.distributed as dist
 
 from experiment.arguments import parse_arguments, run_script
 from experiment.fid import FrechetInceptionDistance
-from experiment.folder import checkpoint_digest, open_run, refuse_other_pictures
+from experiment.folder import checkpoint_digest, open_run
 from experiment.hyperparameters import load_hyperparameters
+from experiment.measured import Measured
 from experiment.metrics import Metrics
 from experiment.pictures import write_grid
-from experiment.problem import simulate
+from experiment.problem import Simulated
 from experiment.recorder import finished_records, write_summary
 from experiment.restoration import Progress, Restoration, restore
-from guided_diffusion.measurements import load_measurement, load_task
 from guided_diffusion.prior import load_model_config, load_prior
-from util.devices import choose_device, compile_network
+from guided_diffusion.tiles import AnySize, kept_per_pixel
+from util.devices import available_memory, choose_device, compile_network
 from util.files import UserError, project, say
-from util.images import find_images, image_names, load_image, say_unread
 from util.rng import BatchRandom
 
 CPU_BATCH_PIXELS = 4 * 64 * 64  # up to here a larger batch makes the CPU faster (benchmark.py inner)
 GPU_BATCH = 64  # at most; beyond it no GPU gets faster
+MEMORY_SHARE = 0.4  # of what is free, for what the network keeps for its gradient; the rest is what it works with
+LARGEST_TILE = 512  # pixels a side
 
 
 def of_rank_0(value):
@@ -35,32 +38,48 @@ def of_rank_0(value):
     return shared[0]
 
 
-def choose_batch_size(model, size, device):
-    """How many images of `size` pixels a side are restored at once if nobody says: on a GPU as many as its free memory
-    holds, by the memory that a step with one image takes."""
+def choose_tile(model, size, prior_size, batch, device):
+    """The side of the tiles in which `batch` pictures of `size` (H, W) at once go through the network if nobody says: None, whole,
+    where that fits into memory, as pictures no larger than the prior's are taken to do. GPU's batches come down to what fits."""
+    if max(size) <= prior_size:
+        return None
+    room = available_memory(device) * MEMORY_SHARE / kept_per_pixel(model, prior_size, device) / batch
+    if size[0] * size[1] <= room:
+        return None
+    return max(prior_size, min(LARGEST_TILE, int(room**0.5)) // model.stride * model.stride)
+
+
+def eps_of_any_size(model, args, size, prior_size, device):
+    """The network for pictures of up to `size` (H, W), in tiles of --tile or `choose_tile`. Raises UserError for a --tile that the
+    network cannot take."""
+    if args.tile and (args.tile % model.stride or args.tile < prior_size):
+        raise UserError(f"--tile {args.tile}: must be a multiple of {model.stride}, {prior_size} or more, for this prior")
+    tile = of_rank_0(args.tile or choose_tile(model, size, prior_size, args.batch_size or 1, device))
+    if tile and not args.tile:
+        print(f"{size[1]} x {size[0]} pixels do not fit into memory at once, going on with tiles (--tile {tile})", file=sys.stderr)
+    return AnySize(compile_network(model, device) if args.compile else model, tile)
+
+
+def choose_batch_size(eps, size, device):
+    """How many images of `size` (H, W) are restored at once if nobody says: on a GPU as many as its free memory holds, by the
+    memory that a step with one image takes."""
     if device.type == "cpu":
-        return max(1, CPU_BATCH_PIXELS // size**2)
+        return max(1, CPU_BATCH_PIXELS // (size[0] * size[1]))
     free, _ = torch.cuda.mem_get_info(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    x = torch.zeros(1, 3, size, size, device=device, requires_grad=True)
-    model(x, torch.zeros(1, device=device)).sum().backward()
+    x = torch.zeros(1, 3, *size, device=device, requires_grad=True)
+    eps(x, torch.zeros(1, device=device)).sum().backward()
     taken = torch.cuda.max_memory_allocated(device) - before
     return max(1, min(GPU_BATCH, int(0.8 * free / taken)))
 
 
-def choose_images(args, size):
-    """{name: (1, 3, H, H)} of the images that -n, -bn and -en choose. Raises UserError if there are none."""
-    end = None if args.end_number == -1 else args.end_number
-    found, others = find_images(args.data)
-    paths = [os.path.join(args.data, name) for name in found[: args.number]]
-    names = image_names(paths, args.data)[args.begin_number : end]  # of two that are called alike, one may be in another slice
-    if not names:
-        raise UserError(f"-n {args.number} -bn {args.begin_number} -en {args.end_number} choose none of the images in {args.data}")
-    say_unread(args.data, others)
-    if len(names) < len(found):
-        say(f"{len(names)} of {len(found)} images ({'-n' if len(names) == args.number else '-n, -bn, -en'})")
-    return {name: load_image(path, size, args.resize) for name, path in zip(names, paths[args.begin_number : end])}
+def batches_of(pictures, size):
+    """The pictures' names in batches of `size` at most, each of pictures that can be restored together."""
+    alike = {}
+    for name in pictures.names:
+        alike.setdefault(pictures.key(name), []).append(name)
+    return [names[i : i + size] for names in alike.values() for i in range(0, len(names), size)]
 
 
 def device_of_rank(args, world):
@@ -71,11 +90,11 @@ def device_of_rank(args, world):
     return choose_device(-1 if args.cuda == -1 else local, args.precision == "tf32")
 
 
-def lasting_settings(args, method, h, config, task, uses_prior):
+def lasting_settings(args, method, h, config, pictures, uses_prior):
     """What has to be the same when a run goes on. The rest (which images, how many at once, where) changes no more than rounding."""
-    fixed = {key: getattr(args, key) for key in ("dataset", "task", "data", "seed", "eta", "precision", "compile", "resize")}
-    row = {name: value for name, value in dataclasses.asdict(h).items() if name != "sigma"}  # that is the task's
-    fixed.update(method=method, hyperparameters=row, model=config, **task)
+    fixed = {key: getattr(args, key) for key in ("dataset", "task", "data", "seed", "eta", "precision", "compile", "resize", "tile")}
+    row = {name: value for name, value in dataclasses.asdict(h).items() if name != "sigma"}  # that is the problem's
+    fixed.update(method=method, hyperparameters=row, model=config, **pictures.lasting)
     if uses_prior:
         fixed["checkpoint"] = checkpoint_digest(project(config["model_path"]))
     return fixed
@@ -103,7 +122,8 @@ def report(summary, directory):
         print(f"{about}: residual {residual:.4f}")
     for name, why in summary["failed"].items():
         print(f"warning: {name} has failed: {why}", file=sys.stderr)
-    print(f"wrote {directory}/ (log.txt, summary.json, grid.png, images/, record/)")
+    restored = "restored/, " if os.path.isdir(os.path.join(directory, "restored")) else ""
+    print(f"wrote {directory}/ ({restored}log.txt, summary.json, grid.png, images/, record/)")
 
 
 def restore_batches(directory, batches, limit, build, solver, progress, after):
@@ -130,39 +150,37 @@ def run(doc, method, solver, kind, uses_prior):
     args = parse_arguments(doc, method)
     args.name = of_rank_0(args.name)  # their clocks may differ
     config = load_model_config(args.model_config)
-    task = load_task(args.task_config)
-    if args.sigma is not None and isinstance(task.get("measurement"), dict):
-        task["measurement"]["noise"] = {"name": "gaussian", "sigma": args.sigma}
-    operator, noise = load_measurement(task, args.task_config, config["image_size"])
+    side = config["image_size"]
     given = {"outer": args.outer, "inner": args.inner, "chain_steps": args.custom_steps}
     h = load_hyperparameters(f"configs/{method}.yaml", args.task, kind, args.preset, say, **given)
-    images = choose_images(args, config["image_size"])
+    pictures = (Measured if args.measured else Simulated)(args, side)
     device = device_of_rank(args, world)
     directory = os.path.join(args.logdir, args.dataset, args.task, args.name)
     if args.summarize and not finished_records(directory):
         raise UserError(f"{directory}: has no finished image to summarise yet")
-    model = load_prior(config, args.model_config, device, args.precision) if uses_prior and not args.summarize else None
-    possible = choose_batch_size(model, config["image_size"], device) if model else len(images)
-    possible = of_rank_0(min(possible, -(-len(images) // world)))  # work for every rank; their GPUs' free memory may differ, too
-    if args.compile and model:
-        model = compile_network(model, device)
+    largest = max((pictures.key(name)[0] for name in pictures.names), key=math.prod)
+    eps, possible = None, len(pictures.names)
+    if uses_prior and not args.summarize:
+        eps = eps_of_any_size(load_prior(config, args.model_config, device, args.precision), args, largest, side, device)
+        possible = min(choose_batch_size(eps, largest, device), -(-possible // world))  # work for every rank
+    possible = of_rank_0(possible)  # their GPUs' free memory may differ, too
 
-    metrics = None if args.summarize else Metrics(device)
+    metrics = None if args.summarize or args.measured else Metrics(device)
     fid = FrechetInceptionDistance(device) if args.fid and rank == 0 else None
-    fixed = lasting_settings(args, method, h, config, task, uses_prior)
+    fixed = lasting_settings(args, method, h, config, pictures, uses_prior)
     begun_with = open_run(directory, fixed, args.batch_size or possible)
     args.batch_size = args.batch_size or of_rank_0(begun_with)  # not each its own, or an image might belong to nobody
-    refuse_other_pictures(directory, images)
+    pictures.refuse_others(directory)
     settings = {**vars(args), "device": str(device), "world": world, **fixed}
     head = {"method": method, "dataset": args.dataset, "task": args.task}
+    if rank == 0 and args.measured:
+        print("\n".join(pictures.report))
 
     def build(names):
         rng = BatchRandom([args.seed] * len(names))
-        problem = simulate(names, torch.cat([images[name] for name in names]).to(device), operator, noise, rng)
-        return Restoration(directory, problem, model, rng, h, args.eta, metrics)
+        return Restoration(directory, pictures.problem(names, rng, device), eps, rng, h, args.eta, metrics)
 
-    names = [] if args.summarize else list(images)
-    batches = [names[i : i + args.batch_size] for i in range(0, len(names), args.batch_size)][rank::world]
+    batches = [] if args.summarize else batches_of(pictures, args.batch_size)[rank::world]
     outer = h.outer if h.searches == 1 else h.searches  # what `search` yields an end of
     progress = Progress(sum(map(len, batches)), outer, hidden=rank > 0)
     restore_batches(directory, batches, args.batch_size, build, solver, progress, lambda: rank == 0 and summarise(directory, head, settings))
@@ -174,7 +192,7 @@ def run(doc, method, solver, kind, uses_prior):
     if world > 1:
         dist.barrier()  # torchrun ends every process as soon as one has ended with code 1, and rank 0 may still be writing
         dist.destroy_process_group()
-    if any("failed" in record for name, record in finished_records(directory).items() if name in images):
+    if any("failed" in record for name, record in finished_records(directory).items() if name in pictures.names):
         sys.exit(1)
 
 

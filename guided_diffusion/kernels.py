@@ -51,19 +51,31 @@ def mirrored(x, border, dim):
     return torch.cat([before.flip(dim), x, after.flip(dim)], dim)
 
 
-def blurring(kernels, image_size):
-    """The function that cross-correlates each image with its own kernel, the border mirrored by k // 2 without repeating
-    the edge: (B, 3, H, H) -> (B, 3, H', H'), where H' = H for odd k and H + 1 for even k (as published).
+def mirrored_after(x, multiple, dim):
+    """x mirrored on at the end of an axis until its length is a multiple of `multiple`, without repeating the edge."""
+    while missing := -x.shape[dim] % multiple:
+        more = min(missing, x.shape[dim] - 1)
+        x = torch.cat([x, x.narrow(dim, x.shape[dim] - 1 - more, more).flip(dim)], dim)
+    return x
 
-    kernels: (B, k, k); image_size: H. In the Fourier domain, for the published kernels have 64 x 64 taps.
+
+def correlating(kernels, size):
+    """The function that cross-correlates each image with its own kernel where the kernel lies wholly inside it: (B, 3, H, W) ->
+    (B, 3, H - h + 1, W - w + 1).
+
+    kernels: (B, h, w); size: (H, W). In the Fourier domain, for the published kernels have 64 x 64 taps.
+    """
+    (height, width), (h, w) = size, kernels.shape[-2:]
+    spectrum = torch.fft.rfft2(kernels, (height, width))[:, None].conj()
+    return lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * spectrum, (height, width))[..., : height - h + 1, : width - w + 1]
+
+
+def blurring(kernels, size):
+    """The function that cross-correlates each image with its own kernel, the border mirrored by k // 2 without repeating
+    the edge: (B, 3, H, W) -> (B, 3, H', W'), where H' = H for odd k and H + 1 for even k (as published).
+
+    kernels: (B, k, k); size: (H, W).
     """
     k = kernels.shape[-1]
-    padded_size, result_size = image_size + 2 * (k // 2), image_size + 2 * (k // 2) - k + 1
-    spectrum = torch.fft.rfft2(kernels, (padded_size, padded_size))[:, None].conj()
-
-    def blur(x):
-        x = mirrored(mirrored(x.contiguous(), k // 2, -2), k // 2, -1)
-        blurred = torch.fft.irfft2(torch.fft.rfft2(x) * spectrum, (padded_size, padded_size))
-        return blurred[..., :result_size, :result_size]
-
-    return blur
+    correlate = correlating(kernels, (size[0] + 2 * (k // 2), size[1] + 2 * (k // 2)))
+    return lambda x: correlate(mirrored(mirrored(x.contiguous(), k // 2, -2), k // 2, -1))

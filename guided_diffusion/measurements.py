@@ -1,6 +1,6 @@
 """Degradation operators and noises by name: y = A(x) + n. Everything particular to a task ends in this file.
 
-An operator is built from its task file and the images' size. `draw(rng, device)` makes the random choices of a batch
+An operator is built from its task file, the pictures' size (H, W), and the side of the prior's. `draw(rng, device)` makes the random choices of a batch
 (a mask, a kernel: one for every image) and returns (A, drawn): a differentiable function from (B, 3, H, W) in [-1, 1] to the
 measurements, and those choices that can be looked at, {"mask": (B, 1, H, W)}, {"kernel": (B, k, k)} or {}. A noise is called with
 a measurement and the batch's `util.rng.BatchRandom`; its `sigma` is the standard deviation in units of [-1, 1].
@@ -52,15 +52,16 @@ def nature(config):
     return name, config.get("kernel") or part("mask_opt").get("mask_type"), part("noise").get("name")
 
 
-def load_measurement(config, path, image_size):
-    """A task file's content and path -> (operator, noise). Raises UserError, naming file and key, for anything wrong."""
+def load_measurement(config, path, size, prior_size):
+    """A task file's content and path -> (operator, noise) for pictures of `size` (H, W); prior_size: the side of those that the
+    prior was trained on. Raises UserError, naming file and key, for anything wrong."""
     task = Section(config, path)
     measurement = task.section("measurement")
     known_operator = f"one of {', '.join(OPERATORS)}"
     if measurement.section("operator").values.get("name") == "turbulence":
         raise measurement.section("operator").error("name", f"is turbulence, for which there is no operator here; take {known_operator}")
     name = measurement.section("operator").take("name", str, OPERATORS.__contains__, known_operator)
-    chosen_operator = OPERATORS[name](task, image_size)
+    chosen_operator = OPERATORS[name](task, size, prior_size)
     known_noise = f"one of {', '.join(NOISES)}"
     name = measurement.section("noise").take("name", str, NOISES.__contains__, known_noise)
     chosen_noise = NOISES[name](measurement.section("noise"))
@@ -73,10 +74,11 @@ def is_range(pair, kind, low, high):
     return len(pair) == 2 and all(isinstance(v, kind) for v in pair) and low <= pair[0] <= pair[1] <= high
 
 
-def check_size(section, key, size, image_size):
-    """Published task files repeat the images' size; one that contradicts the prior's would be a silent surprise."""
-    if size != image_size:
-        raise section.error(key, f"says {size}, the prior's images are {image_size} x {image_size}; remove or correct it")
+def check_side(section, key, side, size, prior_size):
+    """Published task files repeat the side of the prior's pictures; one that contradicts it would be a silent surprise. Of
+    pictures of another size they say nothing."""
+    if size == (prior_size, prior_size) and side != prior_size:
+        raise section.error(key, f"says {side}, the prior's images are {prior_size} x {prior_size}; remove or correct it")
 
 
 # ---------------------------------------------------------------------------------------------------- inpainting
@@ -86,25 +88,31 @@ MARGIN = 16  # pixels that a box keeps clear of the border (DPS, mask_generator)
 
 
 def random_mask(size, missing_range, rng):
-    """(size, size) float32 mask, 0 at a share of pixels from `missing_range`, drawn without replacement."""
-    mask = np.ones(size * size, np.float32)
-    missing = int(size * size * rng.uniform(*missing_range))
-    mask[rng.choice(size * size, missing, replace=False)] = 0
-    return mask.reshape(size, size)
+    """(H, W) float32 mask, 0 at a share of pixels from `missing_range`, drawn without replacement."""
+    pixels = size[0] * size[1]
+    mask = np.ones(pixels, np.float32)
+    missing = int(pixels * rng.uniform(*missing_range))
+    mask[rng.choice(pixels, missing, replace=False)] = 0
+    return mask.reshape(size)
 
 
 def box_mask(size, length_range, rng):
-    """(size, size) float32 mask, 0 in a box whose sides are drawn from low … high - 1 of `length_range`."""
+    """(H, W) float32 mask, 0 in a box whose sides are drawn from low … high - 1 of `length_range`."""
     height, width = rng.randint(*length_range), rng.randint(*length_range)
-    top, left = rng.randint(MARGIN, size - MARGIN - height), rng.randint(MARGIN, size - MARGIN - width)
-    mask = np.ones((size, size), np.float32)
+    top, left = rng.randint(MARGIN, size[0] - MARGIN - height), rng.randint(MARGIN, size[1] - MARGIN - width)
+    mask = np.ones(size, np.float32)
     mask[top : top + height, left : left + width] = 0
     return mask
 
 
 def extreme_mask(size, length_range, rng):
-    """(size, size) float32 mask, 0 everywhere but in a box."""
+    """(H, W) float32 mask, 0 everywhere but in a box."""
     return 1 - box_mask(size, length_range, rng)
+
+
+def masking(mask):
+    """x * mask as a function; mask: (B, 1, H, W), 0 where a pixel is missing, else 1."""
+    return lambda x: x * mask
 
 
 @operator("inpainting")
@@ -113,16 +121,16 @@ class Inpainting:
 
     MASKS = {"random": random_mask, "box": box_mask, "extreme": extreme_mask}
 
-    def __init__(self, task, image_size):
+    def __init__(self, task, size, prior_size):
         options = task.section("measurement").section("mask_opt")
-        check_size(options, "image_size", options.take("image_size", int, default=image_size), image_size)
+        check_side(options, "image_size", options.take("image_size", int, default=prior_size), size, prior_size)
         kind = options.take("mask_type", str, self.MASKS.__contains__, "random, box or extreme")
-        self.mask, self.size = self.MASKS[kind], image_size
+        self.mask, self.size = self.MASKS[kind], size
         if kind == "random":
             key, hint = "mask_prob_range", "a range [p, q] within 0 … 1"
             valid = lambda r: is_range(r, (int, float), 0, 1)
         else:
-            longest = image_size - 2 * MARGIN
+            longest = min(size) - 2 * MARGIN
             key, hint = "mask_len_range", f"a range [low, high] of pixels with 0 < low < high <= {longest}"
             valid = lambda r: is_range(r, int, 1, longest) and r[0] < r[1]
         self.range = options.take(key, tuple, valid, hint)
@@ -132,35 +140,40 @@ class Inpainting:
     def draw(self, rng, device):
         masks = [self.mask(self.size, self.range, r) for r in rng.numpy]
         mask = torch.from_numpy(np.stack(masks))[:, None].to(device)
-        return lambda x: x * mask, {"mask": mask}
+        return masking(mask), {"mask": mask}
 
 
 # ---------------------------------------------------------------------------------------------- super-resolution
 
 
+def reducing(size, factor, device):
+    """Bicubic reduction by an integer factor as a function: (B, 3, H, W) -> (B, 3, H / factor, W / factor); size: (H, W)."""
+    by_height, by_width = (bicubic_matrix(side, factor).to(device) for side in size)
+
+    def reduce(x):
+        # Height first, and the result laid out as (B, H, C, W) in memory: the published operator's order, which
+        # decides which noise value meets which pixel (BatchRandom.randn_like).
+        rows = (by_height @ x).transpose(1, 2)
+        return (rows @ by_width.T).transpose(1, 2)
+
+    return reduce
+
+
 @operator("super_resolution")
 class SuperResolution:
-    """Bicubic reduction by an integer factor that divides the side."""
+    """Bicubic reduction by an integer factor that divides both sides."""
 
-    def __init__(self, task, image_size):
+    def __init__(self, task, size, prior_size):
         options = task.section("measurement").section("operator")
-        shape = options.take("in_shape", tuple, lambda s: len(s) == 4 and s[2] == s[3], "[1, 3, height, width]", (1, 3, image_size, image_size))
-        check_size(options, "in_shape", shape[-1], image_size)
-        factor = options.take(
-            "scale_factor", int, lambda f: f >= 1 and image_size % f == 0, f"a whole number that divides {image_size}"
-        )
-        self.matrix = bicubic_matrix(image_size, factor)
+        square = lambda shape: len(shape) == 4 and shape[2] == shape[3]
+        shape = options.take("in_shape", tuple, square, "[1, 3, height, width]", (1, 3, prior_size, prior_size))
+        check_side(options, "in_shape", shape[-1], size, prior_size)
+        divides = lambda factor: factor >= 1 and not any(side % factor for side in size)
+        sides = " and ".join(map(str, dict.fromkeys(size)))
+        self.size, self.factor = size, options.take("scale_factor", int, divides, f"a whole number that divides {sides}")
 
     def draw(self, rng, device):
-        reduce = self.matrix.to(device)
-
-        def resize(x):
-            # Height first, and the result laid out as (B, H, C, W) in memory: the published operator's order, which
-            # decides which noise value meets which pixel (BatchRandom.randn_like).
-            rows = (reduce @ x).transpose(1, 2)
-            return (rows @ reduce.T).transpose(1, 2)
-
-        return resize, {}
+        return reducing(self.size, self.factor, device), {}
 
 
 # ---------------------------------------------------------------------------------------------- blur by a kernel
@@ -176,14 +189,14 @@ class Blur:
     KERNELS = {"gaussian": gaussian_kernel, "motion": motion_kernel}
     NAMED_BY_KERNEL = {"gaussian_blur": "gaussian", "motion_blur": "motion"}
 
-    def __init__(self, task, image_size):
-        fits = lambda k: 1 <= k and k // 2 < image_size
-        hint = f"a whole number, and half of it less than the image's {image_size}"
+    def __init__(self, task, size, prior_size):
+        fits = lambda k: 1 <= k and k // 2 < min(size)
+        hint = f"a whole number, and half of it less than the image's {min(size)}"
         options = task.section("measurement").section("operator")
         kind = self.NAMED_BY_KERNEL.get(options.values["name"])
         given = options if kind else task
         self.kernel = self.KERNELS[kind or task.take("kernel", str, self.KERNELS.__contains__, "gaussian or motion")]
-        self.size, self.image_size = given.take("kernel_size", int, fits, hint), image_size
+        self.size, self.image_size = given.take("kernel_size", int, fits, hint), size
         self.intensity = given.take("intensity", float, lambda i: 0 <= i < math.inf, "0 or more: sigma (gaussian), crookedness (motion)")
         if options.take("kernel_size", int, fits, hint, self.size) != self.size:
             raise options.error("kernel_size", f"differs from the file's kernel_size {self.size}")
@@ -205,16 +218,17 @@ class Blur:
 class NonlinearBlur:
     """Blur by a random code of a learned kernel space (Tran et al., CVPR 2021); output clamped to [-1, 1].
 
-    Its network halves the image seven times, so the side must be a multiple of 128.
+    Its network halves the image seven times, so both sides must be multiples of 128.
     """
 
     STRIDE = 128
 
-    def __init__(self, task, image_size):
+    def __init__(self, task, size, prior_size):
         options = task.section("measurement").section("operator")
         path = options.take("opt_yml_path", str, hint="the path of bkse's options file")
-        if image_size % self.STRIDE:
-            raise options.error("name", f"nonlinear_blur needs images whose side is a multiple of {self.STRIDE}, not {image_size}")
+        if any(side % self.STRIDE for side in size):
+            said = f"nonlinear_blur needs images whose side is a multiple of {self.STRIDE}, not {size[0]} x {size[1]}"
+            raise options.error("name", said)
         config = Section(load_yaml(project(path)), path).section("KernelWizard")
         weights = os.path.join(project("bkse"), config.take("pretrained", str, hint="a checkpoint's path below bkse/"))
         if not os.path.isfile(weights):
@@ -228,7 +242,7 @@ class NonlinearBlur:
         except RuntimeError as error:
             raise UserError(f"{weights}: is not the checkpoint that {path} describes") from error
         self.wizard.eval().requires_grad_(False)
-        self.code_shape = (config.values["kernel_dim"], image_size // self.STRIDE, image_size // self.STRIDE)
+        self.code_shape = (config.values["kernel_dim"], *(side // self.STRIDE for side in size))
 
     def draw(self, rng, device):
         wizard, code = self.wizard.to(device), 1.2 * rng.randn(self.code_shape, device)
@@ -242,7 +256,7 @@ class NonlinearBlur:
 class Identity:
     """x itself: denoising."""
 
-    def __init__(self, task, image_size):
+    def __init__(self, task, size, prior_size):
         pass
 
     def draw(self, rng, device):
@@ -251,17 +265,18 @@ class Identity:
 
 @operator("phase_retrieval")
 class PhaseRetrieval:
-    """The amplitude of the centred, orthonormal Fourier transform of x, zero-padded by oversample / 8 of its side at
+    """The amplitude of the centred, orthonormal Fourier transform of x, zero-padded by oversample / 8 of its sides at
     every side (Chung et al. 2023, DPS). Not unique: x turned by 180 degrees has the same amplitude."""
 
-    def __init__(self, task, image_size):
+    def __init__(self, task, size, prior_size):
         options = task.section("measurement").section("operator")
         oversample = options.take("oversample", float, lambda o: 0 <= o <= 16, "a number, 0 … 16")
-        self.pad = int(oversample / 8 * image_size)
+        rows, columns = (int(oversample / 8 * side) for side in size)
+        self.pad = [columns, columns, rows, rows]
 
     def draw(self, rng, device):
         def amplitude(x):
-            padded = torch.fft.ifftshift(F.pad(x, [self.pad] * 4), dim=(-2, -1))
+            padded = torch.fft.ifftshift(F.pad(x, self.pad), dim=(-2, -1))
             return torch.fft.fftshift(torch.fft.fft2(padded, norm="ortho"), dim=(-2, -1)).abs()
 
         return amplitude, {}

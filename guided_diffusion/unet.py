@@ -137,6 +137,7 @@ class UNetModel(nn.Module):
     ):
         super().__init__()
         self.model_channels = model_channels
+        self.stride = 2 ** (len(channel_mult) - 1)  # both sides of x must be multiples of it
         self.dtype = torch.float32
         emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(

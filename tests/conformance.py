@@ -72,7 +72,7 @@ def task(operator, noise=None, **flat):
 
 def draw(config, size, seed):
     """The operator and the noise of a task file's content, drawn for one image."""
-    operator, noise = load_measurement(config, "golden", size)
+    operator, noise = load_measurement(config, "golden", (size, size), size)
     rng = BatchRandom([seed])
     return operator.draw(rng, "cpu")[0], noise, rng
 
@@ -128,7 +128,7 @@ def unit_rows(folder, seed):
         kernel = Kernel((p["size"], p["size"]), p["intensity"], rng=np.random.RandomState(p["numpy_seed"])).kernelMatrix
         yield name, kernel, 1e-6
         if name == "motion_kernel_0":
-            yield "motion_blur_y_8x", blurring(torch.from_numpy(kernel).float()[None], size)(x)[..., ::8, ::8], 1e-5
+            yield "motion_blur_y_8x", blurring(torch.from_numpy(kernel).float()[None], (size, size))(x)[..., ::8, ::8], 1e-5
 
     _, noise, rng = draw(task({"name": "super_resolution", "scale_factor": 1}), 8, 3 + seed)
     yield "gaussian_noise", noise(torch.zeros(1, 3, 8, 8), rng), 0
@@ -163,7 +163,7 @@ def trajectory_rows(folder):
             if method == "dmilo-pgd":
                 steps = about["pgd_inner"] if h.gradient_steps > 1 else 1
                 h = dataclasses.replace(h, lr_x=table["lr_x"][name], gradient_steps=steps)
-            operator, noise = load_measurement(config, "golden", size)
+            operator, noise = load_measurement(config, "golden", (size, size), size)
             rng = BatchRandom([about["seed"]])
             problem = simulate(["image"], x, operator, noise, rng)
             if method == "dmilo":

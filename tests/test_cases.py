@@ -312,7 +312,7 @@ def test_task_files_of_the_dps_repository_run(tmp_path, capsys, operator, more):
     (tmp_path / "dps_config.yaml").write_text(DPS_FILE.format(operator=operator, more=more))
     task = load_task(path)
     assert "conditioning and data passed over; --preset and --data say that here" in capsys.readouterr().out and set(task) == {"measurement"}
-    built, noise = load_measurement(task, path, 64)
+    built, noise = load_measurement(task, path, (64, 64), 64)
     assert noise.sigma == 0.05
     if "_blur" in operator:
         ours = {"kernel": operator.split("_")[0], "kernel_size": 61, "intensity": 3.0 if "gaussian" in operator else 0.5}

@@ -54,7 +54,7 @@ def test_the_inner_loop_can_be_captured(gpu_model):
 
 
 def test_the_default_batch_fits_into_memory(gpu_model):
-    batch = choose_batch_size(gpu_model, 64, torch.device("cuda", 0))
+    batch = choose_batch_size(gpu_model, (64, 64), torch.device("cuda", 0))
     x = torch.zeros(batch, 3, 64, 64, device="cuda", requires_grad=True)
     gpu_model(x, torch.zeros(1, device="cuda")).sum().backward()
     assert batch > 4

@@ -18,7 +18,7 @@ LINEAR = ["inpainting", "super_resolution", "demo/gaussian_deblur", "demo/motion
 
 def measurement(task, seeds=(1, 2)):
     path = f"configs/tasks/{task}_config.yaml"
-    operator, noise = load_measurement(load_yaml(path), path, SIZE)
+    operator, noise = load_measurement(load_yaml(path), path, (SIZE, SIZE), SIZE)
     rng = BatchRandom(seeds)
     return operator.draw(rng, "cpu")[0], noise, rng
 
@@ -77,7 +77,7 @@ def test_blur_is_cross_correlation_with_mirrored_border(k):
     kernels = kernels / kernels.sum((1, 2), keepdim=True)
     padded = F.pad(x, [k // 2] * 4, mode="reflect")
     expected = torch.stack([F.conv2d(p[:, None], kernel[None, None])[:, 0] for p, kernel in zip(padded, kernels)])
-    torch.testing.assert_close(blurring(kernels, SIZE)(x), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(blurring(kernels, (SIZE, SIZE))(x), expected, rtol=0, atol=1e-5)
 
 
 def test_phase_retrieval_keeps_energy_and_forgets_a_half_turn():
@@ -143,7 +143,7 @@ def test_motion_kernel_is_shown_and_applied():
 @pytest.mark.parametrize("path", sorted(named_by("configs/tasks/{}_config.yaml").values()))
 def test_shipped_task_files_are_valid_at_their_size(path):
     if "nonlinear" not in path:  # needs weights: test_nonlinear_blur
-        load_measurement(load_yaml(path), path, 256)
+        load_measurement(load_yaml(path), path, (256, 256), 256)
 
 
 @pytest.mark.parametrize(
@@ -169,15 +169,15 @@ def test_a_wrong_task_file_is_named(change, named):
     config = load_yaml("configs/tasks/inpainting_config.yaml")
     change(config)
     with pytest.raises(UserError, match="^task.yaml: .*" + named.replace(".", r"\.")):
-        load_measurement(config, "task.yaml", SIZE)
+        load_measurement(config, "task.yaml", (SIZE, SIZE), SIZE)
 
 
 def test_kernel_larger_than_the_image_and_scale_that_does_not_divide():
     config = load_yaml("configs/tasks/gaussian_deblur_config.yaml")
     config["kernel_size"] = 128
     with pytest.raises(UserError, match="kernel_size is 128"):
-        load_measurement(config, "task.yaml", SIZE)
+        load_measurement(config, "task.yaml", (SIZE, SIZE), SIZE)
     config = load_yaml("configs/tasks/super_resolution_config.yaml")
     config["measurement"]["operator"]["scale_factor"] = 5
     with pytest.raises(UserError, match="scale_factor is 5, must be a whole number that divides 64"):
-        load_measurement(config, "task.yaml", SIZE)
+        load_measurement(config, "task.yaml", (SIZE, SIZE), SIZE)

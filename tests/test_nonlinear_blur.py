@@ -29,7 +29,7 @@ def weights(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size, batch", [(128, 2), (256, 1)])
 def test_blurs_with_a_code_that_fits_the_image(weights, size, batch):
-    operator, _ = load_measurement(load_yaml(TASK), TASK, size)
+    operator, _ = load_measurement(load_yaml(TASK), TASK, (size, size), size)
     A, _ = operator.draw(BatchRandom([123] * batch), "cpu")
     x = torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
@@ -44,7 +44,7 @@ def test_blurs_with_a_code_that_fits_the_image(weights, size, batch):
 def test_missing_and_foreign_weights_are_named(weights):
     torch.save({"a": torch.zeros(1)}, weights)
     with pytest.raises(UserError, match="GOPRO_wVAE.pth: is not the checkpoint"):
-        load_measurement(load_yaml(TASK), TASK, 256)
+        load_measurement(load_yaml(TASK), TASK, (256, 256), 256)
     os.remove(weights)
     with pytest.raises(UserError, match="GOPRO_wVAE.pth: no such checkpoint; put"):
-        load_measurement(load_yaml(TASK), TASK, 256)
+        load_measurement(load_yaml(TASK), TASK, (256, 256), 256)

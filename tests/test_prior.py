@@ -54,8 +54,8 @@ def test_a_frozen_network_keeps_less_for_the_gradient():
 
 
 def test_the_default_batch_size_on_the_cpu(demo_model):
-    assert choose_batch_size(demo_model, 64, torch.device("cpu")) == 4
-    assert choose_batch_size(demo_model, 256, torch.device("cpu")) == 1
+    assert choose_batch_size(demo_model, (64, 64), torch.device("cpu")) == 4
+    assert choose_batch_size(demo_model, (256, 256), torch.device("cpu")) == 1
 
 
 @pytest.mark.parametrize("options", [

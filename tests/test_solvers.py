@@ -28,7 +28,7 @@ def faces():
 def last_iterate(model, method, task, x, seeds, eta=0.0):
     solver, kind = METHODS[method]
     h = load_hyperparameters(f"configs/{method}.yaml", task, kind, outer=1, inner=2)
-    operator, noise = load_measurement(load_yaml(TASKS[task]), TASKS[task], 64)
+    operator, noise = load_measurement(load_yaml(TASKS[task]), TASKS[task], (64, 64), 64)
     rng = BatchRandom(seeds)
     problem = simulate(["image"] * len(x), x, operator, noise, rng)
     g = Chain(model, h.chain_steps, rng, eta, h.layers)

@@ -1,5 +1,6 @@
 """Where it is computed: the device, its memory, and what a figure was measured with."""
 import ctypes
+import math
 import os
 import platform
 import random
@@ -76,6 +77,25 @@ def compile_network(network, device):
     except Exception as error:  # what a compiler says, in many classes
         raise UserError(f"--compile: nothing can be compiled here ({first_line(error)}); install a C++ compiler, or leave the option out") from error
     return torch.compile(network)
+
+
+def available_memory(device):
+    """Bytes that this process may still take: a GPU's free ones; on a CPU what the system and the container's limit leave, shared
+    among the processes that torchrun has started. Infinite where the system does not say (Windows)."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = [math.inf]
+    if os.path.exists("/proc/meminfo"):
+        with open("/proc/meminfo") as f:
+            free += [1024 * int(line.split()[1]) for line in f if line.startswith("MemAvailable")]
+    elif hasattr(os, "sysconf"):  # macOS says what there is, not what is free
+        free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2)
+    try:
+        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as taken:
+            free.append(int(limit.read()) - int(taken.read()))
+    except (OSError, ValueError):  # no container, or "max": one without a limit
+        pass
+    return min(free) / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def is_out_of_memory(error):

@@ -82,9 +82,10 @@ def say_unread(folder, others):
 
 
 def image_names(paths, folder):
-    """What the images in `folder` are called in a run: their paths in it without suffix, with slashes. Raises UserError if two are
-    called alike, or if a name leaves no room for the suffixes of a run's files."""
-    names = [os.path.splitext(os.path.relpath(path, folder))[0].replace(os.sep, "/") for path in paths]
+    """What the images in `folder` are called in a run: their paths in it without suffix, with slashes; where it is None, their own
+    names alone. Raises UserError if two are called alike, or if a name leaves no room for the suffixes of a run's files."""
+    names = [os.path.relpath(path, folder) if folder else os.path.basename(path) for path in paths]
+    names = [os.path.splitext(name)[0].replace(os.sep, "/") for name in names]
     seen = {}
     for name, path in zip(names, paths):
         other = seen.setdefault(name.lower(), path)  # some file systems do not tell cases apart
@@ -154,17 +155,51 @@ def open_rgb(file, name):
         raise UserError(f"{name}: cannot be read as an image ({error})") from error
 
 
-def load_image(path, size, resize=False):
-    """-> (1, 3, size, size) float32 in [-1, 1]. resize: cut the middle square out and scale it. Raises UserError for an
-    unreadable image and, without resize, for one of another size."""
+def load_image(path, resize=None):
+    """-> (1, 3, H, W) float32 in [-1, 1]. resize: the side to which the middle square, cut out, is scaled. Raises UserError for an
+    unreadable image."""
     image = open_rgb(path, path)
     if resize:
-        image = ImageOps.fit(image, (size, size), Image.LANCZOS)
-    if image.size != (size, size):
-        width, height = image.size
-        raise UserError(f"{path}: is {width} x {height}, this prior needs {size} x {size}; --resize cuts and scales it")
+        image = ImageOps.fit(image, (resize, resize), Image.LANCZOS)
     pixels = np.asarray(image) / 255.0  # float64 until [-1, 1], as the published scripts do
     return torch.from_numpy((pixels * 2 - 1).transpose(2, 0, 1)).float()[None]
+
+
+def is_grey(path):
+    """Has an image file one channel (and perhaps alpha)? Raises UserError for what Pillow cannot read."""
+    try:
+        with Image.open(path) as image:
+            return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as an image ({error})") from error
+
+
+def load_mask(path):
+    """An image -> (1, 1, H, W) float32: 0, missing, where it is darker than half, else 1. Raises UserError for one that is
+    unreadable or leaves nothing."""
+    mask = torch.from_numpy(np.asarray(open_rgb(path, path).convert("L")) >= 128).float()[None, None]
+    if not mask.any():
+        raise UserError(f"{path}: this mask leaves nothing of the picture; dark means missing, so paint what is there white")
+    return mask
+
+
+def load_kernel(path, flip=False):
+    """An image or a .npy file -> (1, h, w) float32, a blur kernel for cross-correlation: negative values are set to 0, the sum is
+    one, h and w are odd (a last row or column of zeros is added). flip: turn it by 180 degrees, for a file that means
+    convolution. Raises UserError for one that is unreadable or empty."""
+    try:
+        if path.lower().endswith(".npy"):
+            kernel = np.load(path, allow_pickle=False).astype(np.float64)
+        else:
+            with Image.open(path) as image:
+                kernel = np.asarray(image if image.mode.startswith("I") else image.convert("L"), np.float64)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as a kernel ({error}); give an image or a .npy of two dimensions") from error
+    if kernel.ndim != 2 or not kernel.size or not np.isfinite(kernel).all() or not (kernel > 0).any():
+        raise UserError(f"{path}: is no kernel; it needs two dimensions of finite numbers, one of them above 0")
+    kernel = np.pad(kernel.clip(0), [(0, 1 - side % 2) for side in kernel.shape])
+    kernel = kernel[::-1, ::-1] if flip else kernel
+    return torch.from_numpy(kernel / kernel.sum()).float()[None]
 
 
 def to_pixels(x):
