@@ -12,11 +12,14 @@ demo: $(VENV)/installed
 	    $(BIN)/python $$method.py --task $$task --preset fast -l results/make-demo/$$method --name demo --cuda -1; done; done
 	@echo; echo "Look at (origin | measurement | final):"; ls -1 results/make-demo/*/demo/*/demo/grid.png
 
+# Two processes of one thread each: faster than one of two.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist worksteal
+
 test: $(VENV)/installed
-	$(BIN)/python -m pytest tests -q -m "not slow"
+	$(TESTS) -m "not slow"
 
 test-all: $(VENV)/installed
-	$(BIN)/python -m pytest tests -q
+	$(TESTS)
 
 gpu: $(VENV)/installed
 	@$(BIN)/python benchmark.py gpu --cuda 0

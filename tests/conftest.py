@@ -1,15 +1,22 @@
+import functools
 import json
 import os
 import runpy
 import shutil
+import socket
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
-from guided_diffusion.prior import load_model_config, load_prior
+import experiment.metrics
+import experiment.runner
+from guided_diffusion.prior import frozen, load_model_config, load_prior
+from guided_diffusion.unet import create_model
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 os.chdir(ROOT)
@@ -43,7 +50,7 @@ def script(monkeypatch, capsys):
 
 
 @pytest.fixture
-def run_method(script, tmp_path):
+def run_method(script, tmp_path, one_alexnet):
     """run_method("dmilo", "inpainting", …) runs a few iterations on data/demo -> the run's folder and summary."""
 
     def run(method, task, *arguments, name="run", iterations=("--outer", 2, "--inner", 2)):
@@ -86,3 +93,96 @@ def edit(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
+
+
+# A network of demo.pt's picture size in which nothing is learnt: what it costs is five times less.
+TINY = dict(image_size=64, num_channels=8, num_res_blocks=1, channel_mult="1,1,1,1", learn_sigma=True, attention_resolutions=8,
+            num_head_channels=8, resblock_updown=True, use_scale_shift_norm=True, norm_groups=4)
+
+
+def tiny_network():
+    """Random weights, those that training begins at zero included."""
+    model, generator = create_model(**TINY), torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.1, generator=generator)
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    return frozen(tiny_network(), "cpu")
+
+
+@pytest.fixture(scope="session")
+def alexnet():
+    """LPIPS, loaded once."""
+    return functools.cache(experiment.metrics.load_lpips)
+
+
+@pytest.fixture
+def one_alexnet(alexnet, monkeypatch):
+    """Runs in this process share the LPIPS of a session."""
+    monkeypatch.setattr(experiment.metrics, "load_lpips", alexnet)
+
+
+@pytest.fixture
+def tiny_prior(one_alexnet, monkeypatch):
+    """Runs in this process have the tiny network for the prior of their model config."""
+    load = lambda config, path, device, precision="fp32": frozen(tiny_network(), device, precision)
+    monkeypatch.setattr(experiment.runner, "load_prior", load)
+
+
+def put_tiny_prior(root):
+    """The tiny network becomes the demo prior of a workspace, for processes of their own, too."""
+    (root / "configs" / "model_config_demo.yaml").write_text(yaml.safe_dump({**TINY, "model_path": "models/demo.pt"}))
+    torch.save(tiny_network().state_dict(), root / "models" / "demo.pt")
+
+
+@pytest.fixture
+def commands_in_process(one_alexnet, monkeypatch):
+    """What a script starts with subprocess.run runs in this process, if it is Python; torchrun remains what it is, heard here."""
+    run = subprocess.run
+
+    def run_here(command, **options):
+        if command[0] != sys.executable:
+            return run(command, **options)
+        if "torch.distributed.run" in command:
+            done = run(command, stderr=subprocess.PIPE, text=True, **options)
+            print(done.stderr, file=sys.stderr)
+            return done
+        is_module = command[1] == "-m"
+        name, argv, code = command[1 + is_module], sys.argv, 0
+        sys.argv = command[1 + is_module :]
+        try:
+            (runpy.run_module if is_module else runpy.run_path)(name, run_name="__main__")
+        except SystemExit as exit:
+            code = exit.code or 0
+        finally:
+            sys.argv = argv
+        return SimpleNamespace(returncode=code)
+
+    monkeypatch.setattr(subprocess, "run", run_here)
+
+
+def no_network(*arguments, **options):
+    """For what would fetch a file."""
+    raise OSError("<urlopen error [Errno -2] Name or service not known>")
+
+
+@pytest.fixture
+def port(monkeypatch):
+    """A port of this test's own for torchrun, which finds it in its environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = str(free.getsockname()[1])
+    monkeypatch.setenv("PET_MASTER_PORT", number)
+    return number
+
+
+@pytest.fixture
+def one_thread():
+    """Sums are rounded as with OMP_NUM_THREADS=1."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

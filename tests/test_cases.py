@@ -316,7 +316,7 @@ def test_task_files_of_the_dps_repository_run(tmp_path, capsys, operator, more):
     assert noise.sigma == 0.05
     if "_blur" in operator:
         ours = {"kernel": operator.split("_")[0], "kernel_size": 61, "intensity": 3.0 if "gaussian" in operator else 0.5}
-        same, _ = load_measurement({**ours, "measurement": {**task["measurement"], "operator": {"name": "blind_blur"}}}, path, 64)
+        same, _ = load_measurement({**ours, "measurement": {**task["measurement"], "operator": {"name": "blind_blur"}}}, path, (64, 64), 64)
         assert torch.equal(*(one.draw(BatchRandom([1]), "cpu")[1]["kernel"] for one in (built, same)))
 
 

@@ -32,6 +32,17 @@ def test_kernel_wizard_keys_and_shapes():
     assert shapes(wizard) == json.load(open(f"{GOLDEN}/bkse_shapes.json"))
 
 
+ROWS = {"units": 35, "inpainting": 9, "super_resolution": 9, "gaussian_deblur": 9, "motion_deblur": 9}
+
+
+@pytest.mark.parametrize("part", ROWS)
+def test_arrays_of_the_authors_code_part_by_part(script, one_thread, part):
+    result = script("tests/conformance.py", GOLDEN, "--only", part)
+    assert result.code == 0, result.out + result.err
+    assert result.out.splitlines()[-1] == f"{ROWS[part]} of {ROWS[part]} rows ok"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_arrays_of_the_authors_code(threads):
     result = subprocess.run(

@@ -13,17 +13,25 @@ from util.rng import BatchRandom
 TASK = "configs/tasks/nonlinear_deblur_config.yaml"
 
 
+@pytest.fixture(scope="module")
+def made_weights(tmp_path_factory):
+    """A checkpoint of the published keys and shapes."""
+    torch.manual_seed(0)
+    wizard = KernelWizard(load_yaml("bkse/options/generate_blur/default.yml")["KernelWizard"])
+    path = tmp_path_factory.mktemp("bkse") / "GOPRO_wVAE.pth"
+    torch.save(wizard.state_dict(), path)
+    return path
+
+
 @pytest.fixture
-def weights(tmp_path, monkeypatch):
-    """A folder with a checkpoint of the published keys and shapes, as the current directory."""
+def weights(made_weights, tmp_path, monkeypatch):
+    """A link to it where the current directory, a folder of our own, has it."""
     os.makedirs(tmp_path / "bkse/experiments/pretrained")
     os.symlink(os.path.abspath("bkse/options"), tmp_path / "bkse/options")
     os.symlink(os.path.abspath("configs"), tmp_path / "configs")
-    torch.manual_seed(0)
-    wizard = KernelWizard(load_yaml("bkse/options/generate_blur/default.yml")["KernelWizard"])
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "bkse/experiments/pretrained/GOPRO_wVAE.pth"
-    torch.save(wizard.state_dict(), path)
+    os.symlink(made_weights, path)
     return path
 
 
@@ -42,6 +50,7 @@ def test_blurs_with_a_code_that_fits_the_image(weights, size, batch):
 
 
 def test_missing_and_foreign_weights_are_named(weights):
+    os.remove(weights)
     torch.save({"a": torch.zeros(1)}, weights)
     with pytest.raises(UserError, match="GOPRO_wVAE.pth: is not the checkpoint"):
         load_measurement(load_yaml(TASK), TASK, (256, 256), 256)

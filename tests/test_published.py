@@ -103,6 +103,7 @@ measurement:
 }
 
 
+@pytest.mark.usefixtures("tiny_prior")
 @pytest.mark.parametrize("task", PUBLISHED_FILES)
 def test_task_files_of_the_published_form_run_as_they_are(workspace, script, task):
     os.makedirs("configs/tasks/demo", exist_ok=True)
@@ -113,13 +114,15 @@ def test_task_files_of_the_published_form_run_as_they_are(workspace, script, tas
         assert Image.open(f"dmilo/demo/{task}/run/images/astronaut/measurement.png").size == (65, 65)
 
 
+@pytest.mark.usefixtures("tiny_prior")
 @pytest.mark.parametrize("task", ["box_inpainting", "extreme_inpainting", "clean_inpainting", "denoising", "poisson_denoising", "phase_retrieval"])
 @pytest.mark.parametrize("method", ["dmilo", "dmilo-pgd"])
-def test_the_other_degradations_run_on_the_demo_prior(run_method, method, task):
+def test_the_other_degradations_run(run_method, method, task):
     run = run_method(method, task, "-n", 1, iterations=("--outer", 1, "--inner", 2))
     assert np.isfinite(run.summary["final"]["psnr"]["mean"])
 
 
+@pytest.mark.usefixtures("tiny_prior")
 @pytest.mark.parametrize("steps", [1, 2, 10])
 def test_any_number_of_ddim_steps(run_method, steps):
     run = run_method("dmilo", "inpainting", "-n", 1, "-c", steps, iterations=("--outer", 1, "--inner", 2))

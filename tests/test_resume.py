@@ -11,6 +11,9 @@ from PIL import Image
 
 import experiment.recorder
 import experiment.restoration
+from conftest import put_tiny_prior
+
+pytestmark = pytest.mark.usefixtures("tiny_prior")  # whatever the network has learnt
 
 
 def contents(folder):
@@ -149,18 +152,20 @@ def test_summarize_without_anything_finished(script, tmp_path):
     assert result.code == 2 and "no finished image" in result.err
 
 
-def test_two_processes_give_what_one_gives(tmp_path):
+def test_two_processes_give_what_one_gives(script, workspace, port, one_thread):
+    put_tiny_prior(workspace)
+    os.makedirs(workspace / "faces")
     for name in "abc":
-        os.makedirs(tmp_path / "faces", exist_ok=True)
-        Image.open("data/demo/astronaut.png").rotate("abc".index(name) * 90).save(tmp_path / "faces" / f"{name}.png")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_HOME": str(tmp_path)}
-    for folder, launcher in (("one", []), ("two", ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29517", "--"])):
-        command = [sys.executable, *launcher, "dmilo.py", "-t", "inpainting", "--data", tmp_path / "faces", "-l", tmp_path / folder,
-                   "--name", "r", "--batch-size", "1", "--outer", "2", "--inner", "2", "--cuda", "-1"]
-        subprocess.run(list(map(str, command)), env=environment, check=True, capture_output=True)
-    one, two = (contents(tmp_path / folder / "demo" / "inpainting" / "r") for folder in ("one", "two"))
+        Image.open("data/demo/astronaut.png").rotate("abc".index(name) * 90).save(workspace / "faces" / f"{name}.png")
+    options = ["-t", "inpainting", "--data", "faces", "--name", "r", "--batch-size", 1, "--outer", 2, "--inner", 2, "--cuda", -1]
+    one = script("dmilo.py", *options, "-l", "one")
+    assert one.code == 0, one.err
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, "--", "dmilo.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*torchrun, *map(str, options), "-l", "two"], env=environment, check=True, capture_output=True)
+    one, two = (contents(workspace / folder / "demo" / "inpainting" / "r") for folder in ("one", "two"))
     assert len(one) == 3 * 9 + 3 + 4 and one == two
-    summaries = [json.load(open(tmp_path / f / "demo" / "inpainting" / "r" / "summary.json")) for f in ("one", "two")]
+    summaries = [json.load(open(workspace / f / "demo" / "inpainting" / "r" / "summary.json")) for f in ("one", "two")]
     assert summaries[0]["final"] == summaries[1]["final"]
 
 

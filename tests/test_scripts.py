@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import edit
+from conftest import edit, no_network
 from util.images import load_image
 
 FILES = ["log.txt", "settings.json", "summary.json", "grid.png"]
 
 
+@pytest.mark.usefixtures("tiny_prior")
 @pytest.mark.parametrize(
     "method, iterates", [("dmilo", ["0_after", "1_after"]), ("dmilo-pgd", ["0_before", "0_after", "1_before", "1_after"])]
 )
@@ -45,6 +46,7 @@ def test_a_run_leaves_what_is_published_and_more(run_method, method, iterates):
     assert f"avg psnr: {np.mean(finals)}"[:14] in (run.folder / "log.txt").read_text()
 
 
+@pytest.mark.usefixtures("tiny_prior")
 def test_a_batch_of_two_gives_what_two_single_runs_give(run_method):
     two = run_method("dmilo", "motion_deblur", "--batch-size", 2, name="two")
     one = run_method("dmilo", "motion_deblur", "--batch-size", 1, name="one")
@@ -53,7 +55,7 @@ def test_a_batch_of_two_gives_what_two_single_runs_give(run_method):
         assert np.abs(a - b).mean() < 0.5
 
 
-def test_least_squares_baseline_restores_without_a_network(script, tmp_path):
+def test_least_squares_baseline_restores_without_a_network(script, tmp_path, one_alexnet):
     result = script("baselines.least_squares", "-t", "inpainting", "-l", tmp_path, "--name", "run", "--cuda", -1)
     assert result.code == 0, result.err
     summary = json.loads((tmp_path / "demo" / "inpainting" / "run" / "summary.json").read_text())
@@ -65,17 +67,27 @@ def test_least_squares_refuses_what_is_not_linear(script, tmp_path):
     assert result.code == 2 and "operator is not linear" in result.err
 
 
-@pytest.mark.parametrize("method, options, floor", [
-    ("total_variation", [], 22), ("dmplug", ["--outer", 2, "--inner", 10], 9), ("dps", ["-c", 50], 14), ("reddiff", ["-c", 100], 20),
-    ("daps", ["-c", 100], 18),
+def baseline(method, evaluations, floor, *options, slow=False):
+    return pytest.param(method, options, floor, evaluations, marks=[pytest.mark.slow] * slow)
+
+
+@pytest.mark.parametrize("method, options, floor, evaluations", [
+    baseline("total_variation", 0, 22),
+    baseline("dmplug", 33, 9, "-n", 1, "--outer", 2, "--inner", 4),
+    baseline("dps", 20, 14, "-n", 1, "-c", 20),
+    baseline("reddiff", 50, 20, "-n", 1, "-c", 50),
+    baseline("daps", 40, 18, "-n", 1, "-c", 10),
+    baseline("dmplug", 69, 9, "--outer", 2, "--inner", 10, slow=True),
+    baseline("dps", 50, 14, "-c", 50, slow=True),
+    baseline("reddiff", 100, 20, "-c", 100, slow=True),
+    baseline("daps", 487, 18, "-c", 100, slow=True),
 ])
-def test_the_baselines_restore_and_are_counted(script, tmp_path, method, options, floor):
+def test_the_baselines_restore_and_are_counted(script, tmp_path, one_alexnet, method, options, floor, evaluations):
     result = script(f"baselines.{method}", "-t", "inpainting", "-l", tmp_path / "runs", "--name", "r", "--cuda", -1, *options)
     assert result.code == 0, result.err
     summary = json.loads((tmp_path / "runs" / "demo" / "inpainting" / "r" / "summary.json").read_text())
     assert summary["final"]["psnr"]["mean"] > floor
-    evaluations = {"total_variation": 0, "dmplug": 69, "dps": 50, "reddiff": 100, "daps": 487}
-    assert summary["network_evaluations_per_image"] == evaluations[method]
+    assert summary["network_evaluations_per_image"] == evaluations
 
 
 def test_a_setting_that_a_baseline_lacks_is_one_line(script, tmp_path):
@@ -83,6 +95,7 @@ def test_a_setting_that_a_baseline_lacks_is_one_line(script, tmp_path):
     assert result.code == 2 and "--inner: configs/dps.yaml knows no such setting" in result.err
 
 
+@pytest.mark.usefixtures("tiny_prior")
 def test_batches_that_do_not_divide_and_slices(run_method, tmp_path):
     for name in "abcde":
         os.makedirs(tmp_path / "faces", exist_ok=True)
@@ -133,11 +146,9 @@ def test_fid_is_measured_where_inception_is(run_method, tmp_path):
     assert 0 < run.summary["fid"]["final"] < float("inf") and run.summary["fid"]["best"] > 0
 
 
+@pytest.mark.usefixtures("tiny_prior")
 @pytest.mark.parametrize("content", MISSING_OR_BROKEN, ids=["missing", "broken", "foreign"])
 def test_without_inception_one_warning_names_the_file(run_method, tmp_path, monkeypatch, content):
-    def no_network(*arguments, **options):
-        raise OSError("<urlopen error [Errno -2] Name or service not known>")
-
     monkeypatch.setattr("pytorch_fid.inception.load_state_dict_from_url", no_network)
     path = put_weights(tmp_path, "pt_inception-2015-12-05-6726825d.pth", content)
     run = run_method("dmilo", "inpainting", "--fid", "-n", 1, iterations=("--outer", 1, "--inner", 1))
@@ -146,6 +157,7 @@ def test_without_inception_one_warning_names_the_file(run_method, tmp_path, monk
     assert ("fetching FID's network" in run.err) == (content is None)
 
 
+@pytest.mark.usefixtures("tiny_prior")
 def test_no_gpu_is_one_warning(run_method, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     run = run_method("dmilo", "inpainting", "-n", 1, "--cuda", 99, iterations=("--outer", 1, "--inner", 1))

@@ -1,16 +1,22 @@
 """reproduce.py and benchmark.py as a user runs them."""
 import csv
+import functools
 import json
 import os
 import random
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
+from benchmark import SOLVERS
+from conftest import no_network
+from experiment import costs
 from reproduce import load_table, rows_of
 from test_resume import contents
 from util.config import Section, load_yaml
@@ -31,13 +37,56 @@ def table(workspace):
     return workspace
 
 
-def reproduce(*arguments, **options):
-    command = [sys.executable, "reproduce.py", "mine.yaml", "--cuda", "-1", "--extra", SHORT, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, **options)
+COMMAND = ["reproduce.py", "mine.yaml", "--cuda", "-1", "--extra", SHORT]
 
 
-def test_a_table_from_nothing_and_again(table):
-    assert reproduce("--only", "inpainting").returncode == 0
+def reproduce_as_a_process(*arguments, **options):
+    return subprocess.run([sys.executable, *COMMAND, *arguments], capture_output=True, text=True, **options)
+
+
+@pytest.fixture
+def reproduce(script, commands_in_process, tiny_prior):
+    """reproduce("--only", …) makes the table in this process -> its exit code, output and error lines."""
+    return lambda *arguments: script(*COMMAND, *arguments)
+
+
+class SameProcess:
+    """A pool of one process that is this one."""
+
+    def __init__(self):
+        self.made = []
+
+    def submit(self, function, *arguments):
+        costs.MADE = self.made
+        value = function(*arguments)
+        return SimpleNamespace(result=lambda: value)
+
+    def shutdown(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+@pytest.fixture(params=["here", pytest.param("processes", marks=pytest.mark.slow)])
+def measured(request, monkeypatch):
+    """What is measured has a process of its own or, quicker, this one, whose peak memory is other tests'."""
+    if request.param == "here":
+        monkeypatch.setattr(costs, "MADE", costs.MADE)
+        monkeypatch.setattr(costs, "process_of_its_own", SameProcess)
+        monkeypatch.setattr(costs, "peak_of_this_process", lambda: 0.25)
+
+
+def test_peak_memory_is_a_fresh_process():
+    make = functools.partial(costs.solver_run, "configs/model_config_demo.yaml", "dmilo", *SOLVERS["dmilo"], 1)
+    assert 0.1 < costs.peak_memory(make, torch.device("cpu")) < 1
+
+
+def test_a_table_from_nothing_and_again(table, reproduce):
+    assert reproduce("--only", "inpainting").code == 0
     folder = table / "results" / "mine"
     assert {"table.md", "table.csv", "table.tex", "strips.png", "convergence.png", "runs"} == set(os.listdir(folder))
     rows = {(row["method"], row["preset"]): row for row in csv.DictReader(open(folder / "table.csv")) if row["task"] == "inpainting"}
@@ -53,25 +102,26 @@ def test_a_table_from_nothing_and_again(table):
 
     final = folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "images" / "astronaut" / "final.png"
     stamp = os.path.getmtime(final)
-    assert reproduce("--only", "motion_deblur", "least_squares/tuned").returncode == 0
+    assert reproduce("--only", "motion_deblur", "least_squares/tuned").code == 0
     assert os.path.getmtime(final) == stamp
     again = list(csv.DictReader(open(folder / "table.csv")))  # what was there before, and the new run
     assert [row["images"] for row in again] == ["2", "2", "2", "0", "2", "0", "0"]
     assert Image.open(folder / "strips.png").height == 2 * (16 + 2 * 132 + 4)
 
 
-def test_dry_run_prints_commands_and_times_and_writes_nothing(table):
+def test_dry_run_prints_commands_and_times_and_writes_nothing(table, reproduce):
     result = reproduce("--dry-run", "--nproc-per-node", "2")
-    assert result.returncode == 0, result.stderr
-    assert "torch.distributed.run --nproc-per-node 2 -- dmilo.py --dataset demo --task inpainting" in result.stdout
-    assert "--nproc-per-node 2 -m -- baselines.least_squares" in result.stdout
-    assert "6 runs, about" in result.stdout and not os.path.exists(table / "results")
+    assert result.code == 0, result.err
+    assert "torch.distributed.run --nproc-per-node 2 -- dmilo.py --dataset demo --task inpainting" in result.out
+    assert "--nproc-per-node 2 -m -- baselines.least_squares" in result.out
+    assert "6 runs, about" in result.out and not os.path.exists(table / "results")
 
 
-def test_fid_is_a_column(table):
+def test_fid_is_a_column(table, reproduce, monkeypatch):
+    monkeypatch.setattr("pytorch_fid.inception.load_state_dict_from_url", no_network)
     (table / "mine.yaml").write_text(yaml.safe_dump({**TABLE, "metrics": ["psnr", "fid"], "published": {"demo": {"inpainting": {"another": {"fid": 31.08}}}}}))
-    result = reproduce("--only", "inpainting", "least_squares/tuned", env={**os.environ, "TORCH_HOME": str(table)})
-    assert result.returncode == 0 and "warning: no FID" in result.stderr
+    result = reproduce("--only", "inpainting", "least_squares/tuned")
+    assert result.code == 0 and "warning: no FID" in result.err
     path = table / "results/mine/runs/least_squares-tuned/demo/inpainting/table/summary.json"
     summary = json.loads(path.read_text())
     assert summary["fid"] is None
@@ -80,15 +130,15 @@ def test_fid_is_a_column(table):
     assert rows_of(jobs, metrics, published)[0]["fid", "final"]["mean"] == 12.345
 
 
-def test_the_memory_table(table):
+def test_the_memory_table(table, reproduce, measured):
     (table / "mine.yaml").write_text(yaml.safe_dump({"memory": {"dataset": "demo", "steps": [1]}, "published": {"dmplug": {1: 10.53}}}))
     result = reproduce()
-    assert result.returncode == 0, result.stderr
+    assert result.code == 0, result.err
     ours, published = next(csv.reader(open(table / "results/mine/table.csv").readlines()[1:]))[1:3]
     assert 0.1 < float(ours) < 5 and published == "10.53"
     (table / "mine.yaml").write_text(yaml.safe_dump({"memory": {"dataset": "demo", "steps": [0]}}))
     result = reproduce()
-    assert result.returncode == 2 and "memory.steps is [0], must be a list of numbers of DDIM steps" in result.stderr
+    assert result.code == 2 and "memory.steps is [0], must be a list of numbers of DDIM steps" in result.err
 
 
 @pytest.mark.parametrize("change, arguments, said", [
@@ -109,46 +159,46 @@ def test_the_memory_table(table):
     ({"datasets": [{"dataset": "demo", "data": "data/demo"}]}, [], "datasets[0].number is missing"),
     ({"datasets": [{"dataset": "demo", "data": "nowhere", "number": 1}]}, [], "nowhere: no such folder"),
 ])
-def test_a_bad_table_is_one_line(table, change, arguments, said):
+def test_a_bad_table_is_one_line(table, script, change, arguments, said):
     (table / "mine.yaml").write_text(yaml.safe_dump({**TABLE, **change}))
-    result = reproduce(*arguments)
-    assert result.returncode == 2 and said in result.stderr and len(result.stderr.splitlines()) == 1
+    result = script(*COMMAND, *arguments)
+    assert result.code == 2 and said in result.err and len(result.err.splitlines()) == 1
 
 
 def test_a_run_that_fails_leaves_the_others(table):
     os.remove(table / "models" / "demo.pt")  # least squares does without
-    result = reproduce("--only", "inpainting", "least_squares/tuned", "dmilo/paper")
+    result = reproduce_as_a_process("--only", "inpainting", "least_squares/tuned", "dmilo/paper")
     assert result.returncode == 2 and "demo.pt" in result.stderr and "1 of 2 runs failed" in result.stderr
     assert "| demo | inpainting | least_squares | tuned | 2 | **" in (table / "results/mine/table.md").read_text()
 
 
-def test_failed_images_count_nowhere(table):
+def test_failed_images_count_nowhere(table, reproduce):
     record = table / "results/mine/runs/least_squares-tuned/demo/inpainting/table/record/astronaut.json"
-    assert reproduce("--only", "inpainting", "least_squares/tuned").returncode == 0
+    assert reproduce("--only", "inpainting", "least_squares/tuned").code == 0
     record.write_text(json.dumps({**json.loads(record.read_text()), "failed": "0_after is not finite"}))
     result = reproduce("--only", "inpainting", "least_squares/tuned")
-    assert result.returncode == 1 and "1 of 1 runs have failed images" in result.stderr
+    assert result.code == 1 and "1 of 1 runs have failed images" in result.err
     assert "| least_squares | tuned | 1 |" in (table / "results/mine/table.md").read_text()
 
 
-def test_a_failure_under_torchrun_is_no_failed_image(table):
+def test_a_failure_under_torchrun_is_no_failed_image(table, reproduce, port):
     """torchrun ends with code 1 for whatever one of its processes ends with, here 2 for a finished run with another seed."""
     only = ("--only", "inpainting", "least_squares/tuned")
-    assert reproduce(*only).returncode == 0
+    assert reproduce(*only).code == 0
     result = reproduce(*only, "--nproc-per-node", "2", "--extra", f"{SHORT} --seed 7")
-    assert result.returncode == 2 and "was begun with seed 123, now it is 7" in result.stderr and "1 of 1 runs failed" in result.stderr and "failed images" not in result.stderr
+    assert result.code == 2 and "was begun with seed 123, now it is 7" in result.err and "1 of 1 runs failed" in result.err and "failed images" not in result.err
 
 
 @pytest.mark.slow
 def test_a_table_that_is_killed_twenty_times_ends_as_one_that_is_not(table):
     """Killed at random moments, with everything that it had started."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    assert reproduce(env=environment).returncode == 0
+    assert reproduce_as_a_process(env=environment).returncode == 0
     os.rename(table / "results", table / "whole")
     moments, kills = random.Random(0), 0
     while kills < 20:
         process = subprocess.Popen(
-            [sys.executable, "reproduce.py", "mine.yaml", "--cuda", "-1", "--extra", SHORT],
+            [sys.executable, *COMMAND],
             env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
         try:
@@ -160,7 +210,7 @@ def test_a_table_that_is_killed_twenty_times_ends_as_one_that_is_not(table):
             kills += 1
             time.sleep(0.1)
     assert kills == 20
-    assert reproduce(env=environment).returncode == 0
+    assert reproduce_as_a_process(env=environment).returncode == 0
     whole, killed = contents(table / "whole"), contents(table / "results")
     hidden = lambda name: os.path.basename(name).startswith(".")  # what a killed process had not finished writing
     assert {n: c for n, c in killed.items() if not hidden(n)} == whole
@@ -168,7 +218,7 @@ def test_a_table_that_is_killed_twenty_times_ends_as_one_that_is_not(table):
         assert (table / "whole" / "mine" / file).read_text() == (table / "results" / "mine" / file).read_text()
 
 
-def test_benchmark_inner_and_memory(script):
+def test_benchmark_inner_and_memory(script, measured):
     result = script("benchmark.py", "inner", "--dataset", "demo", "--repeats", 1, "--precision", "fp32", "bf16", "--cuda", -1)
     assert result.code == 0, result.err
     rows = [line for line in result.out.splitlines() if line.startswith("| 1 |")]
@@ -187,7 +237,7 @@ def test_benchmark_loss(script):
     assert result.code == 2 and "choose none of the images in data/demo" in result.err
 
 
-def test_benchmark_quality_leaves_failed_images_out(script, tmp_path):
+def test_benchmark_quality_leaves_failed_images_out(script, tmp_path, commands_in_process):
     command = ["benchmark.py", "quality", "-n", 2, "--tasks", "inpainting", "--runs", "least_squares/tuned", "--out", tmp_path / "q", "--cuda", -1]
     assert script(*command).code == 0
     records = tmp_path / "q/least_squares-tuned/demo/inpainting/table/record"
@@ -197,8 +247,16 @@ def test_benchmark_quality_leaves_failed_images_out(script, tmp_path):
     assert f" | {sound['psnr'][-1]:.2f} | " in (tmp_path / "q" / "quality.md").read_text()
 
 
-def test_benchmark_quality(script, tmp_path):
+def test_benchmark_quality(script, tmp_path, commands_in_process):
     result = script("benchmark.py", "quality", "-n", 1, "--tasks", "inpainting", "--runs", "least_squares/tuned", "--out", tmp_path / "q", "--cuda", -1)
     assert result.code == 0, result.err
     assert "| inpainting | least_squares | tuned | 0 |" in (tmp_path / "q" / "quality.md").read_text()
     assert Image.open(tmp_path / "q" / "quality.png").width > 100
+
+
+def test_benchmark_gpu_without_a_gpu_is_one_line(script, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(subprocess, "run", None)  # and nothing is started
+    result = script("benchmark.py", "gpu")
+    assert result.code == 2 and result.out == "" and len(result.err.splitlines()) == 1
+    assert result.err.startswith("benchmark.py: error: gpu: no GPU here")

@@ -134,9 +134,9 @@ def test_no_images_is_one_line(train, data):
 
 
 @pytest.mark.slow
-def test_trains_on_two_processes(train, tmp_path):
+def test_trains_on_two_processes(train, tmp_path, port):
     train("unused.pt", 1)  # writes config and data
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "train.py", "--config",
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, "train.py", "--config",
                tmp_path / "config.yaml", "--data", tmp_path / "faces.zip", "--out", tmp_path / "two.pt", "--steps", "3",
                "--batch-size", "1", "--cuda", "-1"]
     subprocess.run(command, check=True)
