@@ -44,7 +44,7 @@ def test_every_tensor_lies_on_the_device(no_backward, method, preset, task, prec
     solver, kind = SOLVERS[method]
     shorter = {"outer": 1, "inner": 1, **({"gradient_steps": 1} if method == "dmilo-pgd" else {})}
     h = load_hyperparameters(f"configs/{method}.yaml", task, kind, preset, **shorter)
-    operator, _ = load_measurement(load_yaml(TASKS[task]), TASKS[task], 64)
+    operator, _ = load_measurement(load_yaml(TASKS[task]), TASKS[task], (64, 64), 64)
     rng = BatchRandom([1])
     g = Chain(None, h.chain_steps, rng, layers=h.layers)
     model = frozen(create_model(**TINY), "cpu", precision)
