@@ -19,15 +19,15 @@ from experiment.problem import Simulated
 from experiment.recorder import finished_records, write_summary
 from experiment.restoration import Progress, Restoration, restore
 from guided_diffusion.prior import load_model_config, load_prior
-from guided_diffusion.tiles import AnySize, kept_per_pixel
+from guided_diffusion.tiles import AnySize, memory_by_pixels
 from util.devices import available_memory, choose_device, compile_network
 from util.files import UserError, project, say
 from util.rng import BatchRandom
 
 CPU_BATCH_PIXELS = 4 * 64 * 64  # up to here a larger batch makes the CPU faster (benchmark.py inner)
 GPU_BATCH = 64  # at most; beyond it no GPU gets faster
-MEMORY_SHARE = 0.4  # of what is free, for what the network keeps for its gradient; the rest is what it works with
-LARGEST_TILE = 512  # pixels a side
+MEMORY_SHARE = 0.25  # of what is free, for what the network keeps for its gradient; it works with two or three times as much
+LARGEST_TILE = 4  # sides of the prior's pictures: the time that attention takes grows with the fourth power of a tile's
 
 
 def of_rank_0(value):
@@ -43,10 +43,11 @@ def choose_tile(model, size, prior_size, batch, device):
     where that fits into memory, as pictures no larger than the prior's are taken to do. GPU's batches come down to what fits."""
     if max(size) <= prior_size:
         return None
-    room = available_memory(device) * MEMORY_SHARE / kept_per_pixel(model, prior_size, device) / batch
-    if size[0] * size[1] <= room:
+    kept, room = memory_by_pixels(model, prior_size, device), MEMORY_SHARE * available_memory(device) / batch
+    if kept(size[0] * size[1]) <= room:
         return None
-    return max(prior_size, min(LARGEST_TILE, int(room**0.5)) // model.stride * model.stride)
+    sides = range(LARGEST_TILE * prior_size, prior_size, -model.stride)
+    return next((side for side in sides if kept(side**2) <= room), prior_size)
 
 
 def eps_of_any_size(model, args, size, prior_size, device):
@@ -57,7 +58,7 @@ def eps_of_any_size(model, args, size, prior_size, device):
     tile = of_rank_0(args.tile or choose_tile(model, size, prior_size, args.batch_size or 1, device))
     if tile and not args.tile:
         print(f"{size[1]} x {size[0]} pixels do not fit into memory at once, going on with tiles (--tile {tile})", file=sys.stderr)
-    return AnySize(compile_network(model, device) if args.compile else model, tile)
+    return AnySize(model, tile)
 
 
 def choose_batch_size(eps, size, device):
@@ -163,6 +164,7 @@ def run(doc, method, solver, kind, uses_prior):
     if uses_prior and not args.summarize:
         eps = eps_of_any_size(load_prior(config, args.model_config, device, args.precision), args, largest, side, device)
         possible = min(choose_batch_size(eps, largest, device), -(-possible // world))  # work for every rank
+        eps.model = compile_network(eps.model, device) if args.compile else eps.model
     possible = of_rank_0(possible)  # their GPUs' free memory may differ, too
 
     metrics = None if args.summarize or args.measured else Metrics(device)
