@@ -25,11 +25,12 @@ def made_weights(tmp_path_factory):
 
 @pytest.fixture
 def weights(made_weights, tmp_path, monkeypatch):
-    """A link to it where the current directory, a folder of our own, has it."""
+    """A link to it in a project of our own, the current directory."""
     os.makedirs(tmp_path / "bkse/experiments/pretrained")
     os.symlink(os.path.abspath("bkse/options"), tmp_path / "bkse/options")
     os.symlink(os.path.abspath("configs"), tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("util.files.PROJECT", str(tmp_path))
     path = tmp_path / "bkse/experiments/pretrained/GOPRO_wVAE.pth"
     os.symlink(made_weights, path)
     return path
