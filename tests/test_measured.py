@@ -20,7 +20,7 @@ from solvers.ilo import Hyperparameters
 from solvers.least_squares import silent
 from util.config import load_yaml
 from util.files import UserError
-from util.images import load_image, load_kernel, load_mask
+from util.images import load_kernel, load_mask
 from util.rng import BatchRandom
 
 SHORT = ("--preset", "paper", "--outer", 1, "--inner", 1, "--cuda", -1)
