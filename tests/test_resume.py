@@ -52,6 +52,8 @@ RUNS = [
     ("dmilo.py", "gaussian_deblur", ["--preset", "fast", "--inner", 2]),
     ("baselines.dmplug", "inpainting", ["--outer", 3, "--inner", 2]),
     ("baselines.dps", "inpainting", ["--outer", 3, "-c", 2]),
+    ("baselines.diffpir", "inpainting", ["--outer", 3, "-c", 2]),
+    ("dmilo.py", "inpainting", ["--preset", "sharp", "--inner", 2]),
     ("baselines.reddiff", "inpainting", ["--outer", 3, "-c", 2]),
     ("baselines.daps", "inpainting", ["--outer", 3, "-c", 2]),
     ("baselines.total_variation", "inpainting", ["--outer", 3, "--inner", 2]),
