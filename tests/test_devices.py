@@ -2,6 +2,7 @@
 import ctypes
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,6 +45,8 @@ def test_every_tensor_lies_on_the_device(no_backward, method, preset, task, prec
     solver, kind = SOLVERS[method]
     shorter = {"outer": 1, "inner": 1, **({"gradient_steps": 1} if method == "dmilo-pgd" else {})}
     h = load_hyperparameters(f"configs/{method}.yaml", task, kind, preset, **shorter)
+    before = tuple((steps, min(starts, 2), 1) for steps, starts, _ in h.before)
+    h = replace(h, before=before, starts=min(h.starts, 2), anneal=min(h.anneal, 2))  # of the same, fewer
     operator, _ = load_measurement(load_yaml(TASKS[task]), TASKS[task], (64, 64), 64)
     rng = BatchRandom([1])
     g = Chain(None, h.chain_steps, rng, layers=h.layers)
