@@ -83,8 +83,16 @@ class Simulated:
         for name, path in paths.items():
             refuse_small(path, *self.key(name), prior_size)
             if self.key(name) not in self.measurements:  # (operator, noise) by size
-                self.measurements[self.key(name)] = load_measurement(self.lasting, args.task_config, *self.key(name), prior_size)
+                self.measurements[self.key(name)] = self._measurement(path, args.task_config, *self.key(name), prior_size)
         self.names = list(paths)
+
+    def _measurement(self, path, task_config, size, prior_size):
+        try:
+            return load_measurement(self.lasting, task_config, size, prior_size)
+        except UserError as error:
+            if size == (prior_size, prior_size):
+                raise
+            raise UserError(f"{path}: {size[1]} x {size[0]}: {error}") from error
 
     def key(self, name):
         return (tuple(self.images[name].shape[-2:]),)

@@ -198,7 +198,6 @@ NOTHING = lambda root: None
 BAD = [
     (NOTHING, ["-t", "colourise"], "--task colourise"),
     (NOTHING, ["--dataset", "cats"], "--dataset cats"),
-    (NOTHING, ["--dataset", "celeba", "--data", "data/demo"], "is 64 x 64, this prior needs 256 x 256"),
     (NOTHING, ["--data", "nowhere"], "nowhere: no such folder"),
     (lambda root: os.makedirs(root / "empty"), ["--data", "empty"], "empty: no images in it"),
     (NOTHING, ["-bn", "5"], "choose none of the images"),
@@ -214,7 +213,7 @@ BAD = [
     (NOTHING, ["--colour"], "unrecognized arguments: --colour"),
     (NOTHING, ["-l", "configs/dmilo.yaml"], "cannot be written (Not a directory); choose another --logdir"),
     (add_image("a.png", None, None), ["--data", "mine"], "a.png: cannot be read as an image"),
-    (add_image("a.png", "RGB", (64, 60)), ["--data", "mine"], "a.png: is 64 x 60, this prior needs 64 x 64"),
+    (add_image("a.png", "RGB", (64, 30)), ["--data", "mine"], "a.png: 64 x 30 pixels are too few to restore, 32 x 32 are the least"),
     (add_image("a.png", "RGB", (64, 64), "A.jpg"), ["--data", "mine"], "would share its folder of results"),
     (replace_checkpoint(None), [], "models/demo.pt: no such checkpoint"),
     (lambda root: os.remove(root / "models/alexnet_features.pt"), [], "models/alexnet_features.pt: cannot be read as a checkpoint"),

@@ -1,0 +1,312 @@
+"""Pictures that were measured: what is read, inferred, estimated, restored and refused; pictures of any size, whole and in tiles."""
+import json
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from baselines.least_squares import LeastSquaresHyperparameters, least_squares
+from conftest import edit
+from experiment.hyperparameters import load_hyperparameters
+from experiment.measured import Measured, sigma_of_observed
+from experiment.runner import choose_tile
+from guided_diffusion.kernels import blurring, correlating
+from guided_diffusion.measurements import load_measurement
+from guided_diffusion.tiles import AnySize, memory_by_pixels, tile_starts, tile_weights
+from solvers.ilo import Hyperparameters
+from solvers.least_squares import silent
+from util.config import load_yaml
+from util.files import UserError
+from util.images import is_grey, load_kernel, load_mask
+from util.rng import BatchRandom
+
+SHORT = ("--preset", "paper", "--outer", 1, "--inner", 1, "--cuda", -1)
+
+
+def smooth(size, seed=0):
+    """A smooth picture, (1, 3, H, W) in [-1, 1]."""
+    coarse = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
+    return torch.nn.functional.interpolate(coarse, size, mode="bicubic", align_corners=True).clamp(-1, 1)
+
+
+def save(path, x, mode="RGB", **options):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    pixels = ((x[0].permute(1, 2, 0).numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path, **options)
+
+
+def holed(size):
+    """A mask with a hole, as a picture."""
+    mask = Image.new("L", size[::-1], 255)
+    mask.paste(0, (8, 10, 14, 25))
+    return mask
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of a 45 x 37 photograph with its mask and kernel, and of another one, grey and 32 x 40, with its mask."""
+    for name, size, mode in (("a", (37, 45), "RGB"), ("b", (40, 32), "L")):
+        save(str(tmp_path / "photos" / f"{name}.png"), smooth(size), mode)
+        os.makedirs(tmp_path / "masks", exist_ok=True)
+        holed(size).save(tmp_path / "masks" / f"{name}.png")
+    np.save(tmp_path / "kernel.npy", np.ones((3, 6)))
+    return tmp_path
+
+
+@pytest.fixture
+def restore(script, tmp_path):
+    """restore("dmilo.py", …) -> the script's result with the run's folder, which has to be there."""
+
+    def run(name, *arguments, task="inpainting"):
+        result = script(name, "-l", tmp_path / "runs", "--name", "r", *SHORT, *arguments)
+        assert result.code == 0, result.err
+        return SimpleNamespace(folder=tmp_path / "runs" / "demo" / task / "r", **vars(result))
+
+    return run
+
+
+@pytest.mark.parametrize("method", ["dmilo.py", "dmilo-pgd.py"])
+@pytest.mark.parametrize("options, task, size", [
+    (["--mask", "masks/a.png"], "inpainting", (45, 37)), (["--kernel", "kernel.npy"], "motion_deblur", (45, 37)),
+    (["--scale", "2"], "super_resolution", (90, 74)), ([], "denoising", (45, 37)),
+])
+def test_the_four_kinds_are_inferred_and_restored(photos, restore, method, options, task, size):
+    options = [str(photos / one) if "." in one else one for one in options]
+    run = restore(method, "--measured", photos / "photos" / "a.png", *options, task=task)
+    assert f"a: 45 x 37, {task}, sigma " in run.out and "PSNR" not in run.out
+    assert Image.open(run.folder / "restored" / "a.png").size == size
+    left = set(os.listdir(run.folder / "images" / "a"))
+    assert "origin.png" not in left and {"measurement.png", "measurement.npy", "result.png", "final.png"} <= left
+    assert (run.folder / "images/a/result.png").read_bytes() == (run.folder / "restored/a.png").read_bytes()
+    assert (run.folder / "grid.png").exists()
+    summary = json.load(open(run.folder / "summary.json"))
+    assert "best" not in (run.folder / "log.txt").read_text()
+    assert summary["best"]["psnr"]["mean"] is None and summary["final"]["residual"]["mean"] > 0
+
+
+def test_a_folder_of_sizes_and_masks_by_name_is_batches_and_grey_stays_grey(photos, restore):
+    run = restore("dmilo.py", "--measured", photos / "photos", "--mask", photos / "masks")
+    assert Image.open(run.folder / "restored" / "a.png").mode == "RGB"
+    grey = Image.open(run.folder / "restored" / "b.png")
+    assert (grey.mode, grey.size) == ("L", (32, 40))
+    again = restore("dmilo.py", "--measured", photos / "photos" / "b.png", "--mask", photos / "masks")  # the same run goes on
+    assert "2 images" in again.out
+    Image.new("RGB", (45, 37)).save(photos / "photos" / "a.png")
+    with pytest.raises(AssertionError, match="is not the measurement that a is now"):
+        restore("dmilo.py", "--measured", photos / "photos", "--mask", photos / "masks")
+
+
+def test_a_jpeg_is_turned_upright_and_its_result_is_a_png(photos, restore):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    save(str(photos / "turned" / "c.jpg"), smooth((32, 40)), exif=exif)
+    run = restore("dmilo.py", "--measured", photos / "turned" / "c.jpg", task="denoising")
+    assert Image.open(run.folder / "restored" / "c.png").size == (32, 40)
+
+
+def test_a_mask_without_a_hole_is_said_and_copied(photos, restore):
+    Image.new("L", (45, 37), 255).save(photos / "masks" / "a.png")
+    run = restore("dmilo.py", "--measured", photos / "photos" / "a.png", "--mask", photos / "masks")
+    assert "a: 45 x 37, inpainting, its mask has no hole: nothing to do, copied" in run.out
+    assert np.array_equal(Image.open(run.folder / "restored/a.png"), Image.open(photos / "photos/a.png"))
+    assert json.load(open(run.folder / "record" / "a.json"))["network_evaluations"] == 0
+
+
+def arguments(**given):
+    empty = dict.fromkeys(("mask", "kernel", "scale", "sigma", "data", "number"))
+    return SimpleNamespace(**{**empty, "flip_kernel": False, "task": "t", "begin_number": 0, "end_number": -1, **given})
+
+
+def test_sigma_is_estimated_and_at_least_half_a_level(tmp_path):
+    n = torch.randn(1, 3, 90, 110, generator=torch.Generator().manual_seed(1))
+    for sigma, least in ((0.1, 0.09), (0.0, 1 / 255)):
+        save(str(tmp_path / "p.png"), (smooth((90, 110)) * 0.5 + sigma * n).clamp(-1, 1))
+        found = Measured(arguments(measured=[str(tmp_path / "p.png")]), 64)
+        assert least <= found.key("p")[2] <= max(1.1 * sigma, 1 / 255)
+    assert "an 8-bit file's least" in found.report[0]
+    given = Measured(arguments(measured=[str(tmp_path / "p.png")], sigma=0.3), 64)
+    assert given.key("p")[2] == 0.3 and "sigma 0.3000 (--sigma)" in given.report[0]
+
+
+@pytest.mark.parametrize("missing", [0.1, 0.7])
+def test_sigma_of_an_inpainting_is_of_the_observed_pixels(missing):
+    g = torch.Generator().manual_seed(0)
+    mask = (torch.rand(1, 1, 128, 128, generator=g) > missing).float()
+    y = mask * (smooth((128, 128)) * 0.5 + 0.05 * torch.randn(1, 3, 128, 128, generator=g))
+    assert abs(sigma_of_observed(y, mask) - 0.05) < 0.01
+    assert sigma_of_observed(y, mask * 0) is None
+
+
+def test_kernel_files(tmp_path):
+    path = str(tmp_path / "k.npy")
+    np.save(path, np.array([[1, 2, 3, -9], [0, 0, 2, 0]]))
+    kernel = load_kernel(path)
+    assert kernel.shape == (1, 3, 5)
+    torch.testing.assert_close(kernel[0], torch.tensor([[1, 2, 3, 0, 0], [0, 0, 2, 0, 0], [0, 0, 0, 0, 0]]) / 8)
+    assert torch.equal(load_kernel(path, flip=True), kernel.flip(1, 2))
+    Image.fromarray(np.array([[0, 255, 0]], np.uint8)).save(tmp_path / "k.png")
+    assert torch.equal(load_kernel(str(tmp_path / "k.png")), torch.tensor([[[0.0, 1, 0]]]))
+
+
+@pytest.mark.parametrize("mode, grey", [("1", True), ("L", True), ("LA", True), ("I;16", True), ("RGB", False), ("RGBA", False), ("P", False)])
+def test_grey_files_are_known(tmp_path, mode, grey):
+    Image.new(mode, (32, 32)).save(tmp_path / "a.png")
+    assert is_grey(str(tmp_path / "a.png")) == grey
+
+
+def test_masks_are_dark_where_pixels_are_missing(tmp_path):
+    Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "m.png")
+    assert load_mask(str(tmp_path / "m.png")).flatten().tolist() == [0, 0, 1, 1]
+
+
+def test_a_cut_out_blur_is_restored_better_than_by_a_mirrored_border(tmp_path):
+    """What lies beyond the border shines in; mirroring it would be wrong there."""
+    whole, border = smooth((64, 72), seed=3) + 0.2 * torch.randn(1, 3, 64, 72, generator=torch.Generator().manual_seed(2)).cumsum(-1).clamp(-2, 2), 5
+    kernel = torch.ones(1, 2 * border + 1, 2 * border + 1) / (2 * border + 1) ** 2
+    truth, y = whole[..., border:-border, border:-border].clamp(-1, 1), correlating(kernel, (64, 72))(whole)
+    np.save(tmp_path / "k.npy", kernel[0].numpy())
+    save(str(tmp_path / "p.png"), y)
+    measured = Measured(arguments(measured=[str(tmp_path / "p.png")], kernel=str(tmp_path / "k.npy")), 32)
+    problem = measured.problem(["p"], None, "cpu")
+    assert problem.size == (64, 72) and problem.border == (5, 5) and problem.y.shape == y.shape
+    h = load_hyperparameters("configs/least_squares.yaml", "motion_deblur", LeastSquaresHyperparameters)
+    errors = []
+    for A, size, cut in ((problem.operator, problem.size, problem.shown), (blurring(kernel, y.shape[-2:]), y.shape[-2:], lambda x: x)):
+        *_, (_, X, _) = least_squares(None, A, problem.y, torch.randn(1, 3, *size), h, silent)
+        near = torch.ones_like(truth, dtype=bool)
+        near[..., 8:-8, 8:-8] = False
+        errors.append((cut(X) - truth)[near].square().mean().item())
+    assert errors[0] < 0.7 * errors[1]
+
+
+@pytest.mark.parametrize("task", ["inpainting", "super_resolution", "demo/gaussian_deblur", "demo/motion_deblur", "demo/box_inpainting",
+                                  "denoising", "phase_retrieval", "poisson_denoising"])
+def test_operators_take_rectangles(task):
+    path = f"configs/tasks/{task}_config.yaml"
+    operator, noise = load_measurement(load_yaml(path), path, (64, 88), 64)
+    A, drawn = operator.draw(BatchRandom([1, 2]), "cpu")
+    x = torch.cat([smooth((64, 88)), smooth((64, 88), 1)])
+    y = noise(A(x), BatchRandom([1, 2]))
+    factor = y.shape[-1] / 88
+    assert y.shape[-2] == 64 * factor and factor in (0.25, 1, 1.5)
+    if "mask" in drawn:
+        assert drawn["mask"].shape == (2, 1, 64, 88)
+
+
+def test_a_stated_side_is_checked_where_the_picture_has_the_priors_size():
+    config = load_yaml("configs/tasks/inpainting_config.yaml")
+    config["measurement"]["mask_opt"]["image_size"] = 256
+    load_measurement(config, "task.yaml", (64, 88), 256)
+    load_measurement(config, "task.yaml", (256, 256), 256)
+    with pytest.raises(UserError, match="image_size says 256"):
+        load_measurement(config, "task.yaml", (64, 64), 64)
+
+
+def test_a_simulated_picture_of_another_size_is_restored_as_it_is(photos, restore):
+    run = restore("dmilo.py", "-t", "inpainting", "--data", photos / "photos", "--sigma", "0.05")
+    assert Image.open(run.folder / "images" / "a" / "final.png").size == (45, 37)
+    assert json.load(open(run.folder / "record" / "a.json"))["sigma"] == 0.05
+    restored = restore("dmilo.py", "-t", "denoising", "--data", photos / "photos", "--resize", "-n", 1, task="denoising")
+    assert Image.open(restored.folder / "images" / "a" / "final.png").size == (64, 64)
+
+
+def test_a_network_takes_any_size_and_those_it_takes_by_itself_unchanged(demo_model):
+    t, eps = torch.tensor([142.0]), AnySize(demo_model, 64)
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(eps(x, t), demo_model(x, t)[:, :3])
+    for size in ((40, 61), (3, 64)):
+        assert eps(x[..., : size[0], : size[1]], t).shape[-2:] == size
+    mirrored = torch.cat([x[..., :61], x[..., 57:60].flip(-1)], -1)
+    torch.testing.assert_close(eps(x[..., :61], t), demo_model(mirrored, t)[:, :3, :, :61])
+
+
+@pytest.mark.parametrize("length, tile", [(64, 64), (72, 64), (200, 64), (512, 128), (1504, 256)])
+def test_tiles_cover_and_overlap(length, tile):
+    starts = tile_starts(length, tile, 8)
+    assert starts[0] == 0 and starts[-1] == length - tile and all(start % 8 == 0 for start in starts)
+    assert all(b - a <= tile - min(64, tile // 2) + 8 for a, b in zip(starts, starts[1:]))
+    weights = tile_weights(tile, "cpu")
+    assert weights.min() > 0 and weights.max() <= 1 and torch.equal(weights, weights.flip(0))
+
+
+def test_tiles_give_about_what_the_whole_gives_and_their_gradient_is_its_own():
+    class Pointwise(torch.nn.Module):
+        """A network of no surroundings: tiles must give exactly the whole's values and gradient."""
+
+        stride = 8
+
+        def forward(self, x, t):
+            return torch.cat([x**3 * t, x], 1)
+
+    x = torch.randn(2, 3, 100, 130, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    outs = [AnySize(Pointwise(), tile)(x, torch.tensor([2.0])) for tile in (None, 32)]
+    torch.testing.assert_close(outs[1], outs[0])
+    grads = [torch.autograd.grad(out.square().sum(), x)[0] for out in outs]
+    torch.testing.assert_close(grads[1], grads[0])
+
+
+def test_tiles_of_the_prior(demo_model):
+    t, x = torch.tensor([142.0]), smooth((96, 128)) * 0.9 + 0.4 * torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, tiled = (AnySize(demo_model, tile)(x, t) for tile in (None, 64))
+    assert (whole - tiled).square().mean() < 0.03 * whole.square().mean()
+
+
+def test_tiles_are_chosen_where_memory_is_short(demo_model, monkeypatch):
+    kept = memory_by_pixels(demo_model, 64, "cpu")
+    assert kept(4096) == pytest.approx(10.9e6, rel=0.02) and kept(256**2) > 20 * kept(4096)
+    for free, size, tile in ((1e9, (64, 64), None), (1e11, (512, 512), None), (1e9, (512, 512), 256), (5e8, (512, 512), 192), (1e6, (512, 512), 64)):
+        monkeypatch.setattr("experiment.runner.available_memory", lambda device: free)
+        assert choose_tile(demo_model, size, 64, 1, "cpu") == tile
+
+
+def test_no_row_sets_sigma(workspace):
+    edit(workspace / "configs/dmilo.yaml", "lr_z: 0.02", "sigma: 0.1, lr_z: 0.02")
+    with pytest.raises(UserError, match="sigma is not a known key"):
+        load_hyperparameters("configs/dmilo.yaml", "inpainting", Hyperparameters)
+
+
+BAD = [
+    (["--measured", "nowhere.png"], "nowhere.png: cannot be read as an image"),
+    (["--measured", "masks/b.png", "--mask", "masks/a.png"], "masks/a.png: is 45 x 37, masks/b.png is 32 x 40; make the mask of the picture's size"),
+    (["--measured", "photos", "--mask", "masks/a.png"], "masks/a.png: is 45 x 37, photos/b.png is 32 x 40"),
+    (["--measured", "photos/a.png", "--mask", "black.png"], "black.png: this mask leaves nothing of the picture"),
+    (["--measured", "photos/a.png", "--mask", "photos/x.png"], "photos/x.png: cannot be read as an image"),
+    (["--measured", "photos/a.png", "--mask", "empty"], "--mask empty: has no file called a, for photos/a.png"),
+    (["--measured", "photos/a.png", "--kernel", "large.npy"], "large.npy: this kernel, 41 x 39, is larger than photos/a.png, 45 x 37"),
+    (["--measured", "photos/a.png", "--kernel", "zero.npy"], "zero.npy: is no kernel"),
+    (["--measured", "photos/a.png", "--kernel", "text.npy"], "text.npy: cannot be read as a kernel"),
+    (["--measured", "photos/a.png", "--kernel", "kernel.npy", "--mask", "masks"], "argument --mask: not allowed with argument --kernel"),
+    (["--measured", "photos/a.png", "--sigma", "0"], "argument --sigma: must be 0.0001 or more, 1 at most"),
+    (["--measured", "photos/a.png", "--sigma", "3"], "argument --sigma: must be 0.0001 or more, 1 at most"),
+    (["--measured", "photos/a.png", "--scale", "1"], "argument --scale: must be 2 or more"),
+    (["--measured", "photos/a.png", "--scale", "2", "-t", "inpainting"], "--task inpainting: contradicts what is given, for --scale means super_resolution"),
+    (["--measured", "photos/a.png", "-t", "inpainting"], "for neither --mask, --kernel nor --scale means denoising"),
+    (["--measured", "photos/a.png", "--data", "photos"], "--data: is for pictures that a run degrades itself"),
+    (["--measured", "photos/a.png", "--resize"], "--resize: is for pictures that a run degrades itself"),
+    (["--measured", "photos/a.png", "--flip-kernel"], "--flip-kernel: there is no kernel to flip"),
+    (["--mask", "masks"], "--mask: belongs to a picture that was measured; name it with --measured"),
+    (["--measured", "photos/a.png", "masks/a.png"], "would share its folder of results"),
+    (["--measured", "small.png"], "small.png: 20 x 40 pixels are too few to restore"),
+    (["--measured", "photos/a.png", "--tile", "60"], "--tile 60: must be a multiple of 8, 64 or more"),
+    (["--data", "photos", "-t", "super_resolution"], "photos/a.png: 45 x 37: configs/tasks/super_resolution_config.yaml: "
+     "measurement.operator.scale_factor is 4, must be a whole number that divides 37 and 45"),
+    (["-t", "poisson_denoising", "--sigma", "0.1"], "--sigma: the noise of configs/tasks/poisson_denoising_config.yaml has no sigma"),
+]
+
+
+@pytest.mark.parametrize("given, said", BAD, ids=[said for _, said in BAD])
+def test_bad_input_is_one_line(photos, script, workspace, given, said):
+    Image.new("L", (45, 37)).save("black.png")
+    Image.new("L", (20, 40)).save("small.png")
+    os.makedirs("empty")
+    np.save("large.npy", np.ones((38, 40)))
+    np.save("zero.npy", np.zeros((3, 3)))
+    open("text.npy", "w").write("no array")
+    result = script("dmilo.py", *given, *SHORT)
+    assert result.code == 2 and result.out == "", result.err
+    assert len(result.err.splitlines()) == 1 and result.err.startswith("dmilo.py: error: ") and said in result.err
+    assert not os.path.exists("dmilo")
