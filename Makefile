@@ -1,4 +1,4 @@
-# make demo: restore the two faces of data/demo on a CPU.   make test: the tests.   make test-all: the slow ones too.
+# make demo: restore the two faces of data/demo and a photograph on a CPU.   make test: the tests.   make test-all: the slow ones too.
 # make gpu: everything that only a GPU can show, into results/gpu.md.
 PYTHON ?= python3
 VENV := .venv
@@ -10,6 +10,8 @@ demo: $(VENV)/installed
 	rm -rf results/make-demo
 	set -e; for method in dmilo dmilo-pgd; do for task in inpainting super_resolution gaussian_deblur motion_deblur; do \
 	    $(BIN)/python $$method.py --task $$task --preset fast -l results/make-demo/$$method --name demo --cuda -1; done; done
+	$(BIN)/python dmilo.py --measured data/photo/scratched.png --mask data/photo/scratched_mask.png --preset fast \
+	    -l results/make-demo/photo --name demo --cuda -1
 	@echo; echo "Look at (origin | measurement | final):"; ls -1 results/make-demo/*/demo/*/demo/grid.png
 
 # Two processes of one thread each: faster than one of two.

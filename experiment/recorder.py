@@ -122,7 +122,8 @@ def log_lines(summary, records):
     lines = [f"{summary['method']}: {len(records)} images of {summary['dataset']}, {summary['task']}"]
     lines += [f"{key}: {value}" for key, value in summary["settings"].items()]
     lines += [f"made with: {one}" for one in summary["made_with"]]
-    lines.append(BEST_NOTE)
+    if any("psnr" in record for record in records.values()):
+        lines.append(BEST_NOTE)
     lines += [f"{name}: failed, {why}" for name, why in summary["failed"].items()]
     for name, record in records.items():
         if "psnr" not in record:
