@@ -38,9 +38,9 @@ class Metrics:
 
     @torch.no_grad()
     def __call__(self, x, reference):
-        """x and reference: (3, H, W) in [-1, 1]; x is clamped to it."""
+        """x and reference: (3, H, W) or, grey, (1, H, W), in [-1, 1]; x is clamped to it."""
         pixels, reference_pixels = to_pixels(x), to_pixels(reference)
-        pair = [image.to(self.device).clamp(-1, 1)[None] for image in (reference, x)]
+        pair = [image.to(self.device).clamp(-1, 1).expand(1, 3, -1, -1) for image in (reference, x)]
         return {
             "psnr": float(peak_signal_noise_ratio(reference_pixels, pixels, data_range=1)),
             "ssim": float(structural_similarity(reference_pixels, pixels, channel_axis=2, data_range=1)),

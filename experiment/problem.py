@@ -8,7 +8,7 @@ import torch
 from experiment.pictures import picture
 from guided_diffusion.measurements import load_measurement, load_task
 from util.files import UserError, say
-from util.images import find_images, image_names, load_image, say_unread
+from util.images import find_images, image_names, is_grey, load_image, say_unread
 
 SMALLEST = 32  # pixels a side; AlexNet, which measures LPIPS, needs as many
 
@@ -21,8 +21,8 @@ class Problem:
     sigma: the noise's standard deviation in units of [-1, 1]; drawn: what the operator has drawn for each picture, {"mask":
     (B, 1, H, W)}, {"kernel": (B, k, k)} or {}; size: (H, W); truth: (B, 3, H, W) in [-1, 1], or None where nobody knows it.
 
-    border: rows above and below, columns left and right that a restored picture has beyond the one that was measured; grey: was
-    one channel measured? complete: is y the picture already?
+    border: rows above and below, columns left and right that a restored picture has beyond the one that was measured; grey: is it
+    a picture of one channel, which stands in x and y three times? complete: is y the picture already?
     """
 
     names: list
@@ -80,11 +80,13 @@ class Simulated:
         paths = chosen(args, [os.path.join(args.data, name) for name in found], args.data)
         say_unread(args.data, others)
         self.images = {name: load_image(path, prior_size if args.resize else None) for name, path in paths.items()}
-        self.measurements = {}
+        self.measurements, self.keys = {}, {}
         for name, path in paths.items():
-            refuse_small(path, *self.key(name), prior_size)
-            if self.key(name) not in self.measurements:  # (operator, noise) by size
-                self.measurements[self.key(name)] = self._measurement(path, args.task_config, *self.key(name), prior_size)
+            size = tuple(self.images[name].shape[-2:])
+            refuse_small(path, size, prior_size)
+            if size not in self.measurements:  # (operator, noise)
+                self.measurements[size] = self._measurement(path, args.task_config, size, prior_size)
+            self.keys[name] = (size, is_grey(path))
         self.names = list(paths)
 
     def _measurement(self, path, task_config, size, prior_size):
@@ -96,11 +98,12 @@ class Simulated:
             raise UserError(f"{path}: {size[1]} x {size[0]}: {error}") from error
 
     def key(self, name):
-        return (tuple(self.images[name].shape[-2:]),)
+        return self.keys[name]
 
     def problem(self, names, rng, device):
+        size, grey = self.keys[names[0]]
         x = torch.cat([self.images[name] for name in names]).to(device)
-        return simulate(names, x, *self.measurements[self.key(names[0])], rng)
+        return simulate(names, x, *self.measurements[size], rng, grey)
 
     def refuse_others(self, directory):
         """Raise UserError where a run's folder has begun one of the pictures with another one."""
@@ -110,12 +113,17 @@ class Simulated:
                 raise UserError(f"{path}: is not the picture that {name} is now; rename the new one or choose another --name NAME")
 
 
-def simulate(names, x, operator, noise, rng):
+def simulate(names, x, operator, noise, rng, grey=False):
     """The Problem that an operator and a noise of `guided_diffusion.measurements` make of the pictures x, (B, 3, H, W). rng: the
-    batch's BatchRandom, from which first the operator draws and then the noise (the published order)."""
+    batch's BatchRandom, from which first the operator draws and then the noise (the published order). grey: are the three channels
+    one and the same? Their noise is then one, too."""
     A, drawn = operator.draw(rng, x.device)
     # The pixel order of an image file, in which the published code keeps its images: the noise depends on it.
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
-        y = noise(A(x), rng).contiguous()  # or that order would spread to whatever is computed from y
-    return Problem(names, A, y, noise.sigma, drawn, tuple(x.shape[-2:]), x)
+        clean = A(x)
+        y = noise(clean, rng)
+        if grey:
+            y = clean + (y - clean)[:, :1]
+        y = y.contiguous()  # or that order would spread to whatever is computed from y
+    return Problem(names, A, y, noise.sigma, drawn, tuple(x.shape[-2:]), x, grey=grey)

@@ -20,8 +20,8 @@ BEST_NOTE = (
 class ImageRecord:
     """The iterates of one picture: its pictures in images/<name>/, its figures in record/<name>.json.
 
-    measurement: its y; drawn: its part of the Problem's; truth: (3, H, W) in [-1, 1], or None: then there are no metrics, and the
-    last iterate is the result, which restored/<name>.png repeats; sigma: the noise's standard deviation, for the record.
+    measurement: its y; drawn: its part of the Problem's; truth: (3, H, W) or, grey, (1, H, W), in [-1, 1], or None: then there are
+    no metrics, and the last iterate is the result, which restored/<name>.png repeats; sigma: the noise's standard deviation, for the record.
     """
 
     def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma):

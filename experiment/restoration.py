@@ -97,10 +97,10 @@ class Restoration:
         self.problem, self.device, self.made_with = problem, device, provenance(device)
         self.g = Chain(model, h.chain_steps, rng, eta, h.layers)
         self.latents = draw_latents(rng, (3, *problem.size), h, device)
-        self.records = []
+        self.records, truths = [], None if problem.truth is None else problem.shown(problem.truth)
         for i, name in enumerate(problem.names):
             drawn = {key: value[i] for key, value in problem.drawn.items()}
-            truth = None if problem.truth is None else problem.truth[i]
+            truth = None if truths is None else truths[i]
             self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, metrics, problem.sigma))
         self.path, self.seconds = os.path.join(directory, "record", f"{problem.names[0]}.state"), 0.0
 

@@ -114,6 +114,26 @@ def test_a_range_that_cannot_be_told_is_one_line(tmp_path, values, suffix):
         open_rgb(path, path)
 
 
+# ------------------------------------------------------------------------------------------------ 7: a grey photograph
+
+
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_a_grey_picture_comes_back_grey_from_a_simulated_task(least_squares, tmp_path, mode):
+    put_images(tmp_path / "m", "colours.png")
+    grey = Image.open(tmp_path / "m" / "colours.png").convert("L")
+    grey.convert(mode).save(tmp_path / "m" / "grey.png")
+    result = least_squares("--data", tmp_path / "m", "--batch-size", 2)
+    assert result.code == 0, result.err
+    for which in ("origin", "0_after", "final", "result"):
+        assert Image.open(result.folder / "images" / "grey" / f"{which}.png").mode == "L"
+        assert Image.open(result.folder / "images" / "colours" / f"{which}.png").mode == "RGB"
+    assert (np.asarray(Image.open(result.folder / "images" / "grey" / "origin.png")) == np.asarray(grey)).all()
+    y = np.load(result.folder / "images" / "grey" / "measurement.npy")
+    assert (y == y[:1]).all()  # one channel, one noise
+    record = json.loads((result.folder / "record" / "grey.json").read_text())
+    assert record["psnr"][-1] > 10 and 0 < record["ssim"][-1] < 1 and record["lpips_alex"][-1] > 0
+
+
 # ------------------------------------------------------------------------------------- 8, 9, 53: which images there are
 
 
