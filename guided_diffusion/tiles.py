@@ -60,9 +60,10 @@ class AnySize:
         return total / weight
 
 
-def kept_bytes(model, side, device):
-    """What the network keeps for its gradient of one picture of `side` x `side` pixels."""
-    kept = {}
+def kept_per_pixel(model, prior_size, device):
+    """Bytes that the network keeps for its gradient, for each pixel of a picture larger than the prior's: those of one that is
+    a little larger."""
+    side, kept = prior_size + model.stride, {}
 
     def keep(tensor):
         storage = tensor.untyped_storage()
@@ -74,13 +75,4 @@ def kept_bytes(model, side, device):
     for parameter in model.parameters():
         kept.pop(parameter.untyped_storage().data_ptr(), None)
     del out  # until here, or another tensor might have come to lie where a kept one was
-    return sum(kept.values())
-
-
-def memory_by_pixels(model, prior_size, device):
-    """Bytes that the network keeps for its gradient as a function of a picture's pixels: convolutions keep some for each pixel,
-    attention for each pair of pixels. Fitted to pictures of the prior's size and of one that is a little larger."""
-    pixels = [side**2 for side in (prior_size, prior_size + model.stride)]
-    small, large = (kept_bytes(model, side, device) / n for side, n in zip((prior_size, prior_size + model.stride), pixels))
-    for_pairs = (large - small) / (pixels[1] - pixels[0])
-    return lambda n: n * (small + for_pairs * (n - pixels[0]))
+    return sum(kept.values()) / side**2

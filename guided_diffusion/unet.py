@@ -83,11 +83,12 @@ class AttentionBlock(nn.Module):
     """Self-attention over the H x W positions, added to its input.
 
     `new_order` tells how the 3C output channels of `qkv` are read: split into q, k, v and then into heads, or (the older
-    published checkpoints) into heads first.
+    published checkpoints) into heads first. `trained_positions`: how many there are in pictures of the prior's size.
     """
 
-    def __init__(self, channels, num_heads, num_head_channels, use_checkpoint, new_order, norm_groups):
+    def __init__(self, channels, num_heads, num_head_channels, use_checkpoint, new_order, norm_groups, trained_positions):
         super().__init__()
+        self.trained_positions = trained_positions
         self.num_heads = num_heads if num_head_channels == -1 else channels // num_head_channels
         if self.num_heads < 1 or channels % self.num_heads or num_head_channels not in (-1, channels // self.num_heads):
             raise ValueError(f"{channels} channels do not divide into attention heads of {num_head_channels}")
@@ -109,8 +110,12 @@ class AttentionBlock(nn.Module):
             q, k, v = qkv.reshape(batch, 3, self.num_heads, -1, height * width).unbind(1)
         else:
             q, k, v = qkv.reshape(batch, self.num_heads, 3, -1, height * width).unbind(2)
-        # (B, heads, positions, head width); its scale 1/sqrt(head width) is the published fourth root on q and on k.
-        h = F.scaled_dot_product_attention(q.mT, k.mT, v.mT).mT
+        q, k, v = q.mT, k.mT, v.mT  # (B, heads, positions, head width)
+        if height * width > self.trained_positions:
+            # So laid out, PyTorch takes a kernel that never holds positions x positions numbers; at the prior's size the published
+            # code's rounding is kept.
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        h = F.scaled_dot_product_attention(q, k, v).mT  # its scale 1/sqrt(head width) is the published fourth root on q and on k
         return (flat + self.proj_out(h.reshape(batch, channels, -1))).reshape(x.shape)
 
 
@@ -131,7 +136,7 @@ class UNetModel(nn.Module):
     """
 
     def __init__(
-        self, model_channels, out_channels, num_res_blocks, attention_factors, dropout, channel_mult, num_classes,
+        self, image_size, model_channels, out_channels, num_res_blocks, attention_factors, dropout, channel_mult, num_classes,
         use_checkpoint, use_fp16, num_heads, num_head_channels, num_heads_upsample, use_scale_shift_norm,
         resblock_updown, use_new_attention_order, norm_groups,
     ):
@@ -151,7 +156,7 @@ class UNetModel(nn.Module):
 
         def attention(channels, heads):
             return AttentionBlock(
-                channels, heads, num_head_channels, use_checkpoint, use_new_attention_order, norm_groups
+                channels, heads, num_head_channels, use_checkpoint, use_new_attention_order, norm_groups, (image_size // factor) ** 2
             )
 
         def resampling(kind, channels):
@@ -242,6 +247,7 @@ def create_model(
     if image_size % 2 ** (len(widths) - 1):
         raise ValueError(f"image_size {image_size} cannot be halved {len(widths) - 1} times, as channel_mult asks")
     return UNetModel(
+        image_size=image_size,
         model_channels=num_channels,
         out_channels=6 if learn_sigma else 3,
         num_res_blocks=num_res_blocks,

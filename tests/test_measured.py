@@ -1,4 +1,5 @@
 """Pictures that were measured: what is read, inferred, estimated, restored and refused; pictures of any size, whole and in tiles."""
+import copy
 import json
 import os
 from types import SimpleNamespace
@@ -15,7 +16,8 @@ from experiment.measured import Measured, sigma_of_observed
 from experiment.runner import choose_tile
 from guided_diffusion.kernels import blurring, correlating
 from guided_diffusion.measurements import load_measurement
-from guided_diffusion.tiles import AnySize, memory_by_pixels, tile_starts, tile_weights
+from guided_diffusion.tiles import AnySize, kept_per_pixel, tile_starts, tile_weights
+from guided_diffusion.unet import AttentionBlock
 from solvers.ilo import Hyperparameters
 from solvers.least_squares import silent
 from util.config import load_yaml
@@ -249,10 +251,22 @@ def test_tiles_of_the_prior(demo_model):
     assert (whole - tiled).square().mean() < 0.03 * whole.square().mean()
 
 
+def test_attention_of_a_larger_picture_is_the_same_and_keeps_little(demo_model):
+    block = next(m for m in demo_model.modules() if isinstance(m, AttentionBlock))
+    x, sizes = torch.randn(1, block.norm.num_channels, 24, 32, generator=torch.Generator().manual_seed(0), requires_grad=True), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        fused = block(x)
+    assert block.trained_positions == 64 and max(sizes) < (24 * 32) ** 2
+    other = copy.copy(block)
+    other.trained_positions = 24 * 32
+    torch.testing.assert_close(fused, other(x), rtol=1e-4, atol=1e-5)
+
+
 def test_tiles_are_chosen_where_memory_is_short(demo_model, monkeypatch):
-    kept = memory_by_pixels(demo_model, 64, "cpu")
-    assert kept(4096) == pytest.approx(10.9e6, rel=0.02) and kept(256**2) > 20 * kept(4096)
-    for free, size, tile in ((1e9, (64, 64), None), (1e11, (512, 512), None), (1e9, (512, 512), 256), (5e8, (512, 512), 192), (1e6, (512, 512), 64)):
+    whole = 4 * 512**2 * kept_per_pixel(demo_model, 64, "cpu")  # a quarter of what is free
+    assert 2e9 < whole < 4e9
+    cases = (1.01 * whole, (512, 512), None), (0.99 * whole, (512, 512), 256), (whole / 12, (512, 512), 144), (1e6, (512, 512), 64), (1e6, (64, 64), None)
+    for free, size, tile in cases:
         monkeypatch.setattr("experiment.runner.available_memory", lambda device: free)
         assert choose_tile(demo_model, size, 64, 1, "cpu") == tile
 
