@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from skimage.restoration import estimate_sigma
 
-from experiment.pictures import picture
+from experiment.pictures import kernel_picture, picture
 from experiment.problem import Problem, chosen, refuse_small
 from guided_diffusion.kernels import correlating
 from guided_diffusion.measurements import masking, reducing
@@ -185,8 +185,14 @@ class Measured:
         return Problem(names, self.kind.operator(drawn, size, device), y, sigma, drawn, size, None, border, grey, complete)
 
     def refuse_others(self, directory):
-        """Raise UserError where a run's folder has begun one of the pictures with another measurement."""
+        """Raise UserError where a run's folder has begun one of the pictures with another measurement or kernel."""
         for name, y in self.y.items():
-            path = os.path.join(os.path.dirname(picture(directory, name, "measurement")), "measurement.npy")
+            folder = os.path.dirname(picture(directory, name, "measurement"))
+            path = os.path.join(folder, "measurement.npy")
             if os.path.exists(path) and not np.array_equal(np.load(path), y[0].numpy()):
                 raise UserError(f"{path}: is not the measurement that {name} is now; rename the new one or choose another --name NAME")
+            path = os.path.join(folder, "kernel.png")
+            if os.path.exists(path) and "kernel" in self.given[name]:
+                then, now = load_image(path)[0, :1], kernel_picture(self.given[name]["kernel"][0])
+                if then.shape != now.shape or (then - now).abs().max() > 2 / 255:
+                    raise UserError(f"{path}: is not the kernel that {name} has now; choose another --name NAME")

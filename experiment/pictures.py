@@ -13,6 +13,11 @@ def picture(directory, name, which):
     return os.path.join(directory, "images", name, f"{which}.png")
 
 
+def kernel_picture(kernel):
+    """(k, l), not negative, -> (1, k, l) in [-1, 1], its largest value white."""
+    return 2 * kernel[None] / kernel.max() - 1
+
+
 def fitted(image, side):
     """A picture whose longer side is `side` pixels: enlarged with hard pixels, or reduced smoothly."""
     size = [max(1, round(side * one / max(image.size))) for one in image.size]

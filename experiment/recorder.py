@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import torch
 
+from experiment.pictures import kernel_picture
 from util.files import UserError, atomic, write_text
 from util.images import files_below, natural, save_image
 
@@ -39,7 +40,7 @@ class ImageRecord:
         if "mask" in drawn:
             self._save("mask", 2 * drawn["mask"] - 1)
         if "kernel" in drawn:
-            self._save("kernel", 2 * drawn["kernel"][None] / drawn["kernel"].max() - 1)
+            self._save("kernel", kernel_picture(drawn["kernel"]))
 
     @property
     def failed(self):

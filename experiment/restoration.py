@@ -29,16 +29,17 @@ LINE_EVERY = 60  # seconds between two lines of progress where no terminal shows
 
 
 class Progress:
-    """Bars for images, outer iterations and the steps of a layer (or of the gradient) on a terminal; elsewhere (a job's log, a pipe) a
-    line an outer iteration, or a minute if that is longer. hidden: neither."""
+    """Bars for images, a search's outer iterations and the steps of a layer (or of the gradient) on a terminal, with the time left;
+    elsewhere (a job's log, a pipe) a line an outer iteration, or a minute if that is longer. outer: how much each outer
+    iteration has to do, in any unit. hidden: neither."""
 
     def __init__(self, images, outer, hidden=False):
-        self.total, self.of_outer, self.hidden = images, outer, hidden
+        self.total, self.parts, self.hidden = images, outer, hidden
         self.finished, self.done, self.begun = 0, 0, time.monotonic()
         self.told = self.begun
         bar = dict(disable=hidden or None, leave=False, dynamic_ncols=True)
         self.images = tqdm(total=images, desc="images", unit="image", **bar)
-        self.outer = tqdm(total=outer, desc="outer", **bar)
+        self.outer = tqdm(total=sum(outer), desc="outer", smoothing=0, **bar)
         self.inner = tqdm(desc="inner", unit="step", **bar)
         self.shown = 0.0
 
@@ -56,11 +57,12 @@ class Progress:
             self.outer.reset()
             self.done = 0
         ended = name.endswith("after")
-        self.outer.update(ended)
-        self.done += ended
+        if ended:
+            self.outer.update(self.parts[self.done])
+            self.done += 1
         now = time.monotonic()
         if self.outer.disable and not self.hidden and ended and now - self.told >= LINE_EVERY:
-            print(f"{self.finished} of {self.total} images finished, outer iteration {self.done} of {self.of_outer} of the next, "
+            print(f"{self.finished} of {self.total} images finished, outer iteration {self.done} of {len(self.parts)} of the next, "
                   f"{(now - self.begun) / 60:.0f} min")
             self.told = now
 

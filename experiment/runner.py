@@ -182,7 +182,8 @@ def run(doc, method, solver, kind, uses_prior):
         return Restoration(directory, pictures.problem(names, rng, device), eps, rng, h, args.eta, metrics)
 
     batches = [] if args.summarize else batches_of(pictures, args.batch_size)[rank::world]
-    outer = h.outer if h.searches == 1 else h.searches  # what `search` yields an end of
+    # What `search` yields an end of, in inner steps: the passes' differ.
+    outer = [1] * h.outer if h.searches == 1 else [getattr(row, "inner", 1) for row in h.passes for _ in range(row.starts)]
     progress = Progress(sum(map(len, batches)), outer, hidden=rank > 0)
     restore_batches(directory, batches, args.batch_size, build, solver, progress, lambda: rank == 0 and summarise(directory, head, settings))
 

@@ -1,5 +1,6 @@
 """Pictures that were measured: what is read, inferred, estimated, restored and refused; pictures of any size, whole and in tiles."""
 import copy
+import io
 import json
 import os
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from baselines.least_squares import LeastSquaresHyperparameters, least_squares
 from conftest import edit
 from experiment.hyperparameters import load_hyperparameters
 from experiment.measured import Measured, sigma_of_observed
+from experiment.restoration import Progress
 from experiment.runner import choose_tile
 from guided_diffusion.kernels import blurring, correlating
 from guided_diffusion.measurements import load_measurement
@@ -87,6 +89,29 @@ def test_the_four_kinds_are_inferred_and_restored(photos, restore, monkeypatch, 
     assert (run.folder / "grid.png").exists()
     summary = json.load(open(run.folder / "summary.json"))
     assert summary["best"]["psnr"]["mean"] is None and summary["final"]["residual"]["mean"] > 0
+
+
+def test_another_kernel_than_the_one_a_run_was_begun_with_is_refused(photos, restore):
+    given = "--measured", photos / "photos" / "a.png", "--kernel", photos / "kernel.npy"
+    restore("dmilo.py", *given, "--inner", 1, task="motion_deblur")
+    restore("dmilo.py", *given, "--inner", 1, task="motion_deblur")  # goes on
+    for other in (np.ones((3, 4)), np.eye(3, 6)):
+        np.save(photos / "kernel.npy", other)
+        with pytest.raises(AssertionError, match="kernel.png: is not the kernel that a has now"):
+            restore("dmilo.py", *given, "--inner", 1, task="motion_deblur")
+
+
+def test_the_bar_of_a_search_goes_by_what_each_pass_has_to_do(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    progress = Progress(images=2, outer=[11, 11, 45])
+    for _ in range(2):  # two batches
+        for name, shown in (("init", 0), ("0_after", 11), ("1_after", 22), ("2_after", 67)):
+            progress.on_iterate(name)
+            assert (progress.outer.n, progress.outer.total) == (shown, 67)
+    progress.close()
+    assert "outer:   0%" in terminal.getvalue()
 
 
 def test_a_folder_of_sizes_and_masks_by_name_is_batches_and_grey_stays_grey(photos, restore):
