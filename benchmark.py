@@ -47,6 +47,7 @@ THROUGH_A_FEW_LAYERS = {name: SOLVERS[name] for name in ("dmplug", "dmilo", "dmi
 INNER_HEADER = ["batch", "step", "precision", "ms", "ms an image", "ratio", "peak GB", "ratio"]
 RUNS = ["least_squares/tuned", "dmplug/tuned", "dmilo/paper", "dmilo/fast", "dmilo-pgd/paper", "dmilo-pgd/fast"]
 TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
+WITHIN = (40, 75, 150)  # network evaluations, after which quality's second table looks at what a run has
 LOSS_TIMESTEPS = (100, 142, 200, 250, 333, 666, 999)  # last layers of chains of 10, 7, 5 and 4 steps; all of 3
 
 
@@ -107,15 +108,28 @@ def quality_row(task, run, records):
     return [task, *run.split("/"), *figures]
 
 
+def within_row(task, run, records):
+    """A row, as texts, of PSNR / LPIPS at the last end of an outer iteration within so many evaluations, means over the images."""
+    figures, evaluations = [], records[0]["evaluations"]
+    for limit in WITHIN:
+        ends = [i for i, name in enumerate(records[0]["iterates"]) if name.endswith("after") and evaluations[i] <= limit]
+        psnr, lpips = ([record[key][ends[-1]] if ends else 0 for record in records] for key in ("psnr", "lpips_alex"))
+        figures.append(f"{statistics.mean(psnr):.2f} / {statistics.mean(lpips):.4f} ({evaluations[ends[-1]]})" if ends else "")
+    return [task, *run.split("/"), *figures]
+
+
 def quality(args, device):
-    groups, rows = {}, []
+    groups, rows, within = {}, [], []
     for task in args.tasks:
         curves = groups.setdefault(task, {})
         for run in args.runs:
             curves[run.replace("/", ", ")] = records = quality_records(args, task, run)
             rows.append(quality_row(task, run, records))
+            within.append(within_row(task, run, records))
     header = ["task", "method", "preset", "evaluations", "s an image", "PSNR final", "PSNR best", "SSIM final", "LPIPS final"]
     lines = markdown(header, rows)
+    limits = [f"within {limit}, PSNR / LPIPS (evaluations)" for limit in WITHIN]
+    lines += ["", *markdown(["task", "method", "preset", *limits], within)]
     write_text(os.path.join(args.out, "quality.md"), "\n".join(lines) + "\n")
     plots.quality(os.path.join(args.out, "quality.png"), groups)
     plots.perception(os.path.join(args.out, "perception.png"), groups)
