@@ -21,9 +21,10 @@ class Start:
     averaged, in pairs of opposite noise; before: passes before the last one, [chain steps, starts, inner steps] of each.
     contrast: variance of the differences between neighbouring pixels; 0 begins at noise, more at the noised smooth least squares
     picture with smoothness sigma^2 / contrast. anneal: 0, or begin at a noised sample that took so many steps (`annealed`), with
-    zeta, the share of fresh noise in each. variance: of what the picture still has open when a search begins; 0 leaves the
-    measurement as it is, more shows the method a preconditioned one with damping sigma^2 / variance, and draws each pass' result to
-    the measurement with the same. Both variances are of pictures in [-1, 1].
+    zeta, the share of fresh noise in each; sample_variance: how far that sample is mistrusted. The search then explains A of the
+    sample drawn to y with damping sigma^2 / sample_variance, or it would take y's noise for detail; 0: y itself. variance: of what the
+    picture still has open when a search begins; 0 leaves the measurement as it is, more shows the method a preconditioned one with
+    damping sigma^2 / variance, and draws each pass' result to the measurement with the same. All variances are of pictures in [-1, 1].
 
     sigma is no key: the noise's standard deviation in units of [-1, 1], which the problem says and every method is told.
     """
@@ -36,6 +37,7 @@ class Start:
     contrast: float = 0.0
     anneal: int = field(default=0, metadata={"low": 0})
     zeta: float = field(default=1.0, metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"})
+    sample_variance: float = 0.0
     variance: float = 0.0
 
     @property
@@ -90,13 +92,19 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
         g.restep(h.anneal)
         picture = annealed(g, task, g.rng.randn(latents[0].shape[1:], latents[0].device), h.sigma, h.zeta, on_step)
         g.restep(h.chain_steps, h.layers)
+        if h.sample_variance:
+            task.y = y = task.operator(task.drawn_to(picture, sigma**2 / h.sample_variance))
     elif h.contrast and state is None:
         picture = task.smooth(sigma**2 / h.contrast)
+    elif state and "explained" in state:
+        task.y = y = state["explained"]
+    explained = {"explained": y} if h.sample_variance else {}
     if h.variance:
         operator, y = task.preconditioned(sigma**2 / h.variance)
     begin = lambda z_0: z_0 if picture is None else g.noised(picture, z_0)
     if h.searches == 1:
-        yield from solver(g, operator, y, begin(next(z_0s)), h, on_step, state)
+        for name, X, found in solver(g, operator, y, begin(next(z_0s)), h, on_step, state):
+            yield name, X, found and {**found, **explained}
         return
     done = state or {"searches": 0, "mean": 0, "picture": picture}
     count, mean, picture = 0, done["mean"], done["picture"]
@@ -113,4 +121,4 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
             found = task.drawn_to(mean, sigma**2 / h.variance).clamp(-1, 1) if h.variance else mean
             if n + 1 == row.starts:
                 picture = found
-            yield f"{count - 1}_after", found, {"searches": count, "mean": mean, "picture": picture}
+            yield f"{count - 1}_after", found, {"searches": count, "mean": mean, "picture": picture, **explained}

@@ -54,6 +54,7 @@ RUNS = [
     ("baselines.dps", "inpainting", ["--outer", 3, "-c", 2]),
     ("baselines.diffpir", "inpainting", ["--outer", 3, "-c", 2]),
     ("dmilo.py", "inpainting", ["--preset", "sharp", "--inner", 2]),
+    ("dmilo.py", "super_resolution", ["--preset", "sharp", "--outer", 3, "--inner", 2]),
     ("baselines.reddiff", "inpainting", ["--outer", 3, "-c", 2]),
     ("baselines.daps", "inpainting", ["--outer", 3, "-c", 2]),
     ("baselines.total_variation", "inpainting", ["--outer", 3, "--inner", 2]),

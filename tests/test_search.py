@@ -1,5 +1,6 @@
 """Smooth least squares, the preconditioned measurement and the mean over several starts, against dense linear algebra."""
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,6 +108,29 @@ def test_each_pass_begins_at_what_the_one_before_has_found_and_goes_on_after_a_k
     for k in (0, 1, 2):
         rest = list(search(solver, Chain(None, 7, None, layers=1), A, y, latents, h, None, whole[k][2]))
         assert torch.equal(rest[-1][1], whole[-1][1]) and len(rest) == 3 - k
+
+
+@pytest.mark.parametrize("starts", [1, 2])
+def test_after_an_annealed_start_the_search_explains_what_the_measurement_is_trusted_for(monkeypatch, starts):
+    explained = []
+
+    def solver(g, operator, y, z_0, h, on_step, state=None):
+        explained.append(y)
+        for t in range(2):
+            yield f"{t}_after", z_0, {"t": t}
+
+    A, _ = dense_operator(PIXELS)
+    y, sample = A(like(2)), like(3)
+    monkeypatch.setattr("solvers.search.annealed", lambda *arguments: sample)
+    g = Chain(None, 3, SimpleNamespace(randn=lambda shape, device: like()))
+    h = Hyperparameters(**PASSES, sigma=0.1, anneal=5, sample_variance=0.05, starts=starts)
+    whole = list(search(solver, g, A, y, [like()], h, None))
+    wanted = A(LinearTask(A, y, like()).drawn_to(sample, 0.2))
+    torch.testing.assert_close(explained[0], wanted)
+    list(search(solver, g, A, y, [like()], h, None, whole[0][2]))  # a run that goes on knows it without the sample
+    assert all(torch.equal(one, explained[0]) for one in explained) and len(explained) == (2 if starts == 1 else 3)
+    list(search(solver, g, A, y, [like()], replace(h, sample_variance=0.0), None))
+    assert torch.equal(explained[-1], y)
 
 
 def test_without_noise_the_pictures_own_rounding_is_trusted():
