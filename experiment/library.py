@@ -8,6 +8,7 @@ from experiment.hyperparameters import load_hyperparameters
 from experiment.problem import Problem
 from experiment.restoration import Iterates
 from experiment.runner import choose_tile
+from guided_diffusion.physics import as_task, is_physics
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize
 from solvers.least_squares import is_linear, silent
@@ -44,12 +45,16 @@ def draws(seed, sample, batch):
     return BatchRandom([seed + sample] * batch)
 
 
+@torch.enable_grad()
 def restored(method, solver, kind, y, operator, sigma, prior, preset, task, size, seed, samples, device, on_iterate):
     """See `dmilo.restore`; solver, kind: the method's generator and the dataclass of its rows."""
     device = y.device if device is None else torch.device(device)
     device = choose_device(-1 if device.type == "cpu" else device.index or 0)
     model, side = network(prior, device)
-    problem = checked(y.to(device), operator, sigma, size or (side, side))
+    y, size = y.to(device), size or (side, side)
+    if is_physics(operator):
+        y, operator, sigma = as_task(operator, y, sigma, size)
+    problem = checked(y, operator, sigma, size)
     eps = AnySize(model, choose_tile(model, problem.size, side, len(y), device))
     probe = BatchRandom([0] * len(y)).randn((3, *problem.size), device)
     row = task or ("default" if is_linear(operator, probe) else "nonlinear")

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard
 from guided_diffusion.kernels import bicubic_matrix, blurring, gaussian_kernel, motion_kernel, smooth_field, warping
+from guided_diffusion.physics import in_our_range, load_physics
 from util.config import Section, load_yaml
 from util.files import UserError, project, say, read_state_dict
 
@@ -42,14 +43,15 @@ def load_task(path):
 
 
 def nature(config):
-    """What a task file's content degrades with: the names of its operator, of its kernel or mask, and of its noise. None for what it
+    """What a task file's content degrades with: the names of its operator, of its kernel, mask or physics, and of its noise. None for what it
     does not say."""
     measurement = config.get("measurement")
     part = lambda key: found if isinstance(measurement, dict) and isinstance(found := measurement.get(key), dict) else {}
     name = part("operator").get("name")
     if name in Blur.NAMED_BY_KERNEL:  # another name for the same
         return "blind_blur", Blur.NAMED_BY_KERNEL[name], part("noise").get("name")
-    return name, config.get("kernel") or part("mask_opt").get("mask_type"), part("noise").get("name")
+    kind = config.get("kernel") or part("mask_opt").get("mask_type") or part("operator").get("physics")
+    return name, kind, part("noise").get("name")
 
 
 def load_measurement(config, path, size, prior_size):
@@ -318,6 +320,20 @@ class PhaseRetrieval:
             return torch.fft.fftshift(torch.fft.fft2(padded, norm="ortho"), dim=(-2, -1)).abs()
 
         return amplitude, {}
+
+
+# -------------------------------------------------------------------------------------------------------- deepinv
+
+
+@operator("deepinv")
+class DeepinvPhysics:
+    """A physics of deepinv by the name of its class, with its arguments beside it (`guided_diffusion.physics`)."""
+
+    def __init__(self, task, size, prior_size):
+        self.physics = load_physics(task.section("measurement").section("operator"), size)
+
+    def draw(self, rng, device):
+        return in_our_range(self.physics.to(device)), {}
 
 
 # ---------------------------------------------------------------------------------------------------------- noise
