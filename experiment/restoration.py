@@ -118,7 +118,7 @@ class Restoration:
         for i, name in enumerate(problem.names):
             drawn = {key: value[i] for key, value in problem.drawn.items()}
             truth = None if problem.truth is None else problem.truth[i]
-            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, metrics, problem.sigma))
+            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, metrics, problem.sigma, problem.equivalents))
         self.path, self.seconds = os.path.join(directory, "record", f"{problem.names[0]}.state"), 0.0
 
     def load(self):
