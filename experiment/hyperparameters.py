@@ -43,7 +43,7 @@ def load_hyperparameters(path, task, kind, preset=None, on_row=lambda line: None
     table = section.values
     tasks = {os.path.basename(p)[: -len("_config.yaml")] for p in project_files("configs/tasks/**/*_config.yaml")}
     for row in table:
-        if row not in tasks | {"default"}:
+        if row not in tasks | {"default", "nonlinear"}:
             raise UserError(f"{path}: the row {row} is for no task in configs/tasks/; correct its name or remove it")
     row = row_of(task, table)
     if row != task:

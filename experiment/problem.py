@@ -13,6 +13,11 @@ from util.images import find_images, image_names, is_grey, load_image, say_unrea
 SMALLEST = 32  # pixels a side; AlexNet, which measures LPIPS, needs as many
 
 
+def alone(x):
+    """What a measurement tells from every other picture."""
+    return (x,)
+
+
 @dataclass(frozen=True)
 class Problem:
     """A batch of pictures to restore from y = operator(x) + noise.
@@ -22,7 +27,8 @@ class Problem:
     (B, 1, H, W)}, {"kernel": (B, k, k)} or {}; size: (H, W); truth: (B, 3, H, W) in [-1, 1], or None where nobody knows it.
 
     border: rows above and below, columns left and right that a restored picture has beyond the one that was measured; grey: is it
-    a picture of one channel, which stands in x and y three times? complete: is y the picture already?
+    a picture of one channel, which stands in x and y three times? complete: is y the picture already? equivalents: the pictures, x
+    (3, H, W) itself first, of which the measurement cannot tell which one it is.
     """
 
     names: list
@@ -35,6 +41,7 @@ class Problem:
     border: tuple = (0, 0)
     grey: bool = False
     complete: bool = False
+    equivalents: callable = alone
 
     def shown(self, x):
         """What of restored pictures x (B, 3, H, W) is kept: the measured part, and of a grey one the channels' mean."""
@@ -126,4 +133,5 @@ def simulate(names, x, operator, noise, rng, grey=False):
         if grey:
             y = clean + (y - clean)[:, :1]
         y = y.contiguous()  # or that order would spread to whatever is computed from y
-    return Problem(names, A, y, noise.sigma, drawn, tuple(x.shape[-2:]), x, grey=grey)
+    equivalents = getattr(operator, "equivalents", alone)
+    return Problem(names, A, y, noise.sigma, drawn, tuple(x.shape[-2:]), x, grey=grey, equivalents=equivalents)

@@ -17,23 +17,29 @@ BEST_NOTE = (
     "(result.png); final: the last iterate, which needs no ground truth (final.png)"
 )
 
+TURN_NOTE = "turned: pictures that the measurement cannot tell apart are counted, and shown, as the one nearest to the ground truth"
+
 
 class ImageRecord:
     """The iterates of one picture: its pictures in images/<name>/, its figures in record/<name>.json.
 
     measurement: its y; drawn: its part of the Problem's; truth: (3, H, W) or, grey, (1, H, W), in [-1, 1], or None: then there are
-    no metrics, and the last iterate is the result, which restored/<name>.png repeats; sigma: the noise's standard deviation, for the record.
+    no metrics, and the last iterate is the result, which restored/<name>.png repeats; sigma: the noise's standard deviation, for the
+    record; equivalents: the Problem's. Where there are several, the record says in `turned` which one was the nearest to the truth, 0
+    being the iterate itself.
     """
 
-    def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma):
+    def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma, equivalents):
         self.restored = os.path.join(directory, "restored", f"{name}.png")
         self.pictures = os.path.join(directory, "images", name)
         self.record_path = os.path.join(directory, "record", f"{name}.json")
-        self.truth, self.metrics = truth, metrics
+        self.truth, self.metrics, self.equivalents = truth, metrics, equivalents
         figures = FIGURES if truth is not None else ("residual",)
         self.record = {"sigma": sigma, **{key: [] for key in (*figures, "iterates", "evaluations", "elapsed")}}
         if truth is not None:
             self._save("origin", truth)
+            if len(equivalents(truth)) > 1:
+                self.record["turned"] = []
         self._save("measurement", measurement)
         with atomic(os.path.join(self.pictures, "measurement.npy")) as tmp, open(tmp, "wb") as f:
             np.save(f, measurement.cpu().numpy())
@@ -57,10 +63,14 @@ class ImageRecord:
         if not (torch.isfinite(x).all() and np.isfinite(residual)):
             self.record["failed"] = f"{iterate} is not finite; nothing was recorded from there on"
             return
+        turned = {}
+        if "turned" in self.record:
+            nearest = min(range(len(self.equivalents(x))), key=lambda i: (self.equivalents(x)[i] - self.truth).square().mean())
+            x, turned = self.equivalents(x)[nearest], {"turned": nearest}
         self._save(iterate, x)
         if iterate == "init":
             return
-        figures = {"residual": residual, "iterates": iterate, "evaluations": evaluations, "elapsed": elapsed}
+        figures = {"residual": residual, "iterates": iterate, "evaluations": evaluations, "elapsed": elapsed, **turned}
         if self.truth is not None:
             figures.update(self.metrics(x, self.truth))
         for key, value in figures.items():
@@ -125,6 +135,8 @@ def log_lines(summary, records):
     lines += [f"made with: {one}" for one in summary["made_with"]]
     if any("psnr" in record for record in records.values()):
         lines.append(BEST_NOTE)
+    if any("turned" in record for record in records.values()):
+        lines.append(TURN_NOTE)
     lines += [f"{name}: failed, {why}" for name, why in summary["failed"].items()]
     for name, record in records.items():
         if "psnr" not in record:

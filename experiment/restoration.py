@@ -86,6 +86,24 @@ class Progress:
             bar.close()
 
 
+class Iterates:
+    """`Iterates(problem, model, rng, h)(solver, on_step)`: what a method finds for a Problem, (name, X, state) as `search` yields it. The
+    command line and `dmilo.restore` are loops over it. g: the chain, which counts the network's evaluations.
+
+    model: eps(x, t) of the prior; rng: the batch's BatchRandom; h: the method's row; eta: DDIM's noise.
+    """
+
+    def __init__(self, problem, model, rng, h, eta=0.0):
+        self.problem, self.h = problem, dataclasses.replace(h, sigma=problem.sigma)
+        self.g = Chain(model, h.chain_steps, rng, eta, h.layers)
+        self.latents = draw_latents(rng, (3, *problem.size), h, problem.y.device)
+
+    def __call__(self, solver, on_step, state=None):
+        if self.problem.complete:
+            return [("copied", self.problem.y, None)]
+        return search(solver, self.g, self.problem.operator, self.problem.y, self.latents, self.h, on_step, state)
+
+
 class Restoration:
     """One batch from its Problem to its files; `run` goes on from the last outer iteration that an earlier, killed run has
     finished (its state is in record/<first image>.state) and ends with the files of an uninterrupted one.
@@ -95,15 +113,14 @@ class Restoration:
 
     def __init__(self, directory, problem, model, rng, h, eta, metrics):
         device = problem.y.device
-        self.h = dataclasses.replace(h, sigma=problem.sigma)
         self.problem, self.device, self.made_with = problem, device, provenance(device)
-        self.g = Chain(model, h.chain_steps, rng, eta, h.layers)
-        self.latents = draw_latents(rng, (3, *problem.size), h, device)
+        self.iterates = Iterates(problem, model, rng, h, eta)
+        self.g = self.iterates.g
         self.records, truths = [], None if problem.truth is None else problem.shown(problem.truth)
         for i, name in enumerate(problem.names):
             drawn = {key: value[i] for key, value in problem.drawn.items()}
             truth = None if truths is None else truths[i]
-            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, metrics, problem.sigma))
+            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, metrics, problem.sigma, problem.equivalents))
         self.path, self.seconds = os.path.join(directory, "record", f"{problem.names[0]}.state"), 0.0
 
     def load(self):
@@ -134,11 +151,7 @@ class Restoration:
         A, y, names = self.problem.operator, self.problem.y, self.problem.names
         batch, state = len(names), self.load()
         started = time.perf_counter()
-        if self.problem.complete:
-            iterates = [("copied", y, None)]
-        else:
-            iterates = search(solver, self.g, A, y, self.latents, self.h, progress.on_step, state)
-        for name, X, state in iterates:
+        for name, X, state in self.iterates(solver, progress.on_step, state):
             with torch.no_grad():
                 residual = (A(X) - y).flatten(1).square().mean(1).sqrt().tolist()  # waits for the device
             self.seconds += time.perf_counter() - started  # not the recording

@@ -1,6 +1,7 @@
 """Blur kernels and the matrix of bicubic reduction, and what applies a kernel to a picture."""
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
 from motionblur.motionblur import Kernel
@@ -79,3 +80,20 @@ def blurring(kernels, size):
     k = kernels.shape[-1]
     correlate = correlating(kernels, (size[0] + 2 * (k // 2), size[1] + 2 * (k // 2)))
     return lambda x: correlate(mirrored(mirrored(x.contiguous(), k // 2, -2), k // 2, -1))
+
+
+def smooth_field(size, rms, smoothness, rng):
+    """(2, H, W) float64, shifts down and to the right in pixels of that root mean square: normal noise through a Gaussian of standard
+    deviation `smoothness` pixels. size: (H, W)."""
+    field = gaussian_filter(rng.standard_normal((2, *size)), (0, smoothness, smoothness), mode="mirror")
+    return rms * field / np.sqrt(np.square(field).mean())
+
+
+def warping(fields):
+    """The function that takes each pixel of an image from where its shift points to, bilinearly; beyond the border the edge goes on.
+    fields: (B, 2, H, W), shifts down and to the right in pixels."""
+    height, width = fields.shape[-2:]
+    rows = torch.arange(height, device=fields.device)[:, None] + fields[:, 0]
+    columns = torch.arange(width, device=fields.device) + fields[:, 1]
+    grid = torch.stack([2 * columns / (width - 1) - 1, 2 * rows / (height - 1) - 1], -1)  # -1 and 1: the outermost pixels' centres
+    return lambda x: F.grid_sample(x, grid, padding_mode="border", align_corners=True)

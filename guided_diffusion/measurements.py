@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard
-from guided_diffusion.kernels import bicubic_matrix, blurring, gaussian_kernel, motion_kernel
+from guided_diffusion.kernels import bicubic_matrix, blurring, gaussian_kernel, motion_kernel, smooth_field, warping
+from guided_diffusion.physics import in_our_range, load_physics
 from util.config import Section, load_yaml
 from util.files import UserError, project, say, read_state_dict
 
@@ -42,14 +43,15 @@ def load_task(path):
 
 
 def nature(config):
-    """What a task file's content degrades with: the names of its operator, of its kernel or mask, and of its noise. None for what it
+    """What a task file's content degrades with: the names of its operator, of its kernel, mask or physics, and of its noise. None for what it
     does not say."""
     measurement = config.get("measurement")
     part = lambda key: found if isinstance(measurement, dict) and isinstance(found := measurement.get(key), dict) else {}
     name = part("operator").get("name")
     if name in Blur.NAMED_BY_KERNEL:  # another name for the same
         return "blind_blur", Blur.NAMED_BY_KERNEL[name], part("noise").get("name")
-    return name, config.get("kernel") or part("mask_opt").get("mask_type"), part("noise").get("name")
+    kind = config.get("kernel") or part("mask_opt").get("mask_type") or part("operator").get("physics")
+    return name, kind, part("noise").get("name")
 
 
 def load_measurement(config, path, size, prior_size):
@@ -58,8 +60,6 @@ def load_measurement(config, path, size, prior_size):
     task = Section(config, path)
     measurement = task.section("measurement")
     known_operator = f"one of {', '.join(OPERATORS)}"
-    if measurement.section("operator").values.get("name") == "turbulence":
-        raise measurement.section("operator").error("name", f"is turbulence, for which there is no operator here; take {known_operator}")
     name = measurement.section("operator").take("name", str, OPERATORS.__contains__, known_operator)
     chosen_operator = OPERATORS[name](task, size, prior_size)
     known_noise = f"one of {', '.join(NOISES)}"
@@ -249,7 +249,30 @@ class NonlinearBlur:
         return lambda x: (2 * wizard.adaptKernel((x + 1) / 2, code) - 1).clamp(-1, 1), {}
 
 
-# ------------------------------------------------------------------------------- denoising and phase retrieval
+@operator("turbulence")
+class Turbulence:
+    """Air turbulence, known to the solver: every pixel is taken from a place beside its own, by a smooth random field, and the picture
+    is blurred by a Gaussian kernel. Linear. Source: Li et al. 2024 (DMPlug), after Chung et al. 2023 (BlindDPS); there both are unknown."""
+
+    def __init__(self, task, size, prior_size):
+        options = task.section("measurement").section("operator")
+        above_zero = lambda value: 0 < value < math.inf
+        self.tilt = options.take("tilt", float, lambda t: 0 <= t < math.inf, "pixels, 0 or more: the root mean square of the shift")
+        self.smoothness = options.take("smoothness", float, above_zero, "pixels, above 0: of the Gaussian that smooths the shifts")
+        fits = lambda k: k % 2 == 1 and 1 <= k and k // 2 < min(size)
+        self.kernel_size = options.take("kernel_size", int, fits, f"an odd number, and half of it less than the image's {min(size)}")
+        self.intensity = options.take("intensity", float, above_zero, "pixels, above 0: the blur's standard deviation")
+        self.size = size
+
+    def draw(self, rng, device):
+        fields = np.stack([smooth_field(self.size, self.tilt, self.smoothness, r) for r in rng.numpy])
+        kernels = np.stack([gaussian_kernel(self.kernel_size, self.intensity, *pair) for pair in zip(rng.numpy, rng.torch)])
+        kernels = torch.from_numpy(kernels).float().to(device)
+        warp, blur = warping(torch.from_numpy(fields).float().to(device)), blurring(kernels, self.size)
+        return lambda x: blur(warp(x)), {"kernel": kernels}
+
+
+# ------------------------------------------------------------------------ denoising, dynamic range, phase retrieval
 
 
 @operator("noise")
@@ -263,10 +286,27 @@ class Identity:
         return lambda x: x, {}
 
 
+@operator("hdr")
+class HighDynamicRange:
+    """clamp(scale x, -1, 1): what is brighter or darker than 1 / scale is lost (Mardani et al. 2024, RED-diff)."""
+
+    def __init__(self, task, size, prior_size):
+        options = task.section("measurement").section("operator")
+        self.scale = options.take("scale", float, lambda s: 0 < s < math.inf, "a number above 0", 2.0)
+
+    def draw(self, rng, device):
+        return lambda x: (self.scale * x).clamp(-1, 1), {}
+
+
 @operator("phase_retrieval")
 class PhaseRetrieval:
     """The amplitude of the centred, orthonormal Fourier transform of x, zero-padded by oversample / 8 of its sides at
     every side (Chung et al. 2023, DPS). Not unique: x turned by 180 degrees has the same amplitude."""
+
+    @staticmethod
+    def equivalents(x):
+        """The pictures, x (…, H, W) itself first, that no measurement tells apart."""
+        return x, x.flip(-2, -1)
 
     def __init__(self, task, size, prior_size):
         options = task.section("measurement").section("operator")
@@ -280,6 +320,20 @@ class PhaseRetrieval:
             return torch.fft.fftshift(torch.fft.fft2(padded, norm="ortho"), dim=(-2, -1)).abs()
 
         return amplitude, {}
+
+
+# -------------------------------------------------------------------------------------------------------- deepinv
+
+
+@operator("deepinv")
+class DeepinvPhysics:
+    """A physics of deepinv by the name of its class, with its arguments beside it (`guided_diffusion.physics`)."""
+
+    def __init__(self, task, size, prior_size):
+        self.physics = load_physics(task.section("measurement").section("operator"), size)
+
+    def draw(self, rng, device):
+        return in_our_range(self.physics.to(device)), {}
 
 
 # ---------------------------------------------------------------------------------------------------------- noise

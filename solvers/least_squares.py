@@ -19,6 +19,12 @@ def noise_level(sigma):
     return max(sigma, ROUNDING)
 
 
+@torch.no_grad()
+def is_linear(operator, x):
+    """Is A linear, as far as x, (B, 3, H, W), not zero, can tell?"""
+    return torch.allclose(operator(x.flip(0, -1) - 2 * x), operator(x.flip(0, -1)) - 2 * operator(x), atol=1e-3)
+
+
 def adjoint(operator, x):
     """A^T as a function, by automatic differentiation. x: any input of A, (B, 3, H, W), not zero.
 
@@ -27,7 +33,7 @@ def adjoint(operator, x):
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         y = operator(x)
-    if not torch.allclose(operator(x.flip(0, -1) - 2 * x), operator(x.flip(0, -1)) - 2 * y, atol=1e-3):
+    if not is_linear(operator, x):
         raise UserError("this task's operator is not linear, which least squares and the settings start_smoothness and "
                         "damping need; choose another --task or --preset")
     return lambda v: torch.autograd.grad(y, x, v, retain_graph=True)[0]

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from guided_diffusion.ddim import TRAINING_STEPS, predict_x0
-from solvers.least_squares import LinearTask, noise_level
+from solvers.least_squares import LinearTask, is_linear, noise_level
+from solvers.nonlinear import NonlinearTask
 
 
 def are_passes(values):
@@ -21,10 +22,11 @@ class Start:
     averaged, in pairs of opposite noise; before: passes before the last one, [chain steps, starts, inner steps] of each.
     contrast: variance of the differences between neighbouring pixels; 0 begins at noise, more at the noised smooth least squares
     picture with smoothness sigma^2 / contrast. anneal: 0, or begin at a noised sample that took so many steps (`annealed`), with
-    zeta, the share of fresh noise in each; sample_variance: how far that sample is mistrusted. The search then explains A of the
-    sample drawn to y with damping sigma^2 / sample_variance, or it would take y's noise for detail; 0: y itself. variance: of what the
-    picture still has open when a search begins; 0 leaves the measurement as it is, more shows the method a preconditioned one with
-    damping sigma^2 / variance, and draws each pass' result to the measurement with the same. All variances are of pictures in [-1, 1].
+    zeta, the share of fresh noise in each, and runs, the number of samples, of which the one with the smallest residual is taken;
+    sample_variance: how far that sample is mistrusted. The search then explains A of the sample drawn to y with damping
+    sigma^2 / sample_variance, or it would take y's noise for detail; 0: y itself. variance: of what the picture still has open when a
+    search begins; 0 leaves the measurement as it is, more shows the method a preconditioned one with damping sigma^2 / variance, and
+    draws each pass' result to the measurement with the same. All variances are of pictures in [-1, 1].
 
     sigma is no key: the noise's standard deviation in units of [-1, 1], which the problem says and every method is told.
     """
@@ -37,6 +39,7 @@ class Start:
     contrast: float = 0.0
     anneal: int = field(default=0, metadata={"low": 0})
     zeta: float = field(default=1.0, metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"})
+    runs: int = 1
     sample_variance: float = 0.0
     variance: float = 0.0
 
@@ -53,7 +56,7 @@ class Start:
 
 @torch.no_grad()
 def annealed(g, task, z, sigma, zeta, on_step):
-    """A sample of the pictures behind the measurement of a LinearTask, (B, 3, H, W) in [-1, 1]: at each level the network guesses the
+    """A sample of the pictures behind the measurement of a LinearTask or NonlinearTask, (B, 3, H, W) in [-1, 1]: at each level the network guesses the
     picture, the guess is drawn to the measurement by what it may err, and noise, partly the old one, takes it to the next level.
 
     z: (B, 3, H, W), noise at the chain's first level; zeta: the share of fresh noise, 0 … 1. Source: DiffPIR (Zhu et al. 2023,
@@ -68,6 +71,17 @@ def annealed(g, task, z, sigma, zeta, on_step):
         z = level.abar_prev**0.5 * X + (1 - level.abar_prev) ** 0.5 * noise
         on_step(step + 1, len(g), (task.operator(X) - task.y).square().sum())
     return X
+
+
+@torch.no_grad()
+def explaining_best(samples, task):
+    """Of the samples, (B, 3, H, W) each, every image's with the smallest residual."""
+    best = least = None
+    for X in samples:
+        residual = (task.operator(X) - task.y).flatten(1).square().sum(1)[:, None, None, None]
+        best = X if best is None else torch.where(residual < least, X, best)
+        least = residual if least is None else torch.minimum(residual, least)
+    return best
 
 
 def opposite_pairs(latents):
@@ -86,11 +100,14 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     """
     z_0s = iter(latents) if h.searches == 1 else opposite_pairs(latents)
     sigma = noise_level(h.sigma)
-    task = LinearTask(operator, y, latents[0]) if h.contrast or h.anneal or h.variance else None
-    picture = None
+    task = picture = None
+    if h.contrast or h.anneal or h.variance:  # contrast, which has no meaning elsewhere, is refused there
+        kind = LinearTask if h.contrast or is_linear(operator, latents[0]) else NonlinearTask
+        task = kind(operator, y, latents[0])
     if h.anneal and state is None:
         g.restep(h.anneal)
-        picture = annealed(g, task, g.rng.randn(latents[0].shape[1:], latents[0].device), h.sigma, h.zeta, on_step)
+        noises = (g.rng.randn(latents[0].shape[1:], latents[0].device) for _ in range(h.runs))
+        picture = explaining_best((annealed(g, task, noise, h.sigma, h.zeta, on_step) for noise in noises), task)
         g.restep(h.chain_steps, h.layers)
         if h.sample_variance:
             task.y = y = task.operator(task.drawn_to(picture, sigma**2 / h.sample_variance))

@@ -340,13 +340,13 @@ def test_task_files_of_the_dps_repository_run(tmp_path, capsys, operator, more):
         assert torch.equal(*(one.draw(BatchRandom([1]), "cpu")[1]["kernel"] for one in (built, same)))
 
 
-def test_a_dps_blur_takes_the_row_of_the_blur_and_turbulence_is_not_here(workspace, script):
+def test_a_dps_blur_takes_the_row_of_the_blur_and_turbulence_is_another(workspace, script):
     (workspace / "configs/tasks/theirs_config.yaml").write_text(DPS_FILE.format(operator=f"motion_blur{IN_OPERATOR}kernel_size: 21{IN_OPERATOR}intensity: 0.5", more=""))
     result = script("baselines.least_squares", "-t", "theirs", "--inner", 1, "-n", 1, "--cuda", -1, "--name", "r")
     assert result.code == 0 and "its row motion_deblur is used" in result.out
     (workspace / "configs/tasks/theirs_config.yaml").write_text(DPS_FILE.format(operator="turbulence", more=""))
     result = script("baselines.least_squares", "-t", "theirs", "--cuda", -1)
-    assert result.code == 2 and "measurement.operator.name is turbulence, for which there is no operator here" in result.err.splitlines()[-1]
+    assert result.code == 2 and "measurement.operator.tilt is missing (pixels, 0 or more" in result.err.splitlines()[-1]
 
 
 # ---------------------------------------------------------------------------------------------------- 18, 19: checkpoints

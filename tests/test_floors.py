@@ -5,7 +5,7 @@ import os
 import pytest
 
 # From the top; what stands on one line does not import each other's packages.
-FLOORS = [["dmilo", "dmilo-pgd", "train", "benchmark", "reproduce"], ["experiment"], ["baselines"], ["solvers"], ["guided_diffusion"],
+FLOORS = [["dmilo", "dmilo-pgd", "train", "benchmark", "reproduce", "reconstructor"], ["experiment"], ["baselines"], ["solvers"], ["guided_diffusion"],
           ["util", "bkse", "motionblur"]]
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 MAIN = "__main__"

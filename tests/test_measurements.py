@@ -13,7 +13,7 @@ from util.files import UserError
 from util.rng import BatchRandom
 
 SIZE = 64
-LINEAR = ["inpainting", "super_resolution", "demo/gaussian_deblur", "demo/motion_deblur", "demo/box_inpainting", "denoising"]
+LINEAR = ["inpainting", "super_resolution", "demo/gaussian_deblur", "demo/motion_deblur", "demo/box_inpainting", "demo/turbulence", "denoising"]
 
 
 def measurement(task, seeds=(1, 2)):
@@ -34,7 +34,7 @@ def test_linear(task):
     torch.testing.assert_close(A(2 * u - 3 * v), 2 * A(u) - 3 * A(v), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("task", LINEAR + ["phase_retrieval", "poisson_denoising"])
+@pytest.mark.parametrize("task", LINEAR + ["hdr", "phase_retrieval", "poisson_denoising"])
 def test_an_image_by_itself(task):
     """What is measured of an image depends on its own seed alone, and on that it does depend."""
     x = pictures()

@@ -9,10 +9,11 @@ class BatchRandom:
     The published scripts seed torch and numpy with 123 anew for every image. An image's draws are the same alone or in
     a batch and on any device, for they are made on the CPU.
 
-    torch: list of B torch.Generator; numpy: list of B numpy.random.RandomState (the legacy stream of np.random.seed).
+    seeds: those integers; torch: list of B torch.Generator; numpy: list of B numpy.random.RandomState (the legacy stream of np.random.seed).
     """
 
     def __init__(self, seeds):
+        self.seeds = list(seeds)
         self.torch = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.numpy = [np.random.RandomState(seed) for seed in seeds]
 

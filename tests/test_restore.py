@@ -1,0 +1,102 @@
+"""`restore`, the methods from Python: the command line's pixels, what its arguments mean, and what it refuses."""
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import experiment.library
+from dmilo import restore
+from experiment.problem import simulate
+from guided_diffusion.measurements import load_measurement, reducing
+from test_solvers import TASKS, faces
+from util.config import load_yaml
+from util.files import UserError
+from util.images import load_image, save_image
+from util.rng import BatchRandom
+
+NAMES = ["astronaut", "grace_hopper"]
+
+
+@pytest.fixture
+def tiny_network(tiny_model, monkeypatch):
+    """`restore` has the tiny network for its prior."""
+    monkeypatch.setattr(experiment.library, "network", lambda prior, device: (tiny_model, 64))
+
+
+def problem(task, x, rng):
+    operator, noise = load_measurement(load_yaml(TASKS[task]), TASKS[task], (64, 64), 64)
+    return simulate(NAMES[: len(x)], x, operator, noise, rng)
+
+
+METHODS_AND_TASKS = [("dmilo", task) for task in TASKS] + [("dmilo-pgd", "inpainting")] + [
+    pytest.param("dmilo-pgd", task, marks=pytest.mark.slow) for task in TASKS if task != "inpainting"
+]
+
+
+@pytest.mark.usefixtures("tiny_prior", "tiny_network")
+@pytest.mark.parametrize("method, task", METHODS_AND_TASKS)
+def test_restore_gives_the_pixels_of_the_command_line(run_method, tmp_path, method, task):
+    run = run_method(method, task, "--preset", "fast", "--batch-size", 2, iterations=())
+    rng = BatchRandom([123, 123])
+    given = problem(task, faces(), rng)
+    heard = []
+    x = restore(given.y, given.operator, given.sigma, method=method, task=task, seed=rng, on_iterate=lambda name, X: heard.append(name))
+    assert x.shape == (2, 3, 64, 64) and heard[-1].endswith("after")
+    for name, one in zip(NAMES, x):
+        save_image(tmp_path / "x.png", one)
+        assert np.array_equal(Image.open(tmp_path / "x.png"), Image.open(run.folder / "images" / name / "final.png"))
+
+
+@pytest.mark.usefixtures("tiny_prior", "tiny_network")
+def test_restore_gives_the_pixels_of_a_measured_picture(script, tmp_path):
+    """Nothing is drawn for it, so that a number is seed enough; its size is not the prior's."""
+    Image.open("data/photo/small.png").crop((0, 0, 20, 12)).save(tmp_path / "a.png")
+    result = script("dmilo.py", "--measured", tmp_path / "a.png", "--scale", 4, "--sigma", 0.02, "-l", tmp_path, "--name", "r", "--cuda", -1)
+    assert result.code == 0, result.err
+    size = (48, 80)
+    x = restore(load_image(str(tmp_path / "a.png")), reducing(size, 4, "cpu"), 0.02, task="super_resolution", size=size)
+    save_image(tmp_path / "x.png", x[0])
+    assert np.array_equal(Image.open(tmp_path / "x.png"), Image.open(tmp_path / "demo/super_resolution/r/restored/a.png"))
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_another_sample_is_the_restoration_of_the_next_seed():
+    given = problem("inpainting", faces()[:1], BatchRandom([123]))
+    both = restore(given.y, given.operator, samples=2)
+    assert both.shape == (2, 1, 3, 64, 64)
+    assert torch.equal(both[0], restore(given.y, given.operator)) and torch.equal(both[1], restore(given.y, given.operator, seed=124))
+    assert not torch.equal(both[0], both[1])
+
+
+REFUSED = [
+    (dict(method="dps"), "method: is 'dps', must be one of dmilo, dmilo-pgd"),
+    (dict(prior="cats"), "cats: there is no"),
+    (dict(preset="slow"), "slow: "),
+    (dict(sigma=-1), "sigma: is -1"),
+    (dict(y=torch.zeros(1, 3, 32, 32)), "y: is (1, 3, 32, 32), operator gives (1, 3, 64, 64) for pictures of 64 x 64"),
+    (dict(y=torch.full((1, 3, 64, 64), float("nan"))), "y: must be a tensor of finite"),
+    (dict(y=torch.zeros(1, 3, 64, 64, dtype=torch.complex64)), "y: must be a tensor of finite"),
+    (dict(operator=lambda x: float("inf") * x), "is not finite"),
+]
+
+
+@pytest.mark.parametrize("change, said", REFUSED, ids=[said for _, said in REFUSED])
+def test_what_cannot_be_restored_is_one_line(tiny_model, monkeypatch, change, said):
+    if "prior" not in change:
+        monkeypatch.setattr(experiment.library, "network", lambda prior, device: (tiny_model, 64))
+    with pytest.raises(UserError) as error:
+        restore(**{"y": torch.zeros(1, 3, 64, 64), "operator": lambda x: x, **change})
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_the_readmes_three_lines_run_from_any_directory(tmp_path):
+    with open("README.md", encoding="utf-8") as f:
+        block = next(block for block in f.read().split("```")[1::2] if "import restore" in block)
+    code = block.removeprefix("python\n") + "\nassert x.shape == (1, 3, 64, 64) and x.abs().max() <= 1\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.getcwd()}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
