@@ -8,6 +8,8 @@ from guided_diffusion.ddim import TRAINING_STEPS, predict_x0
 from solvers.least_squares import LinearTask, is_linear, noise_level
 from solvers.nonlinear import NonlinearTask
 
+PIXEL_VARIANCE = 0.25  # of a picture in [-1, 1]
+
 
 def are_passes(values):
     """Is it a list of [chain steps, starts, inner steps]?"""
@@ -22,7 +24,8 @@ class Start:
     averaged, in pairs of opposite noise; before: passes before the last one, [chain steps, starts, inner steps] of each.
     contrast: variance of the differences between neighbouring pixels; 0 begins at noise, more at the noised smooth least squares
     picture with smoothness sigma^2 / contrast. anneal: 0, or begin at a noised sample that took so many steps (`annealed`), with
-    zeta, the share of fresh noise in each, and runs, the number of samples, of which the one with the smallest residual is taken;
+    zeta, the share of fresh noise in each, guided, whether by the network's gradient, and runs, the number of samples, of which the one
+    with the smallest residual is taken;
     sample_variance: how far that sample is mistrusted. The search then explains A of the sample drawn to y with damping
     sigma^2 / sample_variance, or it would take y's noise for detail; 0: y itself. variance: of what the picture still has open when a
     search begins; 0 leaves the measurement as it is, more shows the method a preconditioned one with damping sigma^2 / variance, and
@@ -39,6 +42,7 @@ class Start:
     contrast: float = 0.0
     anneal: int = field(default=0, metadata={"low": 0})
     zeta: float = field(default=1.0, metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"})
+    guided: bool = False
     runs: int = 1
     sample_variance: float = 0.0
     variance: float = 0.0
@@ -54,20 +58,39 @@ class Start:
         return sum(row.starts for row in self.passes)
 
 
-@torch.no_grad()
-def annealed(g, task, z, sigma, zeta, on_step):
-    """A sample of the pictures behind the measurement of a LinearTask or NonlinearTask, (B, 3, H, W) in [-1, 1]: at each level the network guesses the
-    picture, the guess is drawn to the measurement by what it may err, and noise, partly the old one, takes it to the next level.
+def guided(task, z, x0, level, sigma):
+    """The guess x0 of the picture behind z, (B, 3, H, W), moved by what the measurement says of it: pixels that the network ties to a
+    measured one move along.
 
-    z: (B, 3, H, W), noise at the chain's first level; zeta: the share of fresh noise, 0 … 1. Source: DiffPIR (Zhu et al. 2023,
-    Algorithm 1) with lambda = 1. The network is not differentiated.
+    Source: PiGDM (Song et al. 2023), x0 + C A^T (r A A^T + sigma^2)^-1 (y - A x0), where C, the covariance of the picture given z, is
+    spread times the network's Jacobian, and r stands for it where it would have to be inverted: that of white pixels of PIXEL_VARIANCE.
+    """
+    spread = (1 - level.abar) / level.abar
+    r = 1 / (1 / spread + 1 / PIXEL_VARIANCE)
+    step = task.drawn_to(x0.detach(), sigma**2 / r) - x0.detach()
+    return x0.detach() + level.abar**0.5 * spread / r * torch.autograd.grad(x0, z, step)[0]
+
+
+@torch.no_grad()
+def annealed(g, task, z, h, on_step):
+    """A sample of the pictures behind the measurement of a LinearTask or NonlinearTask, (B, 3, H, W) in [-1, 1]: at each level the
+    network guesses the picture, the guess is drawn to the measurement by what it may err (h.guided: by `guided`), and noise, partly the
+    old one, takes it to the next level.
+
+    z: (B, 3, H, W), noise at the chain's first level; h: the row, of which zeta, sigma and guided count. Source: DiffPIR (Zhu et al.
+    2023, Algorithm 1) with lambda = 1, which does not differentiate the network.
     """
     for step, level in enumerate(g.levels):
-        x0 = predict_x0(z, g.eps(z, level), level.abar)
-        # Without noise, the number of conjugate gradient steps alone keeps this from dividing by zero.
-        X = task.drawn_to(x0, sigma**2 * level.abar / (1 - level.abar)).clamp(-1, 1)
+        with torch.set_grad_enabled(h.guided):
+            z = z.detach().requires_grad_(h.guided)
+            x0 = predict_x0(z, g.eps(z, level), level.abar)
+        if h.guided:
+            X = guided(task, z, x0, level, h.sigma).clamp(-1, 1)
+        else:  # without noise, the number of conjugate gradient steps alone keeps this from dividing by zero
+            X = task.drawn_to(x0, h.sigma**2 * level.abar / (1 - level.abar)).clamp(-1, 1)
+        z = z.detach()
         eps = (z - level.abar**0.5 * X) / (1 - level.abar) ** 0.5
-        noise = (1 - zeta) ** 0.5 * eps + zeta**0.5 * g.rng.randn(X.shape[1:], X.device)
+        noise = (1 - h.zeta) ** 0.5 * eps + h.zeta**0.5 * g.rng.randn(X.shape[1:], X.device)
         z = level.abar_prev**0.5 * X + (1 - level.abar_prev) ** 0.5 * noise
         on_step(step + 1, len(g), (task.operator(X) - task.y).square().sum())
     return X
@@ -107,7 +130,7 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     if h.anneal and state is None:
         g.restep(h.anneal)
         noises = (g.rng.randn(latents[0].shape[1:], latents[0].device) for _ in range(h.runs))
-        picture = explaining_best((annealed(g, task, noise, h.sigma, h.zeta, on_step) for noise in noises), task)
+        picture = explaining_best((annealed(g, task, noise, h, on_step) for noise in noises), task)
         g.restep(h.chain_steps, h.layers)
         if h.sample_variance:
             task.y = y = task.operator(task.drawn_to(picture, sigma**2 / h.sample_variance))

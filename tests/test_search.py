@@ -9,7 +9,7 @@ from util.files import UserError
 from guided_diffusion.ddim import Chain
 from solvers.ilo import Hyperparameters
 from solvers.least_squares import ROUNDING, LinearTask, conjugate_gradients
-from solvers.search import Start, search
+from solvers.search import PIXEL_VARIANCE, Start, guided, search
 
 SHAPE = (2, 3, 4, 4)
 PIXELS = 3 * 4 * 4
@@ -140,3 +140,22 @@ def test_without_noise_the_pictures_own_rounding_is_trusted():
     h = Start(starts=2, variance=0.01)
     told = [list(search(shown, Chain(None, 3, None), A, y, latents, replace(h, sigma=sigma), None))[-1][1] for sigma in (0.0, ROUNDING, 0.1)]
     assert torch.equal(told[0], told[1]) and not torch.allclose(told[0], told[2], atol=1e-2)
+
+
+def test_a_guided_guess_is_moved_along_what_the_network_ties_together():
+    """For pictures of normal distribution, whose best guess is linear, against the posterior mean."""
+    A, M = dense_operator(6)
+    root = torch.randn(PIXELS, PIXELS, generator=torch.Generator().manual_seed(6)) / PIXELS**0.5
+    covariance, sigma = 0.5 * root @ root.T, 0.1
+    level = SimpleNamespace(abar=0.4)
+    spread = (1 - level.abar) / level.abar
+    gain = covariance @ torch.linalg.inv(covariance + spread * torch.eye(PIXELS))
+    z, y = like(4).requires_grad_(), A(like(2))
+    x0 = (z.flatten(1) @ gain.T / level.abar**0.5).reshape(SHAPE)
+    found = guided(LinearTask(A, y, like()), z, x0, level, sigma).flatten(1)
+
+    open_still, r = spread * gain, 1 / (1 / spread + 1 / PIXEL_VARIANCE)
+    weights = torch.linalg.inv(r * M @ M.mT + sigma**2 * torch.eye(6))
+    x0 = x0.detach().flatten(1)
+    wanted = x0 + (open_still @ M.mT @ weights @ (y - A(x0.reshape(SHAPE)))[..., None]).squeeze(-1)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3)
