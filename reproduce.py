@@ -5,9 +5,9 @@
     python reproduce.py configs/tables/celeba.yaml --only inpainting dmilo/paper --nproc-per-node 4
 
 Writes table.md, table.csv, table.tex (mean ± standard deviation over the images, best value in bold; `final` is the last
-iterate, `best` the one that an oracle chose by its PSNR), strips.png (origin, measurement, each method's final picture; a
-row an image) and convergence.png (PSNR and residual against network evaluations). A table with the key `memory` is the first
-three of peak memory by the length of the chain, as `benchmark.py memory` measures it.
+iterate, `chosen` where a rule would have stopped without the truth, `best` the one that an oracle chose by its PSNR), strips.png (origin,
+measurement, each method's final picture; a row an image) and convergence.png (PSNR and residual against network evaluations). A table
+with the key `memory` is the first three of peak memory by the length of the chain, as `benchmark.py memory` measures it.
 """
 import argparse
 import json
@@ -23,7 +23,7 @@ from experiment.arguments import Parser, config_path, number, run_script
 from experiment.costs import count_evaluations, inner_step, load_memory_table, memory_table, seconds
 from experiment.jobs import Job, command, folder, has_images, images, left, run_command, sound_records
 from experiment.pictures import picture, write_strips
-from experiment.recorder import METRICS, statistics
+from experiment.recorder import METRICS, WHICH, statistics
 from util.config import Section, load_yaml
 from util.devices import choose_device
 from util.files import UserError, here_or_project, project
@@ -94,7 +94,7 @@ def load_table(section, out):
 
 
 def statistics_of(job):
-    """{"final" | "best": {metric: {"mean", "std"}}, "images": n} of what is finished, None if nothing is. FID has no "std", and is
+    """{"final" | "chosen" | "best": {metric: {"mean", "std"}}, "images": n} of what is finished, None if nothing is. FID has no "std", and is
     the run's last one, if that was of as many images."""
     records = list(sound_records(job).values())
     if not records:
@@ -106,8 +106,8 @@ def statistics_of(job):
         fid = summary.get("fid") if summary["images"] == len(records) else None
     except FileNotFoundError:  # the run has been killed before its first one
         fid = None
-    for which in ("final", "best"):
-        found[which]["fid"] = {"mean": fid and fid[which], "std": None}
+    for which in WHICH:
+        found[which]["fid"] = {"mean": fid and fid.get(which), "std": None}
     return found
 
 
@@ -123,7 +123,7 @@ def rows_of(jobs, metrics, published):
                 row = {"dataset": dataset, "task": task, "method": job.method, "preset": job.preset}
                 row["images"] = ours["images"] if ours else 0
                 for metric in metrics:
-                    for which in ("final", "best"):
+                    for which in WHICH:
                         row[metric, which] = ours and ours[which][metric]
                     row[metric, "published"] = theirs.get(job.method, {}).get(metric) if job.preset == "paper" else None
                 group.append(row)
@@ -132,10 +132,10 @@ def rows_of(jobs, metrics, published):
             if method not in shown:
                 row = {"dataset": dataset, "task": task, "method": method, "preset": "", "images": 0}
                 for metric in metrics:
-                    row.update({(metric, "final"): None, (metric, "best"): None, (metric, "published"): figures.get(metric)})
+                    row.update({**{(metric, which): None for which in WHICH}, (metric, "published"): figures.get(metric)})
                 group.append(row)
         for metric in metrics:
-            for which in ("final", "best"):
+            for which in WHICH:
                 means = [row[metric, which]["mean"] for row in group if row[metric, which] and row[metric, which]["mean"] is not None]
                 for row in group:
                     cell = row[metric, which]
@@ -159,7 +159,7 @@ def cell(value, metric):
 def write_results(out, rows, metrics):
     """The table of what rows_of returns."""
     keys = ["dataset", "task", "method", "preset", "images"]
-    columns = [(metric, which) for metric in metrics for which in ("final", "best", "published")]
+    columns = [(metric, which) for metric in metrics for which in (*WHICH, "published")]
     columns = [c for c in columns if c[1] != "published" or any(row[c] is not None for row in rows)]
     header = keys + [f"{metric.replace('_alex', '').upper()} {which}" for metric, which in columns]
     endings = lambda which: ("",) if which == "published" else ("_mean", "_std")

@@ -8,6 +8,7 @@ import time
 
 import torch
 
+from experiment.stop import RULES
 from guided_diffusion.ddim import TRAINING_STEPS
 from util.config import Section, load_yaml
 from util.devices import first_line, keep_memory
@@ -166,6 +167,8 @@ def parse_arguments(doc, method):
         "<logdir>/<dataset>/<task>/ (default: the time); given again, the run goes on where it was stopped")
     add("--preset", help=f"one of {', '.join(presets)}, the tables of hyperparameters in configs/{method}.yaml (default "
         f"{''.join(presets[:1])})")
+    add("--stop", choices=tuple(RULES), default="discrepancy", help="how `chosen`, the iterate of a run that stops without knowing the truth, is "
+        "chosen: the first whose residual is at most 1.05 sigma (default), or the one whose residual is whitest, which needs no sigma")
     add("--fid", action="store_true", help="add FID to the summary")
     add("--summarize", action="store_true", help="restore nothing, write the summary of what a --name NAME has finished")
     add("--outer", type=count, help=f"outer iterations (default: the task's row in configs/{method}.yaml)")

@@ -150,7 +150,7 @@ class Measured:
         if args.sigma == 0:
             raise UserError("--sigma 0: no file is without noise, of 8 bits it is 1/255 at least; leave the option out for an estimate")
         self.kind = next((kind for option, kind in KINDS.items() if getattr(args, option) is not None), Denoising)(args)
-        self.lasting = {"measured": True, "scale": args.scale, "sigma": args.sigma}
+        self.lasting = {"measured": True, "scale": args.scale, "sigma": args.sigma, "stop": args.stop}
         paths = chosen(args, measured_files(args.measured), None)
         self.names, self.y, self.given, self.keys, self.report = list(paths), {}, {}, {}, []
         for name, path in paths.items():

@@ -26,14 +26,14 @@ def fitted(image, side):
 
 def write_grid(directory, records):
     """grid.png: a row an image (the first ROWS that have not failed), read back from images/<name>/: the truth where there is one,
-    the measurement, and the last iterate with its PSNR or, without a truth, its residual. Pictures are enlarged to CELL pixels,
+    the measurement, and the last iterate with its PSNR or, without a truth, the chosen one. Pictures are enlarged to CELL pixels,
     and reduced only to LARGEST."""
     records = {name: record for name, record in records.items() if "failed" not in record}
     shown = {name: records[name] for name in list(records)[:ROWS]}
     if not shown:
         return
     known = any("psnr" in record for record in shown.values())
-    columns = (["origin"] if known else []) + ["measurement", "final"]
+    columns = ["origin", "measurement", "final"] if known else ["measurement", "result"]
     rows = [[Image.open(picture(directory, name, column)) for column in columns] for name in shown]
     cell = min(max(CELL, *(max(row[-1].size) for row in rows)), LARGEST)
     rows = [[fitted(one, cell) for one in row] for row in rows]
@@ -47,8 +47,8 @@ def write_grid(directory, records):
         for c, one in enumerate(row):
             canvas.paste(one, (PAD + c * (cell + PAD), top))
         below = (PAD + (len(columns) - 1) * (cell + PAD) + 4, top + row[-1].height - 14)
-        figure = f"{record['psnr'][-1]:.1f} dB" if known else f"residual {record['residual'][-1]:.4f}"
-        draw.text(below, figure, fill="white", stroke_width=2, stroke_fill="black")
+        if known:
+            draw.text(below, f"{record['psnr'][-1]:.1f} dB", fill="white", stroke_width=2, stroke_fill="black")
         top += height + PAD
     with atomic(os.path.join(directory, "grid.png")) as tmp:
         canvas.save(tmp)

@@ -7,14 +7,18 @@ import numpy as np
 import torch
 
 from experiment.pictures import kernel_picture
+from experiment.stop import stop
 from util.files import UserError, atomic, write_text
 from util.images import files_below, natural, save_image
 
 METRICS = ("psnr", "ssim", "lpips_alex")  # against the truth, where there is one
 FIGURES = (*METRICS, "residual")
+LEFT = ("residual", "misfit", "structure")  # what an iterate leaves of the measurement: its RMS, that of measured pixels, `experiment.stop`
+WHICH = ("final", "chosen", "best")
 BEST_NOTE = (
     "best: the iterate with the highest PSNR against the ground truth, an oracle's choice, as in the published code "
-    "(result.png); final: the last iterate, which needs no ground truth (final.png)"
+    "(result.png); final: the last iterate, which needs no ground truth (final.png); chosen: where a rule (--stop) would have stopped "
+    "without it"
 )
 
 TURN_NOTE = "turned: pictures that the measurement cannot tell apart are counted, and shown, as the one nearest to the ground truth"
@@ -24,18 +28,19 @@ class ImageRecord:
     """The iterates of one picture: its pictures in images/<name>/, its figures in record/<name>.json.
 
     measurement: its y; drawn: its part of the Problem's; truth: (3, H, W) or, grey, (1, H, W), in [-1, 1], or None: then there are
-    no metrics, and the last iterate is the result, which restored/<name>.png repeats; sigma: the noise's standard deviation, for the
+    no metrics, and the chosen iterate is the result, which restored/<name>.png repeats; sigma: the noise's standard deviation, for the
     record; equivalents: the Problem's. Where there are several, the record says in `turned` which one was the nearest to the truth, 0
-    being the iterate itself.
+    being the iterate itself; rule, single: see `experiment.stop.stop`.
     """
 
-    def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma, equivalents):
+    def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma, equivalents, rule, single):
         self.restored = os.path.join(directory, "restored", f"{name}.png")
         self.pictures = os.path.join(directory, "images", name)
         self.record_path = os.path.join(directory, "record", f"{name}.json")
         self.truth, self.metrics, self.equivalents = truth, metrics, equivalents
-        figures = FIGURES if truth is not None else ("residual",)
-        self.record = {"sigma": sigma, **{key: [] for key in (*figures, "iterates", "evaluations", "elapsed")}}
+        self.rule, self.single = rule, single
+        figures = METRICS if truth is not None else ()
+        self.record = {"sigma": sigma, **{key: [] for key in (*figures, *LEFT, "iterates", "evaluations", "elapsed")}}
         if truth is not None:
             self._save("origin", truth)
             if len(equivalents(truth)) > 1:
@@ -55,12 +60,12 @@ class ImageRecord:
     def _save(self, picture, x):
         save_image(os.path.join(self.pictures, f"{picture}.png"), x)
 
-    def add(self, iterate, x, residual, evaluations, elapsed):
-        """One iterate: its name, (3, H, W) or, grey, (1, H, W), the RMS of A(x) - y, and the network evaluations and seconds that the image has
-        taken so far. "init" is where the solver starts: only a picture. One that is not finite ends the record."""
+    def add(self, iterate, x, left, evaluations, elapsed):
+        """One iterate: its name, (3, H, W) or, grey, (1, H, W), the figures LEFT of A(x) - y, and the network evaluations and seconds that the
+        image has taken so far. "init" is where the solver starts: only a picture. One that is not finite ends the record."""
         if self.failed:
             return
-        if not (torch.isfinite(x).all() and np.isfinite(residual)):
+        if not (torch.isfinite(x).all() and np.isfinite(left["residual"])):
             self.record["failed"] = f"{iterate} is not finite; nothing was recorded from there on"
             return
         turned = {}
@@ -70,13 +75,16 @@ class ImageRecord:
         self._save(iterate, x)
         if iterate == "init":
             return
-        figures = {"residual": residual, "iterates": iterate, "evaluations": evaluations, "elapsed": elapsed, **turned}
+        figures = {**left, "iterates": iterate, "evaluations": evaluations, "elapsed": elapsed, **turned}
         if self.truth is not None:
             figures.update(self.metrics(x, self.truth))
         for key, value in figures.items():
             self.record[key].append(value)
         self._save("final", x)
-        if self.truth is None or self.record["psnr"][-1] == max(self.record["psnr"]):
+        chosen, reached = stop(self.record, self.rule, self.single)
+        self.record["chosen"] = {"rule": self.rule if self.single else "final", "iterate": chosen, "reached": reached}
+        best = chosen if self.truth is None else int(np.argmax(self.record["psnr"]))
+        if best == len(self.record["iterates"]) - 1:
             self._save("result", x)
 
     def finish(self, seconds, network_evaluations, made_with):
@@ -105,10 +113,12 @@ def finished_records(directory):
 
 
 def choose(record, which):
-    """A record's figures at its "final" iterate or at its "best" (highest PSNR) one; {} if nobody can tell the best."""
+    """A record's figures at its "final" iterate, at its "chosen" one (in records of before there was a choice, the final) or at its "best"
+    (highest PSNR) one; {} if nobody can tell the best."""
     if which == "best" and "psnr" not in record:
         return {}
-    i = int(np.argmax(record["psnr"])) if which == "best" else -1
+    i = {"final": -1, "chosen": record.get("chosen", {}).get("iterate", -1)}.get(which)
+    i = int(np.argmax(record["psnr"])) if i is None else i
     return {key: record[key][i] for key in FIGURES if key in record}
 
 
@@ -120,8 +130,8 @@ def mean_and_std(values):
 
 
 def statistics(records):
-    """{"final" | "best": {figure: {"mean", "std"}}} of records that have not failed."""
-    chosen = {which: [choose(record, which) for record in records] for which in ("final", "best")}
+    """{"final" | "chosen" | "best": {figure: {"mean", "std"}}} of records that have not failed."""
+    chosen = {which: [choose(record, which) for record in records] for which in WHICH}
     return {
         which: {key: mean_and_std([values[key] for values in rows if key in values]) for key in FIGURES}
         for which, rows in chosen.items()
@@ -140,12 +150,15 @@ def log_lines(summary, records):
     lines += [f"{name}: failed, {why}" for name, why in summary["failed"].items()]
     for name, record in records.items():
         if "psnr" not in record:
-            lines.append(f"{name}: final residual: {record['residual'][-1]}")
+            lines.append(f"{name}: final residual: {record['residual'][-1]}, chosen: {choose(record, 'chosen')['residual']}")
             continue
-        for which in ("final", "best"):
+        for which in WHICH:
             values = choose(record, which)
             lines.append(f"{name}: {which} psnr: {values['psnr']}, ssims: {values['ssim']}, lpips: {values['lpips_alex']}")
-    for which in ("final", "best"):
+    if summary["regret"]["mean"] is not None:
+        lines.append(f"regret (best - chosen), avg psnr: {summary['regret']['mean']}, std psnr: {summary['regret']['std']}")
+    lines += [f"{name}: the rule of --stop was never reached, the last iterate is chosen" for name in summary["never_reached"]]
+    for which in WHICH:
         for statistic, word in (("mean", "avg"), ("std", "std")):
             psnr, ssim, lpips = (summary[which][metric][statistic] for metric in METRICS)
             if psnr is not None:
@@ -161,6 +174,9 @@ def write_summary(directory, head, records, settings):
     failed = {name: record["failed"] for name, record in records.items() if "failed" in record}
     records = {name: record for name, record in records.items() if name not in failed}
     summary = {**head, "images": len(records), "failed": failed, **statistics(records.values())}
+    regrets = [choose(record, "best")["psnr"] - choose(record, "chosen")["psnr"] for record in records.values() if "psnr" in record]
+    summary["regret"] = mean_and_std(regrets)
+    summary["never_reached"] = [name for name, record in records.items() if not record.get("chosen", {"reached": True})["reached"]]
     for key in ("seconds", "network_evaluations"):
         summary[f"{key}_per_image"] = mean_and_std([record[key] for record in records.values()])["mean"]
     # One, unless the run went on elsewhere.

@@ -7,7 +7,8 @@ import time
 import torch
 from tqdm import tqdm
 
-from experiment.recorder import ImageRecord
+from experiment.recorder import LEFT, WHICH, ImageRecord, choose
+from experiment.stop import misfit, structure
 from guided_diffusion.ddim import Chain
 from solvers.search import search
 from util.devices import is_out_of_memory, provenance
@@ -76,10 +77,10 @@ class Progress:
         if "failed" in record:
             tqdm.write(f"warning: {name}: {record['failed']}", file=sys.stderr)
         elif "psnr" in record:
-            psnr, best = record["psnr"][-1], max(record["psnr"])
-            tqdm.write(f"{name}: final PSNR {psnr:.2f} dB, best {best:.2f} dB, {record['seconds']:.0f} s")
+            final, chosen, best = (choose(record, which)["psnr"] for which in WHICH)
+            tqdm.write(f"{name}: final PSNR {final:.2f} dB, chosen {chosen:.2f} dB, best {best:.2f} dB, {record['seconds']:.0f} s")
         else:
-            tqdm.write(f"{name}: residual {record['residual'][-1]:.4f}, {record['seconds']:.0f} s")
+            tqdm.write(f"{name}: residual {choose(record, 'chosen')['residual']:.4f}, {record['seconds']:.0f} s")
 
     def close(self):
         for bar in (self.inner, self.outer, self.images):
@@ -108,10 +109,10 @@ class Restoration:
     """One batch from its Problem to its files; `run` goes on from the last outer iteration that an earlier, killed run has
     finished (its state is in record/<first image>.state) and ends with the files of an uninterrupted one.
 
-    rng: the batch's BatchRandom, from which the problem was drawn; h: the method's row; eta: DDIM's noise.
+    rng: the batch's BatchRandom, from which the problem was drawn; h: the method's row; eta: DDIM's noise; rule: of `experiment.stop`.
     """
 
-    def __init__(self, directory, problem, model, rng, h, eta, metrics):
+    def __init__(self, directory, problem, model, rng, h, eta, metrics, rule):
         device = problem.y.device
         self.problem, self.device, self.made_with = problem, device, provenance(device)
         self.iterates = Iterates(problem, model, rng, h, eta)
@@ -120,7 +121,8 @@ class Restoration:
         for i, name in enumerate(problem.names):
             drawn = {key: value[i] for key, value in problem.drawn.items()}
             truth = None if truths is None else truths[i]
-            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, metrics, problem.sigma, problem.equivalents))
+            about = metrics, problem.sigma, problem.equivalents, rule, h.searches == 1
+            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, *about))
         self.path, self.seconds = os.path.join(directory, "record", f"{problem.names[0]}.state"), 0.0
 
     def load(self):
@@ -153,10 +155,12 @@ class Restoration:
         started = time.perf_counter()
         for name, X, state in self.iterates(solver, progress.on_step, state):
             with torch.no_grad():
-                residual = (A(X) - y).flatten(1).square().mean(1).sqrt().tolist()  # waits for the device
+                residual, mask = A(X) - y, self.problem.drawn.get("mask")
+                left = [misfit(residual, None), misfit(residual, mask), structure(residual, mask)]
+                left = torch.stack(left, 1).tolist()  # waits for the device
             self.seconds += time.perf_counter() - started  # not the recording
-            for record, image, rms in zip(self.records, self.problem.shown(X), residual):
-                record.add(name, image, rms, self.g.evaluations, self.seconds / batch)
+            for record, image, figures in zip(self.records, self.problem.shown(X), left):
+                record.add(name, image, dict(zip(LEFT, figures)), self.g.evaluations, self.seconds / batch)
             if state is not None:
                 self.save(state)
             progress.on_iterate(name)

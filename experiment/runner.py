@@ -16,7 +16,7 @@ from experiment.measured import Measured
 from experiment.metrics import Metrics
 from experiment.pictures import write_grid
 from experiment.problem import Simulated
-from experiment.recorder import finished_records, write_summary
+from experiment.recorder import WHICH, finished_records, write_summary
 from experiment.restoration import Progress, Restoration, restore
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize, kept_per_pixel
@@ -115,9 +115,10 @@ def summarise(directory, head, settings, fid=None):
 def report(summary, directory):
     """What a run says at its end."""
     about = f"{summary['method']}, {summary['task']}, {summary['images']} images"
-    final, best, residual = (summary[which][key]["mean"] for which, key in (("final", "psnr"), ("best", "psnr"), ("final", "residual")))
+    final, chosen, best = (summary[which]["psnr"]["mean"] for which in WHICH)
+    residual = summary["chosen"]["residual"]["mean"]
     if final is not None:
-        print(f"{about}: PSNR {final:.2f} dB (final), {best:.2f} dB (best, chosen against the ground truth)")
+        print(f"{about}: PSNR {final:.2f} dB (final), {chosen:.2f} dB (chosen without the ground truth), {best:.2f} dB (best, chosen against it)")
     elif residual is not None:
         print(f"{about}: residual {residual:.4f}")
     for name, why in summary["failed"].items():
@@ -179,7 +180,7 @@ def run(doc, method, solver, kind, uses_prior):
 
     def build(names):
         rng = BatchRandom([args.seed] * len(names))
-        return Restoration(directory, pictures.problem(names, rng, device), eps, rng, h, args.eta, metrics)
+        return Restoration(directory, pictures.problem(names, rng, device), eps, rng, h, args.eta, metrics, args.stop)
 
     batches = [] if args.summarize else batches_of(pictures, args.batch_size)[rank::world]
     # What `search` yields an end of, in inner steps: the passes' differ.

@@ -96,7 +96,7 @@ def test_a_table_from_nothing_and_again(table, reproduce):
     assert ours["psnr_published"] == "40.0" and rows["another", ""]["psnr_published"] == "10.5"
     markdown = (folder / "table.md").read_text()
     assert f"**{summary['final']['psnr']['mean']:.2f} ± " not in markdown  # least squares is better after two steps
-    assert markdown.count("**") == 2 * 4  # one best value in each of four columns
+    assert markdown.count("**") == 2 * 6  # one best value in each of six columns
     assert r"\textbf{" in (folder / "table.tex").read_text()
     assert Image.open(folder / "strips.png").width == 5 * 132 + 4
 

@@ -1,0 +1,78 @@
+"""Where a run could have stopped without the truth: the rules, and what a run says of their choice."""
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from experiment.stop import RULES, misfit, stop, structure
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_misfit_is_the_rms_of_what_was_measured():
+    residual, mask = noise(2, 3, 16, 16), torch.zeros(2, 1, 16, 16)
+    mask[:, :, :4] = 1
+    residual[:, :, 4:] = 100
+    torch.testing.assert_close(misfit(residual, mask), residual[:, :, :4].flatten(1).square().mean(1).sqrt())
+    torch.testing.assert_close(misfit(noise(2, 7), None), noise(2, 7).square().mean(1).sqrt())
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_noise_has_no_structure_and_an_edge_that_was_left_has(masked):
+    mask = (noise(2, 1, 64, 64, seed=1) > 0).float() if masked else None
+    white = noise(2, 3, 64, 64)
+    edges = white + 2 * torch.linspace(-1, 1, 64).sign()
+    assert structure(white, mask).max() < 0.05 and structure(edges, mask).min() > 1
+    assert torch.allclose(structure(7 * white, mask), structure(white, mask), atol=1e-4)  # it needs no sigma
+    assert structure(noise(2, 9), None).tolist() == [0, 0]
+
+
+RECORD = {"sigma": 0.01, "iterates": ["0_before", "0_after", "1_before", "1_after", "2_after"],
+          "misfit": [0.001, 0.02, 0.003, 0.0104, 0.009], "structure": [0.0, 0.5, 0.0, 0.3, 0.4]}
+
+
+def test_discrepancy_is_the_first_iterate_that_explains_all_but_the_noise():
+    assert stop(RECORD, "discrepancy", True) == (3, True)
+    assert stop({**RECORD, "sigma": 0.001}, "discrepancy", True) == (4, False)  # never: the last
+    assert stop(RECORD, "discrepancy", False) == (4, True)  # a mean of searches is complete at its end
+
+
+def test_whiteness_is_the_iterate_that_leaves_least_structure():
+    assert stop(RECORD, "whiteness", True) == (3, True)
+
+
+@pytest.mark.parametrize("rule", ["discrepancy", "whiteness"])
+def test_a_run_says_what_it_would_have_chosen_and_what_that_costs(run_method, tiny_prior, rule):
+    run = run_method("dmilo", "inpainting", "--stop", rule, "--sigma", 0.5, iterations=("--outer", 3, "--inner", 2))
+    records = [json.loads((run.folder / "record" / f"{name}.json").read_text()) for name in ("astronaut", "grace_hopper")]
+    for record in records:
+        wanted, reached = stop(record, rule, True)
+        assert record["chosen"] == {"rule": rule, "iterate": wanted, "reached": reached}
+    psnr = [record["psnr"][record["chosen"]["iterate"]] for record in records]
+    assert run.summary["chosen"]["psnr"]["mean"] == pytest.approx(np.mean(psnr))
+    regret = run.summary["best"]["psnr"]["mean"] - np.mean(psnr)
+    assert run.summary["regret"]["mean"] == pytest.approx(regret, abs=1e-9) and regret >= 0
+    log = (run.folder / "log.txt").read_text()
+    assert "astronaut: chosen psnr: " in log and "regret (best - chosen), avg psnr: " in log
+    assert f"{np.mean(psnr):.2f} dB (chosen without the ground truth)" in run.out
+
+
+def test_a_rule_that_never_holds_is_said(run_method, tiny_prior):
+    run = run_method("dmilo", "inpainting", "--sigma", 0.0001, iterations=("--outer", 2, "--inner", 1))
+    assert run.summary["never_reached"] == ["astronaut", "grace_hopper"] and run.summary["chosen"] == run.summary["final"]
+    assert "astronaut: the rule of --stop was never reached, the last iterate is chosen" in (run.folder / "log.txt").read_text()
+
+
+def test_a_measured_picture_gets_the_chosen_iterate(script, tmp_path, tiny_prior, monkeypatch):
+    monkeypatch.setitem(RULES, "discrepancy", lambda record, ends: ends[1] if len(ends) > 1 else None)
+    result = script("dmilo.py", "--measured", "data/demo/astronaut.png", "--sigma", 1, "--preset", "paper", "--outer", 3, "--inner", 1,
+                    "-l", tmp_path, "--name", "r", "--cuda", -1)
+    assert result.code == 0, result.err
+    run = tmp_path / "demo" / "denoising" / "r"
+    record = json.loads((run / "record" / "astronaut.json").read_text())
+    assert record["chosen"] == {"rule": "discrepancy", "iterate": 1, "reached": True}
+    first, chosen, final, found = ((run / "images" / "astronaut" / f"{name}.png").read_bytes() for name in ("0_after", "1_after", "final", "result"))
+    assert first != chosen == found != final and (run / "restored" / "astronaut.png").read_bytes() == chosen
