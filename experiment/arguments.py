@@ -167,6 +167,8 @@ def parse_arguments(doc, method):
         "<logdir>/<dataset>/<task>/ (default: the time); given again, the run goes on where it was stopped")
     add("--preset", help=f"one of {', '.join(presets)}, the tables of hyperparameters in configs/{method}.yaml (default "
         f"{''.join(presets[:1])})")
+    add("--samples", type=count, default=1, metavar="K", help="restore each measurement from K different starts: each, their mean and their "
+        "spread by pixel (default 1)")
     add("--stop", choices=tuple(RULES), default="discrepancy", help="how `chosen`, the iterate of a run that stops without knowing the truth, is "
         "chosen: the first whose residual is at most 1.05 sigma (default), or the one whose residual is whitest, which needs no sigma")
     add("--fid", action="store_true", help="add FID to the summary")

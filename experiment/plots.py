@@ -77,3 +77,11 @@ def perception(path, groups):
     panels[0][0].set_ylabel("LPIPS, nearer to the eye ↓")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(groups))
     save(figure, path)
+
+
+def spread(path, deviation):
+    """The standard deviation of several restorations by pixel, (H, W) in units of [-1, 1], with the scale that its colours mean."""
+    figure, panel = pyplot.subplots(figsize=(4.6, 3.9), layout="constrained")
+    figure.colorbar(panel.imshow(deviation, cmap="viridis", vmin=0), label="standard deviation, pictures in [-1, 1]")
+    panel.set_axis_off()
+    save(figure, path)

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import torch
 
+from experiment import plots
 from experiment.pictures import kernel_picture
 from experiment.stop import stop
 from util.files import UserError, atomic, write_text
@@ -48,6 +49,7 @@ class ImageRecord:
         self._save("measurement", measurement)
         with atomic(os.path.join(self.pictures, "measurement.npy")) as tmp, open(tmp, "wb") as f:
             np.save(f, measurement.cpu().numpy())
+        self.mask = drawn.get("mask")
         if "mask" in drawn:
             self._save("mask", 2 * drawn["mask"] - 1)
         if "kernel" in drawn:
@@ -60,6 +62,14 @@ class ImageRecord:
     def _save(self, picture, x):
         save_image(os.path.join(self.pictures, f"{picture}.png"), x)
 
+    def _nearest(self, x):
+        """(of the pictures that the measurement cannot tell from x, the one nearest to the truth, its number)."""
+        if self.truth is None:
+            return x, 0
+        others = self.equivalents(x)
+        nearest = min(range(len(others)), key=lambda i: (others[i] - self.truth).square().mean())
+        return others[nearest], nearest
+
     def add(self, iterate, x, left, evaluations, elapsed):
         """One iterate: its name, (3, H, W) or, grey, (1, H, W), the figures LEFT of A(x) - y, and the network evaluations and seconds that the
         image has taken so far. "init" is where the solver starts: only a picture. One that is not finite ends the record."""
@@ -68,14 +78,13 @@ class ImageRecord:
         if not (torch.isfinite(x).all() and np.isfinite(left["residual"])):
             self.record["failed"] = f"{iterate} is not finite; nothing was recorded from there on"
             return
-        turned = {}
-        if "turned" in self.record:
-            nearest = min(range(len(self.equivalents(x))), key=lambda i: (self.equivalents(x)[i] - self.truth).square().mean())
-            x, turned = self.equivalents(x)[nearest], {"turned": nearest}
+        x, turn = self._nearest(x)
         self._save(iterate, x)
         if iterate == "init":
             return
-        figures = {**left, "iterates": iterate, "evaluations": evaluations, "elapsed": elapsed, **turned}
+        figures = {**left, "iterates": iterate, "evaluations": evaluations, "elapsed": elapsed}
+        if "turned" in self.record:
+            figures["turned"] = turn
         if self.truth is not None:
             figures.update(self.metrics(x, self.truth))
         for key, value in figures.items():
@@ -86,6 +95,31 @@ class ImageRecord:
         best = chosen if self.truth is None else int(np.argmax(self.record["psnr"]))
         if best == len(self.record["iterates"]) - 1:
             self._save("result", x)
+
+    def compare(self, samples):
+        """Several restorations of the measurement, (K, 3, H, W): each, their mean and, by pixel, their standard deviation (spread.png, root
+        mean square over the channels), in pictures and figures."""
+        if self.failed:
+            return
+        if not torch.isfinite(samples).all():
+            self.record["failed"] = "a sample is not finite"
+            return
+        samples = torch.stack([self._nearest(x)[0] for x in samples])
+        mean, deviation = samples.mean(0), samples.std(0)
+        for k, x in enumerate(samples):
+            self._save(f"sample_{k}", x)
+        self._save("mean", mean)
+        spread = deviation.square().mean(0).sqrt()
+        plots.spread(os.path.join(self.pictures, "spread.png"), spread.cpu().numpy())
+        figures = {"count": len(samples), "spread": spread.square().mean().sqrt().item()}
+        if self.mask is not None:
+            for key, where in (("spread_missing", self.mask == 0), ("spread_measured", self.mask != 0)):
+                figures[key] = spread[where[0]].square().mean().sqrt().item()
+        if self.truth is not None:
+            figures["within_two"] = ((self.truth - mean).abs() <= 2 * deviation).double().mean().item()
+            figures["mean"] = self.metrics(mean, self.truth)
+            figures["each"] = [self.metrics(x, self.truth) for x in samples]
+        self.record["samples"] = figures
 
     def finish(self, seconds, network_evaluations, made_with):
         """Write the record, whole, and return it. made_with: what `util.devices.provenance` returns."""
@@ -138,6 +172,21 @@ def statistics(records):
     }
 
 
+def samples_summary(records):
+    """Of runs with several samples: means over the images of the mean's figures, of the best single sample's (by PSNR, an oracle's choice), of the
+    spread, and of the share of true values that lie within two standard deviations of the mean. {} without samples."""
+    found = [record["samples"] for record in records if "samples" in record]
+    if not found:
+        return {}
+    mean = lambda figure: float(np.mean([figure(one) for one in found]))
+    summary = {key: mean(lambda one: one[key]) for key in ("spread", "spread_missing", "spread_measured", "within_two") if key in found[0]}
+    if "mean" in found[0]:
+        best = lambda one: max(one["each"], key=lambda figures: figures["psnr"])
+        summary["mean"] = {metric: mean(lambda one: one["mean"][metric]) for metric in METRICS}
+        summary["best_single"] = {metric: mean(lambda one: best(one)[metric]) for metric in METRICS}
+    return {"samples": {"count": found[0]["count"], **summary}}
+
+
 def log_lines(summary, records):
     """The lines of log.txt. records: {image: record} of those that have not failed."""
     lines = [f"{summary['method']}: {len(records)} images of {summary['dataset']}, {summary['task']}"]
@@ -163,6 +212,7 @@ def log_lines(summary, records):
             psnr, ssim, lpips = (summary[which][metric][statistic] for metric in METRICS)
             if psnr is not None:
                 lines.append(f"{which} {word} psnr: {psnr}, {word} ssims: {ssim}, {word} lpips: {lpips}")
+    lines += [f"samples: {key}: {value}" for key, value in summary.get("samples", {}).items()]
     if "fid" in summary:
         lines.append(f"fid: {summary['fid']}")
     return lines
@@ -179,6 +229,7 @@ def write_summary(directory, head, records, settings):
     summary["never_reached"] = [name for name, record in records.items() if not record.get("chosen", {"reached": True})["reached"]]
     for key in ("seconds", "network_evaluations"):
         summary[f"{key}_per_image"] = mean_and_std([record[key] for record in records.values()])["mean"]
+    summary.update(samples_summary(records.values()))
     # One, unless the run went on elsewhere.
     summary["made_with"] = list({json.dumps(one): one for one in (r["made_with"] for r in records.values())}.values())
     summary["settings"] = settings

@@ -13,6 +13,7 @@ from guided_diffusion.ddim import Chain
 from solvers.search import search
 from util.devices import is_out_of_memory, provenance
 from util.files import UserError, save_tensors
+from util.rng import BatchRandom
 
 
 def draw_latents(rng, shape, h, device):
@@ -109,21 +110,33 @@ class Restoration:
     """One batch from its Problem to its files; `run` goes on from the last outer iteration that an earlier, killed run has
     finished (its state is in record/<first image>.state) and ends with the files of an uninterrupted one.
 
-    rng: the batch's BatchRandom, from which the problem was drawn; h: the method's row; eta: DDIM's noise; rule: of `experiment.stop`.
+    rng: the batch's BatchRandom, from which the problem was drawn; h: the method's row; eta: DDIM's noise; rule: of `experiment.stop`;
+    samples: how many restorations of the one measurement. The first one is recorded in full, of the others, whose draws begin at the
+    seeds + 1, + 2, …, the last iterate alone.
     """
 
-    def __init__(self, directory, problem, model, rng, h, eta, metrics, rule):
+    def __init__(self, directory, problem, model, rng, h, eta, metrics, rule, samples=1):
         device = problem.y.device
         self.problem, self.device, self.made_with = problem, device, provenance(device)
-        self.iterates = Iterates(problem, model, rng, h, eta)
-        self.g = self.iterates.g
+        self.count, self.samples, self.spent, self.seconds = samples, [], 0, 0.0
+        self.of_draws = lambda rng: Iterates(problem, model, rng, h, eta)
+        self.seeds, self.iterates = rng.seeds, self.of_draws(rng)
         self.records, truths = [], None if problem.truth is None else problem.shown(problem.truth)
         for i, name in enumerate(problem.names):
             drawn = {key: value[i] for key, value in problem.drawn.items()}
             truth = None if truths is None else truths[i]
             about = metrics, problem.sigma, problem.equivalents, rule, h.searches == 1
             self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, *about))
-        self.path, self.seconds = os.path.join(directory, "record", f"{problem.names[0]}.state"), 0.0
+        self.path = os.path.join(directory, "record", f"{problem.names[0]}.state")
+
+    @property
+    def evaluations(self):
+        return self.spent + self.iterates.g.evaluations
+
+    def begin(self, k):
+        """Sample k, with a chain and draws of its own."""
+        self.spent = self.evaluations
+        self.iterates = self.of_draws(BatchRandom([seed + k for seed in self.seeds]))
 
     def load(self):
         """The solver's state as `save` has left it, None if there is nothing of this batch."""
@@ -131,8 +144,11 @@ class Restoration:
             state = torch.load(self.path, map_location=self.device, weights_only=True)
             if state["names"] != self.problem.names:  # batches of another size
                 return None
-            self.seconds = state["seconds"]
-            self.g.load_state_dict({**state["chain"], "generators": [g.cpu() for g in state["chain"]["generators"]]})
+            self.seconds, self.samples = state["seconds"], state["samples"]
+            if len(self.samples) > 1:
+                self.begin(len(self.samples) - 1)
+            self.spent = state["spent"]
+            self.iterates.g.load_state_dict({**state["chain"], "generators": [g.cpu() for g in state["chain"]["generators"]]})
             for record, content in zip(self.records, state["records"]):
                 record.record = content
             return state["solver"]
@@ -144,31 +160,50 @@ class Restoration:
             raise UserError(f"{self.path}: is not the state of a run; remove it to begin its images anew") from error
 
     def save(self, solver_state):
-        records = [record.record for record in self.records]
-        content = {"names": self.problem.names, "solver": solver_state, "chain": self.g.state_dict(), "records": records}
-        save_tensors(self.path, {**content, "seconds": self.seconds})
+        content = {"names": self.problem.names, "solver": solver_state, "chain": self.iterates.g.state_dict()}
+        content.update(records=[record.record for record in self.records], samples=self.samples, spent=self.spent, seconds=self.seconds)
+        save_tensors(self.path, content)
 
-    def run(self, solver, progress):
-        """Every iterate goes to the images' records; an image whose values are not finite stops there."""
-        A, y, names = self.problem.operator, self.problem.y, self.problem.names
-        batch, state = len(names), self.load()
+    def record(self, name, X):
+        """An iterate of the first sample, to the images' records."""
+        with torch.no_grad():
+            residual, mask = self.problem.operator(X) - self.problem.y, self.problem.drawn.get("mask")
+            left = [misfit(residual, None), misfit(residual, mask), structure(residual, mask)]
+            left = torch.stack(left, 1).tolist()
+        for record, image, figures in zip(self.records, self.problem.shown(X), left):
+            record.add(name, image, dict(zip(LEFT, figures)), self.evaluations, self.seconds / len(self.records))
+
+    def sample(self, k, solver, progress, state):
+        """One restoration of the measurement; an image whose values are not finite stops there."""
         started = time.perf_counter()
         for name, X, state in self.iterates(solver, progress.on_step, state):
-            with torch.no_grad():
-                residual, mask = A(X) - y, self.problem.drawn.get("mask")
-                left = [misfit(residual, None), misfit(residual, mask), structure(residual, mask)]
-                left = torch.stack(left, 1).tolist()  # waits for the device
+            self.samples[k:] = [X]
+            if X.is_cuda:
+                torch.cuda.synchronize()
             self.seconds += time.perf_counter() - started  # not the recording
-            for record, image, figures in zip(self.records, self.problem.shown(X), left):
-                record.add(name, image, dict(zip(LEFT, figures)), self.g.evaluations, self.seconds / batch)
+            if k == 0:
+                self.record(name, X)
             if state is not None:
                 self.save(state)
             progress.on_iterate(name)
             if all(record.failed for record in self.records):
                 break
             started = time.perf_counter()
-        for name, record in zip(names, self.records):
-            progress.on_image(name, record.finish(self.seconds / batch, self.g.evaluations, self.made_with))
+
+    def run(self, solver, progress):
+        state = self.load()
+        begun = max(0, len(self.samples) - 1)
+        for k in range(begun, self.count):
+            if k > begun:
+                self.begin(k)
+            self.sample(k, solver, progress, state)
+            state = None
+        if self.count > 1:
+            found = torch.stack([self.problem.shown(X) for X in self.samples], 1)
+            for record, samples in zip(self.records, found):
+                record.compare(samples)
+        for name, record in zip(self.problem.names, self.records):
+            progress.on_image(name, record.finish(self.seconds / len(self.records), self.evaluations, self.made_with))
         if os.path.exists(self.path):
             os.unlink(self.path)
 

@@ -93,6 +93,8 @@ def device_of_rank(args, world):
 def lasting_settings(args, method, h, config, pictures, uses_prior):
     """What has to be the same when a run goes on. The rest (which images, how many at once, where) changes no more than rounding."""
     fixed = {key: getattr(args, key) for key in ("dataset", "task", "data", "seed", "eta", "precision", "compile", "resize", "tile")}
+    if args.samples > 1:
+        fixed["samples"] = args.samples
     row = {name: value for name, value in dataclasses.asdict(h).items() if name != "sigma"}  # that is the problem's
     fixed.update(method=method, hyperparameters=row, model=config, **pictures.lasting)
     if uses_prior:
@@ -121,6 +123,10 @@ def report(summary, directory):
         print(f"{about}: PSNR {final:.2f} dB (final), {chosen:.2f} dB (chosen without the ground truth), {best:.2f} dB (best, chosen against it)")
     elif residual is not None:
         print(f"{about}: residual {residual:.4f}")
+    if "mean" in summary.get("samples", {}):
+        samples = summary["samples"]
+        print(f"{samples['count']} samples: PSNR {samples['mean']['psnr']:.2f} dB (their mean), {samples['best_single']['psnr']:.2f} dB (the best one), "
+              f"spread {samples['spread']:.4f}")
     for name, why in summary["failed"].items():
         print(f"warning: {name} has failed: {why}", file=sys.stderr)
     restored = "restored/, " if os.path.isdir(os.path.join(directory, "restored")) else ""
@@ -180,7 +186,7 @@ def run(doc, method, solver, kind, uses_prior):
 
     def build(names):
         rng = BatchRandom([args.seed] * len(names))
-        return Restoration(directory, pictures.problem(names, rng, device), eps, rng, h, args.eta, metrics, args.stop)
+        return Restoration(directory, pictures.problem(names, rng, device), eps, rng, h, args.eta, metrics, args.stop, args.samples)
 
     batches = [] if args.summarize else batches_of(pictures, args.batch_size)[rank::world]
     # What `search` yields an end of, in inner steps: the passes' differ.

@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from experiment.stop import RULES, misfit, stop, structure
 
@@ -76,3 +77,25 @@ def test_a_measured_picture_gets_the_chosen_iterate(script, tmp_path, tiny_prior
     assert record["chosen"] == {"rule": "discrepancy", "iterate": 1, "reached": True}
     first, chosen, final, found = ((run / "images" / "astronaut" / f"{name}.png").read_bytes() for name in ("0_after", "1_after", "final", "result"))
     assert first != chosen == found != final and (run / "restored" / "astronaut.png").read_bytes() == chosen
+
+
+def test_several_samples_leave_each_their_mean_and_their_spread(run_method, tiny_prior):
+    one = run_method("dmilo", "inpainting", name="one")
+    run = run_method("dmilo", "inpainting", "--samples", 3, name="three")
+    pictures = run.folder / "images" / "astronaut"
+    read = lambda name: np.asarray(Image.open(pictures / f"{name}.png"), float) / 255
+    assert (pictures / "sample_0.png").read_bytes() == (one.folder / "images" / "astronaut" / "final.png").read_bytes()
+    samples = np.stack([read(f"sample_{k}") for k in range(3)])
+    assert not np.array_equal(samples[0], samples[1]) and not np.array_equal(samples[1], samples[2])
+    assert np.abs(read("mean") - samples.mean(0)).max() < 1 / 255
+    figures = json.loads((run.folder / "record" / "astronaut.json").read_text())
+    known, mask = samples * 2 - 1, read("mask") > 0.5
+    spread = np.sqrt(known.var(0, ddof=1).mean(-1))
+    assert figures["samples"]["spread"] == pytest.approx(np.sqrt(np.square(spread).mean()), rel=0.02)
+    assert figures["samples"]["spread_missing"] == pytest.approx(np.sqrt(np.square(spread[~mask]).mean()), rel=0.02)
+    within = np.abs(read("origin") * 2 - 1 - known.mean(0)) <= 2 * known.std(0, ddof=1)
+    assert figures["samples"]["within_two"] == pytest.approx(within.mean(), abs=0.02)
+    assert figures["network_evaluations"] == 3 * one.summary["network_evaluations_per_image"]
+    summary = run.summary["samples"]
+    assert summary["count"] == 3 and summary["best_single"]["psnr"] >= run.summary["final"]["psnr"]["mean"]
+    assert Image.open(pictures / "spread.png").width > 64 and "3 samples: PSNR" in run.out
