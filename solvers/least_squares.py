@@ -72,6 +72,18 @@ class LinearTask:
         self.operator, self.y, self.like = operator, y, like
         self.transpose = adjoint(operator, like)
 
+    def refit(self, x):
+        """Let an operator that does not know all of itself (`guided_diffusion.blind`) find it from the pictures x, (B, 3, H, W)."""
+        self.operator.refit(x.clamp(-1, 1), self.y)
+        self.transpose = adjoint(self.operator, self.like)
+
+    def refit_and_centre(self, x):
+        """The same where pictures may still move: returns x as it moves along with what the operator has centred."""
+        self.operator.refit(x.clamp(-1, 1), self.y)
+        x = self.operator.centre(x)
+        self.transpose = adjoint(self.operator, self.like)
+        return x
+
     @torch.no_grad()
     def smooth(self, smoothness, steps=SMOOTH_STEPS, on_step=silent):
         """argmin_x ||A(x) - y||^2 + smoothness (||d_vertical x||^2 + ||d_horizontal x||^2): textbook Tikhonov regularisation, the

@@ -71,6 +71,11 @@ def guided(task, z, x0, level, sigma):
     return x0.detach() + level.abar**0.5 * spread / r * torch.autograd.grad(x0, z, step)[0]
 
 
+def is_blind(task):
+    """Has the task an operator that has to find a part of itself?"""
+    return hasattr(getattr(task, "operator", None), "refit")
+
+
 @torch.no_grad()
 def annealed(g, task, z, h, on_step):
     """A sample of the pictures behind the measurement of a LinearTask or NonlinearTask, (B, 3, H, W) in [-1, 1]: at each level the
@@ -84,6 +89,8 @@ def annealed(g, task, z, h, on_step):
         with torch.set_grad_enabled(h.guided):
             z = z.detach().requires_grad_(h.guided)
             x0 = predict_x0(z, g.eps(z, level), level.abar)
+        if is_blind(task):  # before the measurement has a say, or any kernel would explain it
+            x0 = task.refit_and_centre(x0)
         if h.guided:
             X = guided(task, z, x0, level, h.sigma).clamp(-1, 1)
         else:  # without noise, the number of conjugate gradient steps alone keeps this from dividing by zero
@@ -127,6 +134,8 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     if h.contrast or h.anneal or h.variance:  # contrast, which has no meaning elsewhere, is refused there
         kind = LinearTask if h.contrast or is_linear(operator, latents[0]) else NonlinearTask
         task = kind(operator, y, latents[0])
+    if is_blind(task):
+        operator.unknown = operator.start if state is None else state["unknown"]
     if h.anneal and state is None:
         g.restep(h.anneal)
         noises = (g.rng.randn(latents[0].shape[1:], latents[0].device) for _ in range(h.runs))
@@ -144,6 +153,9 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     begin = lambda z_0: z_0 if picture is None else g.noised(picture, z_0)
     if h.searches == 1:
         for name, X, found in solver(g, operator, y, begin(next(z_0s)), h, on_step, state):
+            if found and is_blind(task):
+                task.refit(X)
+                explained["unknown"] = task.operator.unknown
             yield name, X, found and {**found, **explained}
         return
     done = state or {"searches": 0, "mean": 0, "picture": picture}
