@@ -22,7 +22,8 @@ class Start:
     averaged, in pairs of opposite noise; before: passes before the last one, [chain steps, starts, inner steps] of each.
     contrast: variance of the differences between neighbouring pixels; 0 begins at noise, more at the noised smooth least squares
     picture with smoothness sigma^2 / contrast. anneal: 0, or begin at a noised sample that took so many steps (`annealed`), with
-    zeta, the share of fresh noise in each, and runs, the number of samples, of which the one with the smallest residual is taken. variance: of what the picture still has open when a search begins; 0 leaves the
+    zeta, the share of fresh noise in each, and runs, the number of samples, of which the one with the smallest residual
+    is taken. variance: of what the picture still has open when a search begins; 0 leaves the
     measurement as it is, more shows the method a preconditioned one with damping sigma^2 / variance, and draws each pass' result to
     the measurement with the same. Both variances are of pictures in [-1, 1].
 
@@ -53,8 +54,8 @@ class Start:
 
 @torch.no_grad()
 def annealed(g, task, z, sigma, zeta, on_step):
-    """A sample of the pictures behind the measurement of a LinearTask or NonlinearTask, (B, 3, H, W) in [-1, 1]: at each level the network guesses the
-    picture, the guess is drawn to the measurement by what it may err, and noise, partly the old one, takes it to the next level.
+    """A sample of the pictures behind the measurement of a LinearTask or NonlinearTask, (B, 3, H, W) in [-1, 1]: at each level the
+    network guesses the picture, the guess is drawn to the measurement by what it may err, and noise, partly the old one, takes it to the next level.
 
     z: (B, 3, H, W), noise at the chain's first level; zeta: the share of fresh noise, 0 … 1. Source: DiffPIR (Zhu et al. 2023,
     Algorithm 1) with lambda = 1. The network is not differentiated.
