@@ -72,15 +72,11 @@ class LinearTask:
         self.operator, self.y, self.like = operator, y, like
         self.transpose = adjoint(operator, like)
 
-    def refit(self, x):
-        """Let an operator that does not know all of itself (`guided_diffusion.blind`) find it from the pictures x, (B, 3, H, W)."""
+    def refit(self, x, move):
+        """Let an operator that does not know all of itself (`guided_diffusion.blind`) find it from the pictures x, (B, 3, H, W). Returns x; with
+        `move` as it moves along with what the operator has centred."""
         self.operator.refit(x.clamp(-1, 1), self.y)
-        self.transpose = adjoint(self.operator, self.like)
-
-    def refit_and_centre(self, x):
-        """The same where pictures may still move: returns x as it moves along with what the operator has centred."""
-        self.operator.refit(x.clamp(-1, 1), self.y)
-        x = self.operator.centre(x)
+        x = self.operator.centre(x) if move else x
         self.transpose = adjoint(self.operator, self.like)
         return x
 

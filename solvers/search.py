@@ -90,7 +90,7 @@ def annealed(g, task, z, h, on_step):
             z = z.detach().requires_grad_(h.guided)
             x0 = predict_x0(z, g.eps(z, level), level.abar)
         if is_blind(task):  # before the measurement has a say, or any kernel would explain it
-            x0 = task.refit_and_centre(x0)
+            x0 = task.refit(x0, move=True)
         if h.guided:
             X = guided(task, z, x0, level, h.sigma).clamp(-1, 1)
         else:  # without noise, the number of conjugate gradient steps alone keeps this from dividing by zero
@@ -154,7 +154,7 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     if h.searches == 1:
         for name, X, found in solver(g, operator, y, begin(next(z_0s)), h, on_step, state):
             if found and is_blind(task):
-                task.refit(X)
+                task.refit(X, move=False)
                 explained["unknown"] = task.operator.unknown
             yield name, X, found and {**found, **explained}
         return
