@@ -15,7 +15,7 @@ from util.devices import first_line, keep_memory
 from util.files import UserError, project, project_files
 
 # What a measured picture's task is by the option that comes with it.
-MEASURED_TASKS = {"mask": "inpainting", "kernel": "motion_deblur", "scale": "super_resolution", None: "denoising"}
+MEASURED_TASKS = {"mask": "inpainting", "kernel": "motion_deblur", "blind": "blind_deblur", "scale": "super_resolution", None: "denoising"}
 GOES_ON = "what was finished is on disk, the same command (a restoration's with its --name NAME) goes on"
 
 
@@ -127,7 +127,7 @@ def infer_task(args):
     inferred = MEASURED_TASKS[given[0] if given else None]
     task = args.task or inferred
     if operator_name(task_file(args, task)) != operator_name(task_file(args, inferred)):
-        means = f"--{given[0]} means" if given else "neither --mask, --kernel nor --scale means"
+        means = f"--{given[0]} means" if given else "none of --mask, --kernel, --blind and --scale means"
         raise UserError(f"--task {task}: contradicts what is given, for {means} {inferred}; leave --task out")
     args.task = task
 
@@ -148,11 +148,13 @@ def parse_arguments(doc, method):
     add("--data", type=typed_path, metavar="DIR", help="folder of images (default data/<dataset>)")
     add("--resize", action="store_true", help="cut the middle square out of the images and scale it to the prior's size")
     add("--measured", type=typed_path, metavar="FILE|DIR", nargs="+", help="photographs to restore, whose truth nobody knows; beside them --mask, "
-        "--kernel or --scale, without which they are denoised; without --preset then: " + usual)
+        "--kernel, --blind or --scale, without which they are denoised; without --preset then: " + usual)
     beside = parser.add_mutually_exclusive_group().add_argument
     beside("--mask", type=typed_path, metavar="FILE|DIR", help="where it is dark, pixels are missing (inpainting); a folder: by the picture's name")
     beside("--kernel", type=typed_path, metavar="FILE|DIR", help="picture or .npy of the kernel it is blurred by, as a cross-correlation: "
            "y[i] = sum_j k[j] x[i + j - centre] (deblurring); a folder: by the picture's name")
+    beside("--blind", type=number(int, 3), metavar="PIXELS", help="it is blurred by a kernel that nobody knows, of at most so many pixels a side: "
+           "kernel and picture are found together")
     beside("--scale", type=number(int, 2), help="enlarge it so many times (super-resolution)")
     add("--flip-kernel", action="store_true", help="the kernel files mean a convolution: turn them by 180 degrees")
     add("--sigma", type=number(float, 0, 1), help="the noise's standard deviation in units of [-1, 1] (2 of them are 255 "

@@ -9,6 +9,7 @@ from skimage.restoration import estimate_sigma
 
 from experiment.pictures import kernel_picture, picture
 from experiment.problem import Problem, chosen, refuse_small
+from guided_diffusion.blind import UnknownBlur
 from guided_diffusion.kernels import correlating
 from guided_diffusion.measurements import masking, reducing
 from util.files import UserError
@@ -121,6 +122,24 @@ class Deblurring(Denoising):
         return correlating(given["kernel"].to(device), size)
 
 
+class BlindDeblurring(Denoising):
+    """Blurred by a kernel that nobody knows, of at most --blind pixels a side; the border as in `Deblurring`."""
+
+    def __init__(self, args):
+        self.side = args.blind | 1  # odd
+
+    def given(self, path, y):
+        if self.side > min(y.shape[-2:]) // 2:
+            raise UserError(f"--blind {self.side}: is too large a kernel for {path}, {y.shape[-1]} x {y.shape[-2]}; half a side is the most")
+        return {}
+
+    def border(self, given):
+        return self.side // 2, self.side // 2
+
+    def operator(self, given, size, device):
+        return UnknownBlur(self.side, size, device, mirror=False)
+
+
 class SuperResolution(Denoising):
     """Bicubically reduced by a whole factor."""
 
@@ -134,7 +153,7 @@ class SuperResolution(Denoising):
         return reducing(size, self.factor, device)
 
 
-KINDS = {"mask": Inpainting, "kernel": Deblurring, "scale": SuperResolution}
+KINDS = {"mask": Inpainting, "kernel": Deblurring, "blind": BlindDeblurring, "scale": SuperResolution}
 
 
 def measured_files(given):
@@ -150,7 +169,7 @@ class Measured:
         if args.sigma == 0:
             raise UserError("--sigma 0: no file is without noise, of 8 bits it is 1/255 at least; leave the option out for an estimate")
         self.kind = next((kind for option, kind in KINDS.items() if getattr(args, option) is not None), Denoising)(args)
-        self.lasting = {"measured": True, "scale": args.scale, "sigma": args.sigma, "stop": args.stop}
+        self.lasting = {"measured": True, "scale": args.scale, "blind": args.blind, "sigma": args.sigma, "stop": args.stop}
         paths = chosen(args, measured_files(args.measured), None)
         self.names, self.y, self.given, self.keys, self.report = list(paths), {}, {}, {}, []
         for name, path in paths.items():

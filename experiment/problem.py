@@ -24,7 +24,8 @@ class Problem:
 
     names: what they are called, B of them; operator: A, a differentiable function of (B, 3, H, W) in [-1, 1]; y: (B, …);
     sigma: the noise's standard deviation in units of [-1, 1]; drawn: what the operator has drawn for each picture, {"mask":
-    (B, 1, H, W)}, {"kernel": (B, k, k)} or {}; size: (H, W); truth: (B, 3, H, W) in [-1, 1], or None where nobody knows it.
+    (B, 1, H, W)}, {"kernel": (B, k, k)}, {"kernel_true": …} where the
+    operator has to find it, or {}; size: (H, W); truth: (B, 3, H, W) in [-1, 1], or None where nobody knows it.
 
     border: rows above and below, columns left and right that a restored picture has beyond the one that was measured; grey: is it
     a picture of one channel, which stands in x and y three times? complete: is y the picture already? equivalents: the pictures, x
@@ -134,4 +135,5 @@ def simulate(names, x, operator, noise, rng, grey=False):
             y = clean + (y - clean)[:, :1]
         y = y.contiguous()  # or that order would spread to whatever is computed from y
     equivalents = getattr(operator, "equivalents", alone)
+    A = operator.unknowing(x.device) if hasattr(operator, "unknowing") else A
     return Problem(names, A, y, noise.sigma, drawn, tuple(x.shape[-2:]), x, grey=grey, equivalents=equivalents)

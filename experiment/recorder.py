@@ -9,6 +9,7 @@ import torch
 from experiment import plots
 from experiment.pictures import kernel_picture
 from experiment.stop import stop
+from guided_diffusion.blind import kernel_error
 from util.files import UserError, atomic, write_text
 from util.images import files_below, natural, save_image
 
@@ -31,7 +32,7 @@ class ImageRecord:
     measurement: its y; drawn: its part of the Problem's; truth: (3, H, W) or, grey, (1, H, W), in [-1, 1], or None: then there are
     no metrics, and the chosen iterate is the result, which restored/<name>.png repeats; sigma: the noise's standard deviation, for the
     record; equivalents: the Problem's. Where there are several, the record says in `turned` which one was the nearest to the truth, 0
-    being the iterate itself; rule, single: see `experiment.stop.stop`.
+    being the iterate itself, whose PSNR is in `psnr_unturned`; rule, single: see `experiment.stop.stop`.
     """
 
     def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma, equivalents, rule, single):
@@ -45,15 +46,16 @@ class ImageRecord:
         if truth is not None:
             self._save("origin", truth)
             if len(equivalents(truth)) > 1:
-                self.record["turned"] = []
+                self.record.update(turned=[], psnr_unturned=[])
         self._save("measurement", measurement)
         with atomic(os.path.join(self.pictures, "measurement.npy")) as tmp, open(tmp, "wb") as f:
             np.save(f, measurement.cpu().numpy())
         self.mask = drawn.get("mask")
         if "mask" in drawn:
             self._save("mask", 2 * drawn["mask"] - 1)
-        if "kernel" in drawn:
-            self._save("kernel", kernel_picture(drawn["kernel"]))
+        for kernel in drawn.keys() & {"kernel", "kernel_true"}:
+            self._save(kernel, kernel_picture(drawn[kernel]))
+        self.kernel_true = drawn.get("kernel_true")
 
     @property
     def failed(self):
@@ -78,13 +80,13 @@ class ImageRecord:
         if not (torch.isfinite(x).all() and np.isfinite(left["residual"])):
             self.record["failed"] = f"{iterate} is not finite; nothing was recorded from there on"
             return
-        x, turn = self._nearest(x)
+        as_found, (x, turn) = x, self._nearest(x)
         self._save(iterate, x)
         if iterate == "init":
             return
         figures = {**left, "iterates": iterate, "evaluations": evaluations, "elapsed": elapsed}
         if "turned" in self.record:
-            figures["turned"] = turn
+            figures.update(turned=turn, psnr_unturned=self.metrics(as_found, self.truth)["psnr"])
         if self.truth is not None:
             figures.update(self.metrics(x, self.truth))
         for key, value in figures.items():
@@ -95,6 +97,12 @@ class ImageRecord:
         best = chosen if self.truth is None else int(np.argmax(self.record["psnr"]))
         if best == len(self.record["iterates"]) - 1:
             self._save("result", x)
+
+    def found(self, kernel):
+        """The kernel, (k, k), that an operator has found along with the picture."""
+        self._save("kernel", kernel_picture(kernel))
+        if self.kernel_true is not None:
+            self.record["kernel_error"] = kernel_error(kernel, self.kernel_true)
 
     def compare(self, samples):
         """Several restorations of the measurement, (K, 3, H, W): each, their mean and, by pixel, their standard deviation (spread.png, root

@@ -189,6 +189,9 @@ class Restoration:
             if all(record.failed for record in self.records):
                 break
             started = time.perf_counter()
+        if k == 0 and hasattr(self.problem.operator, "unknown"):
+            for record, kernel in zip(self.records, self.problem.operator.unknown):
+                record.found(kernel)
 
     def run(self, solver, progress):
         state = self.load()

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard
+from guided_diffusion.blind import UnknownBlur, shifted
 from guided_diffusion.kernels import bicubic_matrix, blurring, gaussian_kernel, motion_kernel, smooth_field, warping
 from guided_diffusion.physics import in_our_range, load_physics
 from util.config import Section, load_yaml
@@ -209,6 +210,21 @@ class Blur:
         kernels = np.stack([self.kernel(self.size, self.intensity, *pair) for pair in zip(rng.numpy, rng.torch)])
         kernels = torch.from_numpy(kernels).float().to(device)
         return blurring(kernels, self.image_size), {"kernel": kernels}
+
+
+@operator("unknown_blur")
+class BlindBlur(Blur):
+    """Blur by a kernel that the solver is not told, but for its size: `draw` gives what blurs, `unknowing` what the solver gets. Kernel and
+    picture may move against each other; a picture is compared with the truth as it is and moved by up to four pixels."""
+
+    equivalents = staticmethod(shifted)
+
+    def draw(self, rng, device):
+        A, drawn = super().draw(rng, device)
+        return A, {"kernel_true": drawn["kernel"]}
+
+    def unknowing(self, device):
+        return UnknownBlur(self.size, self.image_size, device, mirror=True)
 
 
 # ------------------------------------------------------------------------------------------------ nonlinear blur

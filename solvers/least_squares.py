@@ -72,6 +72,14 @@ class LinearTask:
         self.operator, self.y, self.like = operator, y, like
         self.transpose = adjoint(operator, like)
 
+    def refit(self, x, move):
+        """Let an operator that does not know all of itself (`guided_diffusion.blind`) find it from the pictures x, (B, 3, H, W). Returns x; with
+        `move` as it moves along with what the operator has centred."""
+        self.operator.refit(x.clamp(-1, 1), self.y)
+        x = self.operator.centre(x) if move else x
+        self.transpose = adjoint(self.operator, self.like)
+        return x
+
     @torch.no_grad()
     def smooth(self, smoothness, steps=SMOOTH_STEPS, on_step=silent):
         """argmin_x ||A(x) - y||^2 + smoothness (||d_vertical x||^2 + ||d_horizontal x||^2): textbook Tikhonov regularisation, the

@@ -71,6 +71,11 @@ def guided(task, z, x0, level, sigma):
     return x0.detach() + level.abar**0.5 * spread / r * torch.autograd.grad(x0, z, step)[0]
 
 
+def is_blind(operator):
+    """Has the operator to find a part of itself?"""
+    return hasattr(operator, "refit")
+
+
 @torch.no_grad()
 def annealed(g, task, z, h, on_step):
     """A sample of the pictures behind the measurement of a LinearTask or NonlinearTask, (B, 3, H, W) in [-1, 1]: at each level the
@@ -84,6 +89,8 @@ def annealed(g, task, z, h, on_step):
         with torch.set_grad_enabled(h.guided):
             z = z.detach().requires_grad_(h.guided)
             x0 = predict_x0(z, g.eps(z, level), level.abar)
+        if is_blind(task.operator):  # before the measurement has a say, or any kernel would explain it
+            x0 = task.refit(x0, move=True)
         if h.guided:
             X = guided(task, z, x0, level, h.sigma).clamp(-1, 1)
         else:  # without noise, the number of conjugate gradient steps alone keeps this from dividing by zero
@@ -124,7 +131,10 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     z_0s = iter(latents) if h.searches == 1 else opposite_pairs(latents)
     sigma = noise_level(h.sigma)
     task = picture = None
-    if h.contrast or h.anneal or h.variance:  # contrast, which has no meaning elsewhere, is refused there
+    blind = is_blind(operator)
+    if blind:
+        operator.unknown = operator.start if state is None else state["unknown"]
+    if h.contrast or h.anneal or h.variance or blind:  # contrast, which has no meaning elsewhere, is refused there
         kind = LinearTask if h.contrast or is_linear(operator, latents[0]) else NonlinearTask
         task = kind(operator, y, latents[0])
     if h.anneal and state is None:
@@ -139,11 +149,16 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     elif state and "explained" in state:
         task.y = y = state["explained"]
     explained = {"explained": y} if h.sample_variance else {}
+    if blind:
+        explained["unknown"] = operator.unknown
     if h.variance:
         operator, y = task.preconditioned(sigma**2 / h.variance)
     begin = lambda z_0: z_0 if picture is None else g.noised(picture, z_0)
     if h.searches == 1:
         for name, X, found in solver(g, operator, y, begin(next(z_0s)), h, on_step, state):
+            if found and blind:
+                task.refit(X, move=False)
+                explained["unknown"] = task.operator.unknown
             yield name, X, found and {**found, **explained}
         return
     done = state or {"searches": 0, "mean": 0, "picture": picture}

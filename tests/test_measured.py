@@ -143,8 +143,8 @@ def test_a_mask_without_a_hole_is_said_and_copied(photos, restore):
 
 
 def arguments(**given):
-    empty = dict.fromkeys(("mask", "kernel", "scale", "sigma", "data", "number"))
-    return SimpleNamespace(**{**empty, "flip_kernel": False, "task": "t", "begin_number": 0, "end_number": -1, **given})
+    empty = dict.fromkeys(("mask", "kernel", "blind", "scale", "sigma", "data", "number"))
+    return SimpleNamespace(**{**empty, "flip_kernel": False, "task": "t", "begin_number": 0, "end_number": -1, "stop": "discrepancy", **given})
 
 
 def test_sigma_is_estimated_and_at_least_half_a_level(tmp_path):
@@ -317,7 +317,7 @@ BAD = [
     (["--measured", "photos/a.png", "--sigma", "3"], "argument --sigma: must be 0 or more, 1 at most"),
     (["--measured", "photos/a.png", "--scale", "1"], "argument --scale: must be 2 or more"),
     (["--measured", "photos/a.png", "--scale", "2", "-t", "inpainting"], "--task inpainting: contradicts what is given, for --scale means super_resolution"),
-    (["--measured", "photos/a.png", "-t", "inpainting"], "for neither --mask, --kernel nor --scale means denoising"),
+    (["--measured", "photos/a.png", "-t", "inpainting"], "for none of --mask, --kernel, --blind and --scale means denoising"),
     (["--measured", "photos/a.png", "--data", "photos"], "--data: is for pictures that a run degrades itself"),
     (["--measured", "photos/a.png", "--resize"], "--resize: is for pictures that a run degrades itself"),
     (["--measured", "photos/a.png", "--flip-kernel"], "--flip-kernel: there is no kernel to flip"),

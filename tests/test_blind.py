@@ -1,0 +1,109 @@
+"""Blur by a kernel that nobody knows: the kernel's own problem, and runs that find kernel and picture together."""
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import experiment.runner
+from guided_diffusion.blind import UnknownBlur, kernel_error, most_structured, onto_simplex, shifted
+from guided_diffusion.ddim import Chain
+from guided_diffusion.kernels import blurring, correlating, motion_kernel
+from solvers.ilo import Hyperparameters
+from solvers.search import search
+
+
+def picture(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def shakes(*seeds, side=9):
+    kernels = np.stack([motion_kernel(side, 0.5, np.random.RandomState(seed), None) for seed in seeds])
+    return torch.from_numpy(kernels / kernels.sum((1, 2), keepdims=True)).float()
+
+
+def test_the_simplex_is_reached_by_the_shortest_way():
+    v = torch.tensor([[0.2, 0.3, 0.5], [2.0, 0.0, 0.0], [0.5, 0.5, -7.0], [0.4, 0.4, 0.4]])
+    torch.testing.assert_close(onto_simplex(v), torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1 / 3] * 3]))
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_the_kernel_is_found_from_the_true_picture(mirror):
+    x, kernels = picture(2, 3, 40, 36), shakes(1, 2)
+    y = (blurring if mirror else correlating)(kernels, (40, 36))(x)
+    A = UnknownBlur(9, (40, 36), "cpu", mirror)
+    assert A(x).shape == y.shape
+    for _ in range(5):
+        A.refit(x, y)
+    assert (A.unknown >= 0).all() and A.unknown.sum((1, 2)) == pytest.approx([1, 1], abs=1e-4)
+    assert max(kernel_error(found, true) for found, true in zip(A.unknown, kernels)) < 0.05
+
+
+def test_what_is_centred_explains_the_same():
+    A, x = UnknownBlur(9, (32, 32), "cpu", True), picture(1, 3, 32, 32)
+    A.unknown = torch.zeros(1, 9, 9)
+    A.unknown[0, 1, 6] = 1
+    before = A(x)
+    moved = A.centre(x)
+    assert A.unknown[0, 4, 4] == 1
+    torch.testing.assert_close(A(moved)[..., 8:-8, 8:-8], before[..., 8:-8, 8:-8])
+
+
+def test_a_kernel_is_compared_wherever_it_lies():
+    (kernel,) = shakes(3)
+    assert kernel_error(kernel.roll((1, -2), (0, 1)), kernel) < 1e-6 < 0.1 < kernel_error(torch.full((9, 9), 1 / 81), kernel)
+    assert len(shifted(kernel)) == 81 and torch.equal(shifted(kernel)[0], kernel)
+
+
+def test_the_kernel_is_told_from_where_there_is_structure():
+    y = torch.zeros(1, 3, 600, 300)
+    y[..., 330:500, 20:200] = picture(1, 3, 170, 180)
+    top, left = most_structured(y, 256)
+    assert 230 <= top <= 340 and left <= 44
+
+
+def test_the_kernel_is_found_again_between_outer_iterations_and_after_a_kill():
+    x, A = picture(1, 3, 16, 16), UnknownBlur(5, (16, 16), "cpu", True)
+    y = blurring(shakes(1, side=5), (16, 16))(x)
+    seen = []
+
+    def solver(g, operator, y, z_0, h, on_step, state=None):
+        for t in range(state["t"] if state else 0, 3):
+            seen.append(A.unknown)
+            yield f"{t}_after", x, {"t": t + 1}
+
+    h = Hyperparameters(outer=3, inner=1, lr_z=1.0, lr_nu=1.0, weight_nu=0.0, weight_z=0.0, sigma=0.01, variance=0.01)
+    states = [state for _, _, state in search(solver, Chain(None, 3, None), A, y, [x], h, None)]
+    assert torch.equal(seen[0], A.start) and not torch.equal(seen[1], seen[0]) and not torch.equal(seen[2], seen[1])
+    wanted, A.unknown = A.unknown, None
+    assert len(list(search(solver, Chain(None, 3, None), A, y, [x], h, None, states[0]))) == 2
+    assert torch.equal(seen[-2], seen[1]) and torch.equal(A.unknown, wanted)
+
+
+@pytest.fixture
+def few_levels(monkeypatch):
+    load = experiment.runner.load_hyperparameters
+    monkeypatch.setattr(experiment.runner, "load_hyperparameters", lambda *a, **k: dataclasses.replace(load(*a, **k), anneal=3))
+
+
+def test_a_simulated_blind_run_leaves_both_kernels_and_both_figures(run_method, tiny_prior, few_levels):
+    run = run_method("dmilo", "blind_deblur", "--preset", "fast", "-n", 1)
+    left = run.folder / "images" / "astronaut"
+    found, true = (np.asarray(Image.open(left / f"{name}.png")) for name in ("kernel", "kernel_true"))
+    assert found.shape == true.shape == (13, 13) and not np.array_equal(found, true)
+    record = json.loads((run.folder / "record" / "astronaut.json").read_text())
+    assert 0 < record["kernel_error"] < 10
+    assert all(moved >= as_found for moved, as_found in zip(record["psnr"], record["psnr_unturned"]))
+
+
+def test_a_photograph_is_deblurred_without_a_kernel(script, tmp_path, tiny_prior, few_levels):
+    arguments = ["dmilo.py", "--measured", "data/demo/astronaut.png", "-l", tmp_path, "--name", "r", "--cuda", -1, "--inner", 1]
+    result = script(*arguments, "--blind", 8)
+    assert result.code == 0 and "blind_deblur, sigma " in result.out, result.err
+    folder = tmp_path / "demo" / "blind_deblur" / "r"
+    assert Image.open(folder / "restored" / "astronaut.png").size == (64, 64)
+    assert Image.open(folder / "images" / "astronaut" / "kernel.png").size == (9, 9)
+    result = script(*arguments, "--blind", 40)
+    assert result.code == 2 and "--blind 41: is too large a kernel for data/demo/astronaut.png, 64 x 64" in result.err
