@@ -25,7 +25,8 @@ def most_structured(y, side):
     sides = [min(side, length - 1) for length in y.shape[-2:]]
     step = max(1, side // 8)
     energy = F.avg_pool2d(differences.sum((0, 1), keepdim=True), sides, step)[0, 0]
-    return divmod(int(energy.argmax()), energy.shape[1])[0] * step, int(energy.argmax()) % energy.shape[1] * step
+    row, column = divmod(int(energy.argmax()), energy.shape[1])
+    return row * step, column * step
 
 
 class UnknownBlur:
