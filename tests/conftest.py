@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import json
 import os
@@ -13,6 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
+import experiment.library
 import experiment.metrics
 import experiment.runner
 from guided_diffusion.prior import frozen, load_model_config, load_prior
@@ -130,6 +132,18 @@ def tiny_prior(one_alexnet, monkeypatch):
     """Runs in this process have the tiny network for the prior of their model config."""
     load = lambda config, path, device, precision="fp32": frozen(tiny_network(), device, precision)
     monkeypatch.setattr(experiment.runner, "load_prior", load)
+
+
+@pytest.fixture
+def short_searches(monkeypatch):
+    """Presets keep all their passes, starts and samples, but none takes more than 2 steps."""
+    def shortened(load, *arguments, **given):
+        h = load(*arguments, **given)
+        shorter = {"anneal": min(h.anneal, 2), "before": tuple((chain, starts, 2) for chain, starts, _ in h.before)}
+        return dataclasses.replace(h, **shorter, **({"inner": min(h.inner, 2)} if hasattr(h, "inner") else {}))
+
+    for module in (experiment.library, experiment.runner):
+        monkeypatch.setattr(module, "load_hyperparameters", functools.partial(shortened, module.load_hyperparameters))
 
 
 def put_tiny_prior(root):

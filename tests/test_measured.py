@@ -72,6 +72,7 @@ def restore(script, tmp_path):
     return run
 
 
+@pytest.mark.usefixtures("short_searches")
 @pytest.mark.parametrize("method", ["dmilo.py", "dmilo-pgd.py"])
 @pytest.mark.parametrize("options, task, size", [
     (["--mask", "masks/a.png"], "inpainting", (45, 37)), (["--kernel", "kernel.npy"], "motion_deblur", (45, 37)),

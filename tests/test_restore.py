@@ -32,14 +32,16 @@ def problem(task, x, rng):
     return simulate(NAMES[: len(x)], x, operator, noise, rng)
 
 
-METHODS_AND_TASKS = [("dmilo", task) for task in TASKS] + [("dmilo-pgd", "inpainting")] + [
-    pytest.param("dmilo-pgd", task, marks=pytest.mark.slow) for task in TASKS if task != "inpainting"
+CASES = [("dmilo", task, "short") for task in TASKS] + [("dmilo-pgd", "inpainting", "short")] + [
+    pytest.param(method, task, "whole", marks=pytest.mark.slow) for method in ("dmilo", "dmilo-pgd") for task in TASKS
 ]
 
 
 @pytest.mark.usefixtures("tiny_prior", "tiny_network")
-@pytest.mark.parametrize("method, task", METHODS_AND_TASKS)
-def test_restore_gives_the_pixels_of_the_command_line(run_method, tmp_path, method, task):
+@pytest.mark.parametrize("method, task, length", CASES)
+def test_restore_gives_the_pixels_of_the_command_line(request, run_method, tmp_path, method, task, length):
+    if length == "short":
+        request.getfixturevalue("short_searches")
     run = run_method(method, task, "--preset", "fast", "--batch-size", 2, iterations=())
     rng = BatchRandom([123, 123])
     given = problem(task, faces(), rng)
@@ -51,7 +53,7 @@ def test_restore_gives_the_pixels_of_the_command_line(run_method, tmp_path, meth
         assert np.array_equal(Image.open(tmp_path / "x.png"), Image.open(run.folder / "images" / name / "final.png"))
 
 
-@pytest.mark.usefixtures("tiny_prior", "tiny_network")
+@pytest.mark.usefixtures("tiny_prior", "tiny_network", "short_searches")
 def test_restore_gives_the_pixels_of_a_measured_picture(script, tmp_path):
     """Nothing is drawn for it, so that a number is seed enough; its size is not the prior's."""
     Image.open("data/photo/small.png").crop((0, 0, 20, 12)).save(tmp_path / "a.png")
@@ -63,7 +65,7 @@ def test_restore_gives_the_pixels_of_a_measured_picture(script, tmp_path):
     assert np.array_equal(Image.open(tmp_path / "x.png"), Image.open(tmp_path / "demo/super_resolution/r/restored/a.png"))
 
 
-@pytest.mark.usefixtures("tiny_network")
+@pytest.mark.usefixtures("tiny_network", "short_searches")
 def test_another_sample_is_the_restoration_of_the_next_seed():
     given = problem("inpainting", faces()[:1], BatchRandom([123]))
     both = restore(given.y, given.operator, samples=2)

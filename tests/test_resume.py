@@ -49,19 +49,20 @@ def dying_after(saves, save):
 RUNS = [
     ("dmilo.py", "inpainting", ["--outer", 3, "--inner", 2, "--eta", 0.5]),
     ("dmilo-pgd.py", "super_resolution", ["--outer", 3, "--inner", 2]),
-    ("dmilo.py", "gaussian_deblur", ["--preset", "fast", "--inner", 2]),
+    ("dmilo.py", "gaussian_deblur", ["--preset", "fast"]),
     ("dmilo.py", "motion_deblur", ["--outer", 1, "--inner", 2, "--samples", 3]),
     ("baselines.dmplug", "inpainting", ["--outer", 3, "--inner", 2]),
     ("baselines.dps", "inpainting", ["--outer", 3, "-c", 2]),
     ("baselines.diffpir", "inpainting", ["--outer", 3, "-c", 2]),
-    ("dmilo.py", "inpainting", ["--preset", "sharp", "--inner", 2]),
-    ("dmilo.py", "super_resolution", ["--preset", "sharp", "--outer", 3, "--inner", 2]),
+    ("dmilo.py", "inpainting", ["--preset", "sharp"]),
+    ("dmilo.py", "super_resolution", ["--preset", "sharp", "--outer", 3]),
     ("baselines.reddiff", "inpainting", ["--outer", 3, "-c", 2]),
     ("baselines.daps", "inpainting", ["--outer", 3, "-c", 2]),
     ("baselines.total_variation", "inpainting", ["--outer", 3, "--inner", 2]),
 ]
 
 
+@pytest.mark.usefixtures("short_searches")
 @pytest.mark.parametrize("name, task, options", RUNS, ids=[f"{name} {task}" for name, task, _ in RUNS])
 def test_a_killed_run_ends_as_an_uninterrupted_one(script, tmp_path, monkeypatch, name, task, options):
     def run(logdir):
