@@ -3,24 +3,25 @@
     python -m baselines.dmplug --task inpainting --data faces/ -n 4 --cuda -1
 
 The parent of DMILO, with the command line and the files of dmilo.py. Each step evaluates the network once a layer and keeps
-all of them in memory for the gradient.
+all of them in memory for the gradient. An unknown kernel is the softmax of logits that the same Adam searches.
 """
 from dataclasses import dataclass
 
 import torch
 
 from solvers.ilo import mean_per_image, run_chain
-from solvers.search import Start
+from solvers.search import Start, is_blind
 
 
 @dataclass(frozen=True, kw_only=True)
 class DMPlugHyperparameters(Start):
     """One row of configs/dmplug.yaml. outer x inner: steps of one Adam, the picture recorded after every `inner` of
-    them; lr_z: its learning rate."""
+    them; lr_z: its learning rate; lr_unknown: that of an unknown kernel's logits."""
 
     outer: int
     inner: int
     lr_z: float
+    lr_unknown: float = 0.0
 
 
 def dmplug(g, operator, y, z_0, h, on_step, state=None):
@@ -28,13 +29,21 @@ def dmplug(g, operator, y, z_0, h, on_step, state=None):
     (B, 3, H, W) in [-1, 1], and what it needs to go on from there."""
     nu = [0] * len(g)  # no deviations
     z = (z_0 if state is None else state["z"]).clone().requires_grad_()
-    adam = torch.optim.Adam([z], lr=h.lr_z, fused=True)
+    searched = [{"params": z, "lr": h.lr_z}]
+    blind = is_blind(operator)
+    if blind:
+        logits = g.rng.randn((operator.side**2,), z.device) if state is None else state["logits"]
+        logits = logits.clone().requires_grad_()
+        searched.append({"params": logits, "lr": h.lr_unknown})
+    adam = torch.optim.Adam(searched, fused=True)
     if state is None:
         yield "init", run_chain(g, z.detach(), nu)[-1].clamp(-1, 1), None
     else:
         adam.load_state_dict(state["adam"])
     for t in range(state["t"] if state else 0, h.outer):
         for step in range(h.inner):
+            if blind:
+                operator.unknown = operator.softmax(logits)
             x = z
             for layer in g:
                 x = layer(x)
@@ -44,7 +53,11 @@ def dmplug(g, operator, y, z_0, h, on_step, state=None):
             adam.step()
             on_step(step + 1, h.inner, loss.detach())
         X = run_chain(g, z.detach(), nu)[-1].clamp(-1, 1)
-        yield f"{t}_after", X, {"t": t + 1, "z": z.detach(), "adam": adam.state_dict()}
+        found = {"t": t + 1, "z": z.detach(), "adam": adam.state_dict()}
+        if blind:
+            operator.unknown = operator.softmax(logits.detach())
+            found.update(logits=logits.detach(), unknown=operator.unknown)
+        yield f"{t}_after", X, found
 
 
 if __name__ == "__main__":

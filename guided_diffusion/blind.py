@@ -67,6 +67,10 @@ class UnknownBlur:
             k, previous = onto_simplex(ahead - rate * (gram @ ahead[..., None] - target).squeeze(-1)), k
         self.unknown = k.reshape(-1, self.side, self.side)
 
+    def softmax(self, logits):
+        """The kernels, (B, side, side), behind logits, (B, side^2): for who finds them by gradient."""
+        return logits.softmax(1).reshape(-1, self.side, self.side)
+
     def centre(self, x):
         """Move the kernels' centres of mass to their middle and the pictures along; returns these. Both moved explain the same."""
         along = torch.arange(self.side, device=x.device) - self.side // 2

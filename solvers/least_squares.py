@@ -34,8 +34,8 @@ def adjoint(operator, x):
         x = x.detach().requires_grad_()
         y = operator(x)
     if not is_linear(operator, x):
-        raise UserError("this task's operator is not linear, which least squares and the settings start_smoothness and "
-                        "damping need; choose another --task or --preset")
+        raise UserError("this task's operator is not linear, which least squares and the setting contrast need; give the task the row "
+                        "`nonlinear` of the preset, or choose another --task or --preset")
     return lambda v: torch.autograd.grad(y, x, v, retain_graph=True)[0]
 
 

@@ -157,7 +157,8 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     if h.searches == 1:
         for name, X, found in solver(g, operator, y, begin(next(z_0s)), h, on_step, state):
             if found and blind:
-                task.refit(X, move=False)
+                if "unknown" not in found:  # else the solver has found it by itself
+                    task.refit(X, move=False)
                 explained["unknown"] = task.operator.unknown
             yield name, X, found and {**found, **explained}
         return

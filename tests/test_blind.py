@@ -1,4 +1,5 @@
 """Blur by a kernel that nobody knows: the kernel's own problem, and runs that find kernel and picture together."""
+import copy
 import dataclasses
 import json
 
@@ -8,11 +9,13 @@ import torch
 from PIL import Image
 
 import experiment.runner
+from baselines.dmplug import DMPlugHyperparameters, dmplug
 from guided_diffusion.blind import UnknownBlur, kernel_error, most_structured, onto_simplex, shifted
 from guided_diffusion.ddim import Chain
 from guided_diffusion.kernels import blurring, correlating, motion_kernel
 from solvers.ilo import Hyperparameters
 from solvers.search import search
+from util.rng import BatchRandom
 
 
 def picture(*shape, seed=0):
@@ -96,6 +99,26 @@ def test_a_simulated_blind_run_leaves_both_kernels_and_both_figures(run_method, 
     record = json.loads((run.folder / "record" / "astronaut.json").read_text())
     assert 0 < record["kernel_error"] < 10
     assert all(moved >= as_found for moved, as_found in zip(record["psnr"], record["psnr_unturned"]))
+
+
+def test_dmplug_finds_the_kernel_by_gradient_and_goes_on_after_a_kill():
+    x, A = picture(1, 3, 16, 16), UnknownBlur(5, (16, 16), "cpu", True)
+    y = blurring(shakes(1, side=5), (16, 16))(x)
+    h = DMPlugHyperparameters(outer=2, inner=30, lr_z=0.01, lr_unknown=0.1, chain_steps=1, sigma=0.01)
+
+    abar = Chain(None, 1, None).levels[0].abar
+
+    def run(state=None):
+        g = Chain(lambda z, t: z * (1 - abar**0.5 / 2) / (1 - abar) ** 0.5, 1, BatchRandom([0]))  # the picture is z / 2
+        found = search(dmplug, g, A, y, [picture(1, 3, 16, 16, seed=1)], h, lambda *told: None, state)
+        return [copy.deepcopy(one) for one in found]  # a state is written before the next step
+
+    (_, first, _), (_, _, half), (_, X, whole) = run()
+    misfit = lambda X, kernels: (blurring(kernels, (16, 16))(X) - y).square().mean()
+    assert misfit(X, whole["unknown"]) < misfit(X, half["unknown"]) and misfit(X, whole["unknown"]) < 0.9 * misfit(first, A.start)
+    assert (A.unknown > 0).all() and A.unknown.sum() == pytest.approx(1, abs=1e-5)
+    A.unknown = A.start
+    assert torch.equal(run(half)[-1][1], X) and torch.equal(A.unknown, whole["unknown"])
 
 
 def test_a_photograph_is_deblurred_without_a_kernel(script, tmp_path, tiny_prior, few_levels):
