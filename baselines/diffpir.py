@@ -28,7 +28,7 @@ def diffpir(g, operator, y, z_0, h, on_step, state=None):
     if state is None:
         yield "init", z_0.clamp(-1, 1), None
     for t in range(state["t"] if state else 0, h.outer):
-        yield f"{t}_after", annealed(g, task, z_0, h, on_step), {"t": t + 1}
+        yield f"{t}_after", annealed(g, task, [z_0], h, on_step)[0], {"t": t + 1}
 
 
 if __name__ == "__main__":

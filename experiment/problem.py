@@ -13,11 +13,6 @@ from util.images import find_images, image_names, is_grey, load_image, say_unrea
 SMALLEST = 32  # pixels a side; AlexNet, which measures LPIPS, needs as many
 
 
-def alone(x):
-    """What a measurement tells from every other picture."""
-    return (x,)
-
-
 @dataclass(frozen=True)
 class Problem:
     """A batch of pictures to restore from y = operator(x) + noise.
@@ -28,8 +23,8 @@ class Problem:
     operator has to find it, or {}; size: (H, W); truth: (B, 3, H, W) in [-1, 1], or None where nobody knows it.
 
     border: rows above and below, columns left and right that a restored picture has beyond the one that was measured; grey: is it
-    a picture of one channel, which stands in x and y three times? complete: is y the picture already? equivalents: the pictures, x
-    (3, H, W) itself first, of which the measurement cannot tell which one it is.
+    a picture of one channel, which stands in x and y three times? complete: is y the picture already? nearest: where the
+    measurement cannot tell pictures apart, a function of x and truth, (3, H, W): the one of them that is nearest to truth, and which it is.
     """
 
     names: list
@@ -42,7 +37,7 @@ class Problem:
     border: tuple = (0, 0)
     grey: bool = False
     complete: bool = False
-    equivalents: callable = alone
+    nearest: callable = None
 
     def shown(self, x):
         """What of restored pictures x (B, 3, H, W) is kept: the measured part, and of a grey one the channels' mean."""
@@ -134,6 +129,6 @@ def simulate(names, x, operator, noise, rng, grey=False):
         if grey:
             y = clean + (y - clean)[:, :1]
         y = y.contiguous()  # or that order would spread to whatever is computed from y
-    equivalents = getattr(operator, "equivalents", alone)
+    nearest = getattr(operator, "nearest", None)
     A = operator.unknowing(x.device) if hasattr(operator, "unknowing") else A
-    return Problem(names, A, y, noise.sigma, drawn, tuple(x.shape[-2:]), x, grey=grey, equivalents=equivalents)
+    return Problem(names, A, y, noise.sigma, drawn, tuple(x.shape[-2:]), x, grey=grey, nearest=nearest)

@@ -31,22 +31,24 @@ class ImageRecord:
 
     measurement: its y; drawn: its part of the Problem's; truth: (3, H, W) or, grey, (1, H, W), in [-1, 1], or None: then there are
     no metrics, and the chosen iterate is the result, which restored/<name>.png repeats; sigma: the noise's standard deviation, for the
-    record; equivalents: the Problem's. Where there are several, the record says in `turned` which one was the nearest to the truth, 0
-    being the iterate itself, whose PSNR is in `psnr_unturned`; rule, single: see `experiment.stop.stop`.
+    record; nearest: the Problem's. Where it has one, the record says in `turned` which picture was the nearest to the truth, has the PSNR of
+    the iterate itself in `psnr_unturned` and, if it is of a picture's shape, the measurement's figures; rule, single: see `experiment.stop.stop`.
     """
 
-    def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma, equivalents, rule, single):
+    def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma, nearest, rule, single):
         self.restored = os.path.join(directory, "restored", f"{name}.png")
         self.pictures = os.path.join(directory, "images", name)
         self.record_path = os.path.join(directory, "record", f"{name}.json")
-        self.truth, self.metrics, self.equivalents = truth, metrics, equivalents
+        self.truth, self.metrics, self.nearest = truth, metrics, nearest
         self.rule, self.single = rule, single
         figures = METRICS if truth is not None else ()
         self.record = {"sigma": sigma, **{key: [] for key in (*figures, *LEFT, "iterates", "evaluations", "elapsed")}}
         if truth is not None:
             self._save("origin", truth)
-            if len(equivalents(truth)) > 1:
+            if nearest:
                 self.record.update(turned=[], psnr_unturned=[])
+                if measurement.shape == truth.shape:
+                    self.record["measurement"] = metrics(self._nearest(measurement.clamp(-1, 1))[0], truth)
         self._save("measurement", measurement)
         with atomic(os.path.join(self.pictures, "measurement.npy")) as tmp, open(tmp, "wb") as f:
             np.save(f, measurement.cpu().numpy())
@@ -65,12 +67,8 @@ class ImageRecord:
         save_image(os.path.join(self.pictures, f"{picture}.png"), x)
 
     def _nearest(self, x):
-        """(of the pictures that the measurement cannot tell from x, the one nearest to the truth, its number)."""
-        if self.truth is None:
-            return x, 0
-        others = self.equivalents(x)
-        nearest = min(range(len(others)), key=lambda i: (others[i] - self.truth).square().mean())
-        return others[nearest], nearest
+        """(of the pictures that the measurement cannot tell from x, the one nearest to the truth, which it is)."""
+        return self.nearest(x, self.truth) if self.nearest and self.truth is not None else (x, None)
 
     def add(self, iterate, x, left, evaluations, elapsed):
         """One iterate: its name, (3, H, W) or, grey, (1, H, W), the figures LEFT of A(x) - y, and the network evaluations and seconds that the
@@ -195,6 +193,21 @@ def samples_summary(records):
     return {"samples": {"count": found[0]["count"], **summary}}
 
 
+def turned_summary(records):
+    """Of runs whose measurement cannot tell pictures apart: means over the images of the final PSNR as it was found, of the measurement's own
+    figures and of the found kernel's error. {} of others."""
+    found = [record for record in records if "turned" in record]
+    if not found:
+        return {}
+    mean = lambda values: mean_and_std(values)["mean"]
+    summary = {"psnr_unturned": mean([record["psnr_unturned"][-1] for record in found])}
+    if "measurement" in found[0]:
+        summary["measurement"] = {metric: mean([record["measurement"][metric] for record in found]) for metric in METRICS}
+    if "kernel_error" in found[0]:
+        summary["kernel_error"] = mean([record["kernel_error"] for record in found])
+    return summary
+
+
 def log_lines(summary, records):
     """The lines of log.txt. records: {image: record} of those that have not failed."""
     lines = [f"{summary['method']}: {len(records)} images of {summary['dataset']}, {summary['task']}"]
@@ -220,6 +233,7 @@ def log_lines(summary, records):
             psnr, ssim, lpips = (summary[which][metric][statistic] for metric in METRICS)
             if psnr is not None:
                 lines.append(f"{which} {word} psnr: {psnr}, {word} ssims: {ssim}, {word} lpips: {lpips}")
+    lines += [f"{key}: {summary[key]}" for key in ("psnr_unturned", "measurement", "kernel_error") if key in summary]
     lines += [f"samples: {key}: {value}" for key, value in summary.get("samples", {}).items()]
     if "fid" in summary:
         lines.append(f"fid: {summary['fid']}")
@@ -237,7 +251,7 @@ def write_summary(directory, head, records, settings):
     summary["never_reached"] = [name for name, record in records.items() if not record.get("chosen", {"reached": True})["reached"]]
     for key in ("seconds", "network_evaluations"):
         summary[f"{key}_per_image"] = mean_and_std([record[key] for record in records.values()])["mean"]
-    summary.update(samples_summary(records.values()))
+    summary.update(samples_summary(records.values()), **turned_summary(records.values()))
     # One, unless the run went on elsewhere.
     summary["made_with"] = list({json.dumps(one): one for one in (r["made_with"] for r in records.values())}.values())
     summary["settings"] = settings

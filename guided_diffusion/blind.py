@@ -1,8 +1,10 @@
 """Blur by a kernel that nobody knows: found along with the picture."""
+import itertools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
+from scipy import ndimage
 
 from guided_diffusion.kernels import blurring, correlating, mirrored
 
@@ -41,27 +43,30 @@ class UnknownBlur:
         self.side, self.size, self.mirror = side, size, mirror
         point = np.zeros((1, side, side))
         point[0, side // 2, side // 2] = 1
-        start = torch.from_numpy(gaussian_filter(point, (0, side / 6, side / 6))).float().to(device)
+        start = torch.from_numpy(ndimage.gaussian_filter(point, (0, side / 6, side / 6))).float().to(device)
         self.unknown = self.start = start / start.sum()
 
     def __call__(self, x):
         return (blurring if self.mirror else correlating)(self.unknown, self.size)(x)
 
     @torch.no_grad()
-    def refit(self, x, y):
-        """Find the kernels that explain y, (B, 3, H', W'), best from the pictures x, (B, 3, H, W): least squares over non-negative kernels of
-        sum one, by FISTA (Beck & Teboulle 2009). Of large pictures a part with much structure has to do."""
+    def refit(self, xs, y):
+        """Find the kernels that explain the differences between neighbours in y, (B, 3, H', W'), best from those in guesses of the pictures, a
+        list of (B, 3, H, W): least squares over non-negative kernels of sum one, by FISTA (Beck & Teboulle 2009). A guess errs least in its
+        differences, whose errors are nearly white. Grey pictures do, and of large ones a part with much structure."""
         border = self.side // 2
-        x = mirrored(mirrored(x, border, -2), border, -1) if self.mirror else x
         top, left = most_structured(y, PART)
-        y = y[..., top : top + PART, left : left + PART]
-        x = x[..., top : top + PART + 2 * border, left : left + PART + 2 * border]
+        y = y.mean(1, keepdim=True)[..., top : top + PART, left : left + PART]
         gram = target = 0
-        for channel, wanted in zip(x.split(1, 1), y.split(1, 1)):
-            patches = F.unfold(channel, self.side)
-            gram, target = gram + patches @ patches.mT, target + patches @ wanted.flatten(1)[..., None]
+        for x in xs:
+            x = x.mean(1, keepdim=True)
+            x = mirrored(mirrored(x, border, -2), border, -1) if self.mirror else x
+            x = x[..., top : top + PART + 2 * border, left : left + PART + 2 * border]
+            for dim in (-2, -1):
+                patches = F.unfold(x.diff(dim=dim), self.side)
+                gram, target = gram + patches @ patches.mT, target + patches @ y.diff(dim=dim).flatten(1)[..., None]
         rate = 1 / torch.linalg.matrix_norm(gram, 2)[:, None]
-        k = previous = self.unknown.flatten(1).expand(len(x), -1)
+        k = previous = self.unknown.flatten(1).expand(len(y), -1)
         for step in range(STEPS):
             ahead = k + step / (step + 3) * (k - previous)
             k, previous = onto_simplex(ahead - rate * (gram @ ahead[..., None] - target).squeeze(-1)), k
@@ -71,25 +76,36 @@ class UnknownBlur:
         """The kernels, (B, side, side), behind logits, (B, side^2): for who finds them by gradient."""
         return logits.softmax(1).reshape(-1, self.side, self.side)
 
-    def centre(self, x):
-        """Move the kernels' centres of mass to their middle and the pictures along; returns these. Both moved explain the same."""
-        along = torch.arange(self.side, device=x.device) - self.side // 2
-        moved, kernels = [], []
-        for picture, kernel in zip(x, self.unknown):
-            shift = [-round((kernel.sum(other) * along).sum().item()) for other in (1, 0)]
-            moved.append(picture.roll(shift, (-2, -1)))
-            kernels.append(kernel.roll(shift, (-2, -1)))
-        self.unknown = torch.stack(kernels)
-        return torch.stack(moved)
+    def centre(self, xs):
+        """Move the kernels' centres of mass to their middle and the pictures, a list of (B, 3, H, W), along; returns these. Both moved explain
+        the same."""
+        along = torch.arange(self.side, device=self.unknown.device) - self.side // 2
+        shifts = [[-round((kernel.sum(other) * along).sum().item()) for other in (1, 0)] for kernel in self.unknown]
+        together = lambda batch: torch.stack([one.roll(shift, (-2, -1)) for one, shift in zip(batch, shifts)])
+        self.unknown = together(self.unknown)
+        return [together(x) for x in xs]
+
+
+def moved(x, shift):
+    """x, (…, H, W), moved down and to the right by fractions of a pixel, by cubic splines; what leaves at one side enters at the other."""
+    if not any(shift):
+        return x
+    whole = (0,) * (x.dim() - 2)
+    return torch.from_numpy(ndimage.shift(x.cpu().numpy(), (*whole, *shift), order=3, mode="grid-wrap")).to(x)
+
+
+def nearest_moved(x, truth):
+    """(x, (…, H, W), moved to be nearest to truth, its shift down and to the right) by up to SHIFT pixels in quarters: no measurement tells
+    kernel and picture from both moved against each other, by fractions neither."""
+    error = lambda shift, move: (move(x, shift) - truth).square().mean().item()
+    steps = sorted(range(-SHIFT, SHIFT + 1), key=abs)
+    down, right = min(itertools.product(steps, steps), key=lambda shift: error(shift, lambda x, shift: x.roll(shift, (-2, -1))))
+    quarters = [quarter / 4 for quarter in sorted(range(-3, 4), key=abs)]
+    near = [(down + i, right + j) for i in quarters for j in quarters]
+    shift = min(near, key=lambda shift: error(shift, moved))
+    return moved(x, shift), shift
 
 
 def kernel_error(found, true):
-    """||found - true|| / ||true||, two (k, k), the found one moved as `shifted` moves it to be nearest."""
-    true = true.to(found)
-    return min((one - true).norm() for one in shifted(found)).item() / true.norm().item()
-
-
-def shifted(x):
-    """x (…, H, W) itself first, then moved by up to SHIFT pixels in every direction, what leaves at one side entering at the other."""
-    steps = sorted(range(-SHIFT, SHIFT + 1), key=abs)
-    return [x.roll((down, right), (-2, -1)) for down in steps for right in steps]
+    """||found - true|| / ||true||, two (k, k), the found one moved as `nearest_moved` does."""
+    return ((nearest_moved(found, true.to(found))[0] - true.to(found)).norm() / true.norm()).item()

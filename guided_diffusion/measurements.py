@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard
-from guided_diffusion.blind import UnknownBlur, shifted
+from guided_diffusion.blind import UnknownBlur, nearest_moved
 from guided_diffusion.kernels import bicubic_matrix, blurring, gaussian_kernel, motion_kernel, smooth_field, warping
 from guided_diffusion.physics import in_our_range, load_physics
 from util.config import Section, load_yaml
@@ -217,7 +217,7 @@ class BlindBlur(Blur):
     """Blur by a kernel that the solver is not told, but for its size: `draw` gives what blurs, `unknowing` what the solver gets. Kernel and
     picture may move against each other; a picture is compared with the truth as it is and moved by up to four pixels."""
 
-    equivalents = staticmethod(shifted)
+    nearest = staticmethod(nearest_moved)
 
     def draw(self, rng, device):
         A, drawn = super().draw(rng, device)
@@ -320,9 +320,10 @@ class PhaseRetrieval:
     every side (Chung et al. 2023, DPS). Not unique: x turned by 180 degrees has the same amplitude."""
 
     @staticmethod
-    def equivalents(x):
-        """The pictures, x (…, H, W) itself first, that no measurement tells apart."""
-        return x, x.flip(-2, -1)
+    def nearest(x, truth):
+        """(x, (…, H, W), or its turn, which no measurement tells apart, whichever is nearer to truth; was it turned?)"""
+        turned = (x.flip(-2, -1) - truth).square().mean() < (x - truth).square().mean()
+        return (x.flip(-2, -1) if turned else x), bool(turned)
 
     def __init__(self, task, size, prior_size):
         options = task.section("measurement").section("operator")

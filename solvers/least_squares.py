@@ -72,13 +72,13 @@ class LinearTask:
         self.operator, self.y, self.like = operator, y, like
         self.transpose = adjoint(operator, like)
 
-    def refit(self, x, move):
-        """Let an operator that does not know all of itself (`guided_diffusion.blind`) find it from the pictures x, (B, 3, H, W). Returns x; with
-        `move` as it moves along with what the operator has centred."""
-        self.operator.refit(x.clamp(-1, 1), self.y)
-        x = self.operator.centre(x) if move else x
+    def refit(self, xs, move):
+        """Let an operator that does not know all of itself (`guided_diffusion.blind`) find it from guesses of the pictures, a list of
+        (B, 3, H, W). Returns them; with `move` as they move along with what the operator has centred."""
+        self.operator.refit([x.clamp(-1, 1) for x in xs], self.y)
+        xs = self.operator.centre(xs) if move else xs
         self.transpose = adjoint(self.operator, self.like)
-        return x
+        return xs
 
     @torch.no_grad()
     def smooth(self, smoothness, steps=SMOOTH_STEPS, on_step=silent):

@@ -1,5 +1,6 @@
 """What surrounds a method's search: the part of the chain it searches, where it begins, the form in which it sees the
 measurement, and how often it is repeated. Everything here is off in the published settings."""
+from copy import copy
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -9,6 +10,7 @@ from solvers.least_squares import LinearTask, is_linear, noise_level
 from solvers.nonlinear import NonlinearTask
 
 PIXEL_VARIANCE = 0.25  # of a picture in [-1, 1]
+UNKNOWN_VARIANCE = 0.04  # of what a part of the operator that is still to be found makes of the measurement, while all is noise
 
 
 def are_passes(values):
@@ -25,9 +27,10 @@ class Start:
     contrast: variance of the differences between neighbouring pixels; 0 begins at noise, more at the noised smooth least squares
     picture with smoothness sigma^2 / contrast. anneal: 0, or begin at a noised sample that took so many steps (`annealed`), with
     zeta, the share of fresh noise in each, guided, whether by the network's gradient, and runs, the number of samples, of which the one
-    with the smallest residual is taken;
-    sample_variance: how far that sample is mistrusted. The search then explains A of the sample drawn to y with damping
-    sigma^2 / sample_variance, or it would take y's noise for detail; 0: y itself. variance: of what the picture still has open when a
+    with the smallest residual is taken, or, where the operator has to find a part of itself, their mean;
+    sample_variance (with variance): how far such a sample, or the mean that a pass has found, is mistrusted. The search that begins there
+    explains not y, whose noise it would take for detail, but A of that picture drawn to y with damping sigma^2 / sample_variance; 0: y
+    itself. variance: of what the picture still has open when a
     search begins; 0 leaves the measurement as it is, more shows the method a preconditioned one with damping sigma^2 / variance, and
     draws each pass' result to the measurement with the same. All variances are of pictures in [-1, 1].
 
@@ -77,30 +80,41 @@ def is_blind(operator):
 
 
 @torch.no_grad()
-def annealed(g, task, z, h, on_step):
-    """A sample of the pictures behind the measurement of a LinearTask or NonlinearTask, (B, 3, H, W) in [-1, 1]: at each level the
-    network guesses the picture, the guess is drawn to the measurement by what it may err (h.guided: by `guided`), and noise, partly the
-    old one, takes it to the next level.
+def annealed(g, task, zs, h, on_step):
+    """Samples of the pictures behind the measurement of a LinearTask or NonlinearTask, a list of (B, 3, H, W) in [-1, 1], one for each of
+    zs: at each level the network guesses the picture, the guess is drawn to the measurement by what it may err (h.guided: by
+    `guided`), and noise, partly the old one, takes it to the next level. What the operator does not know it finds from all the guesses of a
+    level together, and the measurement is trusted less by what that still errs.
 
-    z: (B, 3, H, W), noise at the chain's first level; h: the row, of which zeta, sigma and guided count. Source: DiffPIR (Zhu et al.
+    zs: of (B, 3, H, W), noise at the chain's first level; h: the row, of which zeta, sigma and guided count. Source: DiffPIR (Zhu et al.
     2023, Algorithm 1) with lambda = 1, which does not differentiate the network.
     """
+    blind = is_blind(task.operator)
     for step, level in enumerate(g.levels):
         with torch.set_grad_enabled(h.guided):
-            z = z.detach().requires_grad_(h.guided)
-            x0 = predict_x0(z, g.eps(z, level), level.abar)
-        if is_blind(task.operator):  # before the measurement has a say, or any kernel would explain it
-            x0 = task.refit(x0, move=True)
-        if h.guided:
-            X = guided(task, z, x0, level, h.sigma).clamp(-1, 1)
-        else:  # without noise, the number of conjugate gradient steps alone keeps this from dividing by zero
-            X = task.drawn_to(x0, h.sigma**2 * level.abar / (1 - level.abar)).clamp(-1, 1)
-        z = z.detach()
-        eps = (z - level.abar**0.5 * X) / (1 - level.abar) ** 0.5
-        noise = (1 - h.zeta) ** 0.5 * eps + h.zeta**0.5 * g.rng.randn(X.shape[1:], X.device)
-        z = level.abar_prev**0.5 * X + (1 - level.abar_prev) ** 0.5 * noise
-        on_step(step + 1, len(g), (task.operator(X) - task.y).square().sum())
-    return X
+            zs = [z.detach().requires_grad_(h.guided) for z in zs]
+            x0s = [predict_x0(z, g.eps(z, level), level.abar) for z in zs]
+        doubt = 0
+        if blind:  # before the measurement has a say, or any kernel would explain it
+            x0s = task.refit(x0s, move=True)
+            doubt = UNKNOWN_VARIANCE * min(1, (1 - level.abar) / level.abar)
+        samples = []
+        for x0, z in zip(x0s, zs):
+            if h.guided:
+                X = guided(task, z, x0, level, h.sigma).clamp(-1, 1)
+            else:  # without noise, the number of conjugate gradient steps alone keeps this from dividing by zero
+                X = task.drawn_to(x0, (h.sigma**2 + doubt) * level.abar / (1 - level.abar)).clamp(-1, 1)
+            samples.append(X)
+        zs = [noised_on(X, z.detach(), level, h.zeta, g.rng) for X, z in zip(samples, zs)]
+        on_step(step + 1, len(g), sum((task.operator(X) - task.y).square().sum() for X in samples))
+    return samples
+
+
+def noised_on(X, z, level, zeta, rng):
+    """X at the noise level that follows, (B, 3, H, W), with the noise of z, of which zeta is replaced by fresh one."""
+    eps = (z - level.abar**0.5 * X) / (1 - level.abar) ** 0.5
+    noise = (1 - zeta) ** 0.5 * eps + zeta**0.5 * rng.randn(X.shape[1:], X.device)
+    return level.abar_prev**0.5 * X + (1 - level.abar_prev) ** 0.5 * noise
 
 
 @torch.no_grad()
@@ -134,33 +148,40 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     blind = is_blind(operator)
     if blind:
         operator.unknown = operator.start if state is None else state["unknown"]
-    if h.contrast or h.anneal or h.variance or blind:  # contrast, which has no meaning elsewhere, is refused there
+    if h.contrast or h.anneal or h.variance or h.sample_variance or blind:  # contrast, which has no meaning elsewhere, is refused there
         kind = LinearTask if h.contrast or is_linear(operator, latents[0]) else NonlinearTask
         task = kind(operator, y, latents[0])
     if h.anneal and state is None:
         g.restep(h.anneal)
         noises = (g.rng.randn(latents[0].shape[1:], latents[0].device) for _ in range(h.runs))
-        picture = explaining_best((annealed(g, task, noise, h, on_step) for noise in noises), task)
+        if blind:
+            picture = torch.stack(annealed(g, task, list(noises), h, on_step)).mean(0)
+        else:
+            picture = explaining_best((annealed(g, task, [noise], h, on_step)[0] for noise in noises), task)
         g.restep(h.chain_steps, h.layers)
-        if h.sample_variance:
-            task.y = y = task.operator(task.drawn_to(picture, sigma**2 / h.sample_variance))
     elif h.contrast and state is None:
         picture = task.smooth(sigma**2 / h.contrast)
-    elif state and "explained" in state:
-        task.y = y = state["explained"]
-    explained = {"explained": y} if h.sample_variance else {}
-    if blind:
-        explained["unknown"] = operator.unknown
+    aim, doubted = task, None  # what a search explains
+    if h.sample_variance:
+        aim, doubted = copy(task), lambda X: task.operator(task.drawn_to(X, sigma**2 / h.sample_variance))
+        if state:
+            aim.y = state["explained"]
+        elif h.anneal:
+            aim.y = doubted(picture)
     if h.variance:
-        operator, y = task.preconditioned(sigma**2 / h.variance)
+        operator, y = aim.preconditioned(sigma**2 / h.variance)
+    elif task:
+        y = aim.y
     begin = lambda z_0: z_0 if picture is None else g.noised(picture, z_0)
     if h.searches == 1:
         for name, X, found in solver(g, operator, y, begin(next(z_0s)), h, on_step, state):
+            if found and doubted:
+                found = {**found, "explained": aim.y}
             if found and blind:
                 if "unknown" not in found:  # else the solver has found it by itself
-                    task.refit(X, move=False)
-                explained["unknown"] = task.operator.unknown
-            yield name, X, found and {**found, **explained}
+                    task.refit([X], move=False)
+                found = {**found, "unknown": task.operator.unknown}
+            yield name, X, found
         return
     done = state or {"searches": 0, "mean": 0, "picture": picture}
     count, mean, picture = 0, done["mean"], done["picture"]
@@ -177,4 +198,12 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
             found = task.drawn_to(mean, sigma**2 / h.variance).clamp(-1, 1) if h.variance else mean
             if n + 1 == row.starts:
                 picture = found
-            yield f"{count - 1}_after", found, {"searches": count, "mean": mean, "picture": picture, **explained}
+                if doubted:
+                    aim.y = doubted(mean)
+                    y = y if h.variance else aim.y
+            left = {"searches": count, "mean": mean, "picture": picture}
+            if doubted:
+                left["explained"] = aim.y
+            if blind:
+                left["unknown"] = task.operator.unknown
+            yield f"{count - 1}_after", found, left

@@ -90,10 +90,10 @@ def test_the_measure_of_turbulence_is_its_tilt_and_its_blur():
 def test_the_better_turn_is_counted_shown_and_said(tmp_path):
     truth = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     psnr = lambda x, reference: {"psnr": -(x - reference).square().mean().item(), "ssim": 0.0, "lpips_alex": 0.0}
-    record = ImageRecord(tmp_path, "a", truth, {}, truth, psnr, 0.01, PhaseRetrieval.equivalents, "discrepancy", True)
+    record = ImageRecord(tmp_path, "a", truth, {}, truth, psnr, 0.01, PhaseRetrieval.nearest, "discrepancy", True)
     left = {"residual": 0.0, "misfit": 0.0, "structure": 0.0}
     record.add("0_after", truth.flip(-2, -1), left, 1, 1.0)
     record.add("1_after", truth, left, 1, 1.0)
     kept = json.loads(json.dumps(record.finish(1.0, 2, {})))
-    assert kept["turned"] == [1, 0] and kept["psnr"] == [0.0, 0.0]
+    assert kept["turned"] == [True, False] and kept["psnr"] == [0.0, 0.0]
     assert (tmp_path / "images/a/final.png").read_bytes() == (tmp_path / "images/a/origin.png").read_bytes()

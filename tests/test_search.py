@@ -121,7 +121,7 @@ def test_after_an_annealed_start_the_search_explains_what_the_measurement_is_tru
 
     A, _ = dense_operator(PIXELS)
     y, sample = A(like(2)), like(3)
-    monkeypatch.setattr("solvers.search.annealed", lambda *arguments: sample)
+    monkeypatch.setattr("solvers.search.annealed", lambda *arguments: [sample])
     g = Chain(None, 3, SimpleNamespace(randn=lambda shape, device: like()))
     h = Hyperparameters(**PASSES, sigma=0.1, anneal=5, sample_variance=0.05, starts=starts)
     whole = list(search(solver, g, A, y, [like()], h, None))
@@ -131,6 +131,25 @@ def test_after_an_annealed_start_the_search_explains_what_the_measurement_is_tru
     assert all(torch.equal(one, explained[0]) for one in explained) and len(explained) == (2 if starts == 1 else 3)
     list(search(solver, g, A, y, [like()], replace(h, sample_variance=0.0), None))
     assert torch.equal(explained[-1], y)
+
+
+def test_a_pass_explains_what_the_mean_before_it_is_trusted_for():
+    explained = []
+
+    def solver(g, operator, y, z_0, h, on_step, state=None):
+        explained.append(y)
+        yield "0_after", z_0, None
+
+    A, _ = dense_operator(PIXELS)
+    y = A(like(2))
+    h = Hyperparameters(**PASSES, sigma=0.1, sample_variance=0.05, before=((3, 1, 1), (3, 1, 1)), starts=1)
+    states = [state for _, _, state in search(solver, Chain(None, 3, None), A, y, [like(), like(1)], h, None)]
+    assert torch.equal(explained[0], y)
+    task = LinearTask(A, y, like())
+    for mean, aim in zip((like(), -like()), explained[1:]):
+        torch.testing.assert_close(aim, A(task.drawn_to(mean, 0.2)))
+    list(search(solver, Chain(None, 3, None), A, y, [like(), like(1)], h, None, states[1]))
+    assert torch.equal(explained[-1], explained[2]) and len(explained) == 4
 
 
 def test_without_noise_the_pictures_own_rounding_is_trusted():
