@@ -1,6 +1,8 @@
 """The pictures of a run and of a table: grids and strips."""
+import math
 import os
 
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from util.files import atomic
@@ -11,6 +13,17 @@ ROWS, CELL, LARGEST, PAD, CAPTION = 16, 192, 640, 4, 16
 def picture(directory, name, which):
     """The path of one of an image's pictures in a run's folder."""
     return os.path.join(directory, "images", name, f"{which}.png")
+
+
+def measurement_picture(y):
+    """A measurement as a picture, (1 | 3, H, W) in [-1, 1]: itself, or of another shape its values, scaled to their range, row after row in a
+    square."""
+    if y.dim() == 3 and len(y) in (1, 3):
+        return y
+    y = y.flatten().float()
+    side = math.isqrt(len(y) - 1) + 1
+    y = 2 * (y - y.min()) / (y.max() - y.min()).clamp(min=1e-20) - 1
+    return F.pad(y, (0, side**2 - len(y)), value=1.0).reshape(1, side, side)
 
 
 def kernel_picture(kernel):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from experiment import plots
-from experiment.pictures import kernel_picture
+from experiment.pictures import kernel_picture, measurement_picture
 from experiment.stop import stop
 from guided_diffusion.blind import kernel_error
 from util.files import UserError, atomic, write_text
@@ -49,7 +49,7 @@ class ImageRecord:
                 self.record.update(turned=[], psnr_unturned=[])
                 if measurement.shape == truth.shape:
                     self.record["measurement"] = metrics(self._nearest(measurement.clamp(-1, 1))[0], truth)
-        self._save("measurement", measurement)
+        self._save("measurement", measurement_picture(measurement))
         with atomic(os.path.join(self.pictures, "measurement.npy")) as tmp, open(tmp, "wb") as f:
             np.save(f, measurement.cpu().numpy())
         self.mask = drawn.get("mask")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiment.pictures import measurement_picture
 from experiment.recorder import ImageRecord
 from guided_diffusion.ddim import Chain
 from guided_diffusion.kernels import smooth_field, warping
@@ -97,3 +98,10 @@ def test_the_better_turn_is_counted_shown_and_said(tmp_path):
     kept = json.loads(json.dumps(record.finish(1.0, 2, {})))
     assert kept["turned"] == [True, False] and kept["psnr"] == [0.0, 0.0]
     assert (tmp_path / "images/a/final.png").read_bytes() == (tmp_path / "images/a/origin.png").read_bytes()
+
+
+def test_a_measurement_that_is_no_picture_is_shown_as_one():
+    y = torch.arange(12.0).reshape(3, 4)
+    shown = measurement_picture(y)
+    assert shown.shape == (1, 4, 4) and shown.flatten()[[0, 11, 15]].tolist() == [-1, 1, 1]
+    assert torch.equal(measurement_picture(torch.zeros(3, 5, 7)), torch.zeros(3, 5, 7))
