@@ -128,6 +128,19 @@ def explaining_best(samples, task):
     return best
 
 
+def sampled(g, task, like, h, on_step):
+    """The picture, shaped like `like`, at which a search begins that anneals first: of h.runs samples each image's with the smallest residual
+    or, where the operator has to find a part of itself from all of them, their mean."""
+    g.restep(h.anneal)
+    noises = (g.rng.randn(like.shape[1:], like.device) for _ in range(h.runs))
+    if is_blind(task.operator):
+        picture = torch.stack(annealed(g, task, list(noises), h, on_step)).mean(0)
+    else:
+        picture = explaining_best((annealed(g, task, [noise], h, on_step)[0] for noise in noises), task)
+    g.restep(h.chain_steps, h.layers)
+    return picture
+
+
 def opposite_pairs(latents):
     """n_0, -n_0, n_1, -n_1, … without end of these noises: the mean over a pair has none of what is odd in the noise."""
     for latent in latents:
@@ -152,13 +165,7 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
         kind = LinearTask if h.contrast or is_linear(operator, latents[0]) else NonlinearTask
         task = kind(operator, y, latents[0])
     if h.anneal and state is None:
-        g.restep(h.anneal)
-        noises = (g.rng.randn(latents[0].shape[1:], latents[0].device) for _ in range(h.runs))
-        if blind:
-            picture = torch.stack(annealed(g, task, list(noises), h, on_step)).mean(0)
-        else:
-            picture = explaining_best((annealed(g, task, [noise], h, on_step)[0] for noise in noises), task)
-        g.restep(h.chain_steps, h.layers)
+        picture = sampled(g, task, latents[0], h, on_step)
     elif h.contrast and state is None:
         picture = task.smooth(sigma**2 / h.contrast)
     aim, doubted = task, None  # what a search explains
@@ -173,15 +180,12 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     elif task:
         y = aim.y
     begin = lambda z_0: z_0 if picture is None else g.noised(picture, z_0)
+    to_go_on = lambda found: {**found, **({"explained": aim.y} if doubted else {}), **({"unknown": task.operator.unknown} if blind else {})}
     if h.searches == 1:
         for name, X, found in solver(g, operator, y, begin(next(z_0s)), h, on_step, state):
-            if found and doubted:
-                found = {**found, "explained": aim.y}
-            if found and blind:
-                if "unknown" not in found:  # else the solver has found it by itself
-                    task.refit([X], move=False)
-                found = {**found, "unknown": task.operator.unknown}
-            yield name, X, found
+            if found and blind and "unknown" not in found:  # else the solver has found it by itself
+                task.refit([X], move=False)
+            yield name, X, found and to_go_on(found)
         return
     done = state or {"searches": 0, "mean": 0, "picture": picture}
     count, mean, picture = 0, done["mean"], done["picture"]
@@ -201,9 +205,4 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
                 if doubted:
                     aim.y = doubted(mean)
                     y = y if h.variance else aim.y
-            left = {"searches": count, "mean": mean, "picture": picture}
-            if doubted:
-                left["explained"] = aim.y
-            if blind:
-                left["unknown"] = task.operator.unknown
-            yield f"{count - 1}_after", found, left
+            yield f"{count - 1}_after", found, to_go_on({"searches": count, "mean": mean, "picture": picture})
