@@ -87,6 +87,24 @@ def test_a_task_of_deepinvs_is_restored_by_the_command_line(deepinv, script, tmp
     assert summary["images"] == 1 and summary["final"]["residual"]["mean"] < 0.1
 
 
+def test_diffpir_of_deepinv_says_what_to_install(script, tmp_path, tiny_prior, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepinv", None)
+    result = script("baselines.deepinv_diffpir", "--task", "inpainting", "--preset", "tuned", "-n", 1, "-l", tmp_path, "--cuda", -1)
+    assert result.code == 2 and "pip install deepinv" in result.err.splitlines()[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["demosaicing", "motion_deblur"])
+def test_diffpir_of_deepinv_is_ours_by_other_hands(deepinv, script, tmp_path, task):
+    """With the prior itself and the same setting: as near to the truth, whatever the noise that each draws."""
+    psnr = []
+    for method in ("deepinv_diffpir", "diffpir"):
+        result = script(f"baselines.{method}", "--task", task, "--preset", "tuned", "-c", 100, "-l", tmp_path / method, "--name", "r", "--cuda", -1)
+        assert result.code == 0, result.err
+        psnr.append(json.loads((tmp_path / method / "demo" / task / "r" / "summary.json").read_text())["final"]["psnr"]["mean"])
+    assert abs(psnr[0] - psnr[1]) < 2 and psnr[0] > 24
+
+
 @pytest.mark.slow
 def test_deepinv_tests_dmilo_as_one_of_its_reconstructors(deepinv):
     """With the prior itself."""
