@@ -25,6 +25,7 @@ class Problem:
     border: rows above and below, columns left and right that a restored picture has beyond the one that was measured; grey: is it
     a picture of one channel, which stands in x and y three times? complete: is y the picture already? nearest: where the
     measurement cannot tell pictures apart, a function of x and truth, (3, H, W): the one of them that is nearest to truth, and which it is.
+    informed: where `operator` has to find a part of itself and somebody knows it, the operator with that part.
     """
 
     names: list
@@ -38,6 +39,7 @@ class Problem:
     grey: bool = False
     complete: bool = False
     nearest: callable = None
+    informed: callable = None
 
     def shown(self, x):
         """What of restored pictures x (B, 3, H, W) is kept: the measured part, and of a grey one the channels' mean."""
@@ -130,5 +132,5 @@ def simulate(names, x, operator, noise, rng, grey=False):
             y = clean + (y - clean)[:, :1]
         y = y.contiguous()  # or that order would spread to whatever is computed from y
     nearest = getattr(operator, "nearest", None)
-    A = operator.unknowing(x.device) if hasattr(operator, "unknowing") else A
-    return Problem(names, A, y, noise.sigma, drawn, tuple(x.shape[-2:]), x, grey=grey, nearest=nearest)
+    A, informed = (operator.unknowing(x.device), A) if hasattr(operator, "unknowing") else (A, None)
+    return Problem(names, A, y, noise.sigma, drawn, tuple(x.shape[-2:]), x, grey=grey, nearest=nearest, informed=informed)

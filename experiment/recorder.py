@@ -102,6 +102,15 @@ class ImageRecord:
         if self.kernel_true is not None:
             self.record["kernel_error"] = kernel_error(kernel, self.kernel_true)
 
+    def informed(self, x):
+        """What is found, (3, H, W) or (1, H, W), if the operator need not find a part of itself: its figures, moved as the others are."""
+        if self.failed:
+            return
+        if torch.isfinite(x).all():
+            self.record["operator_known"] = self.metrics(self._nearest(x)[0], self.truth)
+        else:
+            self.record["failed"] = "with its operator known it is not finite"
+
     def compare(self, samples):
         """Several restorations of the measurement, (K, 3, H, W): each, their mean and, by pixel, their standard deviation (spread.png, root
         mean square over the channels), in pictures and figures."""
@@ -195,7 +204,7 @@ def samples_summary(records):
 
 def turned_summary(records):
     """Of runs whose measurement cannot tell pictures apart: means over the images of the final PSNR as it was found, of the measurement's own
-    figures and of the found kernel's error. {} of others."""
+    figures, of those with nothing of the operator to be found and of the found kernel's error. {} of others."""
     found = [record for record in records if "turned" in record]
     if not found:
         return {}
@@ -203,6 +212,8 @@ def turned_summary(records):
     summary = {"psnr_unturned": mean([record["psnr_unturned"][-1] for record in found])}
     if "measurement" in found[0]:
         summary["measurement"] = {metric: mean([record["measurement"][metric] for record in found]) for metric in METRICS}
+    if "operator_known" in found[0]:
+        summary["operator_known"] = {metric: mean([record["operator_known"][metric] for record in found]) for metric in METRICS}
     if "kernel_error" in found[0]:
         summary["kernel_error"] = mean([record["kernel_error"] for record in found])
     return summary
@@ -233,7 +244,7 @@ def log_lines(summary, records):
             psnr, ssim, lpips = (summary[which][metric][statistic] for metric in METRICS)
             if psnr is not None:
                 lines.append(f"{which} {word} psnr: {psnr}, {word} ssims: {ssim}, {word} lpips: {lpips}")
-    lines += [f"{key}: {summary[key]}" for key in ("psnr_unturned", "measurement", "kernel_error") if key in summary]
+    lines += [f"{key}: {summary[key]}" for key in ("psnr_unturned", "measurement", "operator_known", "kernel_error") if key in summary]
     lines += [f"samples: {key}: {value}" for key, value in summary.get("samples", {}).items()]
     if "fid" in summary:
         lines.append(f"fid: {summary['fid']}")

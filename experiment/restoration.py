@@ -119,7 +119,7 @@ class Restoration:
         device = problem.y.device
         self.problem, self.device, self.made_with = problem, device, provenance(device)
         self.count, self.samples, self.spent, self.seconds = samples, [], 0, 0.0
-        self.of_draws = lambda rng: Iterates(problem, model, rng, h, eta)
+        self.of_draws = lambda rng, problem=problem: Iterates(problem, model, rng, h, eta)
         self.seeds, self.iterates = rng.seeds, self.of_draws(rng)
         self.records, truths = [], None if problem.truth is None else problem.shown(problem.truth)
         for i, name in enumerate(problem.names):
@@ -193,6 +193,14 @@ class Restoration:
             for record, kernel in zip(self.records, self.problem.operator.unknown):
                 record.found(kernel)
 
+    def beside(self, solver, progress):
+        """The same problem with nothing of its operator to be found, the same settings and draws: its last iterates' figures, for the records."""
+        informed = dataclasses.replace(self.problem, operator=self.problem.informed, informed=None)
+        for _, X, _ in self.of_draws(BatchRandom(self.seeds), informed)(solver, progress.on_step):
+            pass
+        for record, image in zip(self.records, self.problem.shown(X)):
+            record.informed(image)
+
     def run(self, solver, progress):
         state = self.load()
         begun = max(0, len(self.samples) - 1)
@@ -205,6 +213,8 @@ class Restoration:
             found = torch.stack([self.problem.shown(X) for X in self.samples], 1)
             for record, samples in zip(self.records, found):
                 record.compare(samples)
+        if self.problem.informed:
+            self.beside(solver, progress)
         for name, record in zip(self.problem.names, self.records):
             progress.on_image(name, record.finish(self.seconds / len(self.records), self.evaluations, self.made_with))
         if os.path.exists(self.path):

@@ -180,7 +180,7 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     elif task:
         y = aim.y
     begin = lambda z_0: z_0 if picture is None else g.noised(picture, z_0)
-    to_go_on = lambda found: {**found, **({"explained": aim.y} if doubted else {}), **({"unknown": task.operator.unknown} if blind else {})}
+    to_go_on = lambda found: {**found, "explained": doubted and aim.y, "unknown": blind and task.operator.unknown}
     if h.searches == 1:
         for name, X, found in solver(g, operator, y, begin(next(z_0s)), h, on_step, state):
             if found and blind and "unknown" not in found:  # else the solver has found it by itself

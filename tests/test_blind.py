@@ -108,6 +108,14 @@ def test_a_simulated_blind_run_leaves_both_kernels_and_both_figures(run_method, 
     assert run.summary["measurement"]["psnr"] == record["measurement"]["psnr"] > 15
     assert run.summary["psnr_unturned"] == record["psnr_unturned"][-1]
     assert all(moved >= as_found for moved, as_found in zip(record["psnr"], record["psnr_unturned"]))
+    assert run.summary["operator_known"] == record["operator_known"] and record["operator_known"]["psnr"] != record["psnr"][-1]
+
+
+@pytest.mark.slow
+def test_a_known_kernel_helps(run_method):
+    """With the prior itself; the blind result is far above the blurred picture, the one of who knows the kernel above that."""
+    summary = run_method("dmilo", "blind_deblur", "--preset", "fast", "-n", 1).summary
+    assert summary["measurement"]["psnr"] + 1 < summary["final"]["psnr"]["mean"] < summary["operator_known"]["psnr"] - 1
 
 
 def test_dmplug_finds_the_kernel_by_gradient_and_goes_on_after_a_kill():
