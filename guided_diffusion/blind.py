@@ -10,6 +10,7 @@ from guided_diffusion.kernels import blurring, correlating, mirrored
 
 STEPS = 60  # of FISTA, for one fit of the kernel
 PART = 256  # pixels a side, from which the kernel is told
+LARGE = 128  # pixels; a picture whose shorter side has as many is first restored at half its size, where a prior of small ones knows it better
 SHIFT = 4  # pixels; by so much kernel and picture may have moved against each other
 
 
@@ -71,6 +72,24 @@ class UnknownBlur:
             ahead = k + step / (step + 3) * (k - previous)
             k, previous = onto_simplex(ahead - rate * (gram @ ahead[..., None] - target).squeeze(-1)), k
         self.unknown = k.reshape(-1, self.side, self.side)
+
+    def halved(self, y):
+        """(the same for pictures of half the size, what it makes of them), from y, (B, 3, H', W'); None if they are small already."""
+        if min(self.size) < LARGE:
+            return None
+        y, side = F.avg_pool2d(y, 2), self.side // 4 * 2 + 1
+        size = y.shape[-2:] if self.mirror else [length + side - 1 for length in y.shape[-2:]]
+        return UnknownBlur(side, tuple(size), y.device, self.mirror), y
+
+    def take_over(self, half, x):
+        """Have the kernels that `half`, as `halved` gives it, has found, enlarged; returns its pictures x, (B, 3, H / 2, W / 2), enlarged, too."""
+        kernels = F.interpolate(half.unknown[:, None], size=2 * half.side - 1, mode="bilinear", align_corners=True)[:, 0]
+        kernels = F.pad(kernels, [(self.side - kernels.shape[-1]) // 2] * 4)
+        self.unknown = kernels / kernels.sum((1, 2), keepdim=True)
+        x = F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False).clamp(-1, 1)
+        first = 0 if self.mirror else self.side // 2 - half.side // 2 * 2  # rows and columns before the half one's first
+        down, right = (length - first - had for length, had in zip(self.size, x.shape[-2:]))
+        return F.pad(x, (first, right, first, down), mode="replicate")
 
     def softmax(self, logits):
         """The kernels, (B, side, side), behind logits, (B, side^2): for who finds them by gradient."""

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from guided_diffusion.ddim import TRAINING_STEPS, predict_x0
-from solvers.least_squares import LinearTask, is_linear, noise_level
+from solvers.least_squares import LinearTask, adjoint, is_linear, noise_level
 from solvers.nonlinear import NonlinearTask
 
 PIXEL_VARIANCE = 0.25  # of a picture in [-1, 1]
+LAST_LEVELS = 40  # per cent of an annealing that goes on from a picture of half the size
 UNKNOWN_VARIANCE = 0.04  # of what a part of the operator that is still to be found makes of the measurement, while all is noise
 
 
@@ -80,13 +81,14 @@ def is_blind(operator):
 
 
 @torch.no_grad()
-def annealed(g, task, zs, h, on_step):
+def annealed(g, task, zs, h, on_step, refit=True):
     """Samples of the pictures behind the measurement of a LinearTask or NonlinearTask, a list of (B, 3, H, W) in [-1, 1], one for each of
     zs: at each level the network guesses the picture, the guess is drawn to the measurement by what it may err (h.guided: by
     `guided`), and noise, partly the old one, takes it to the next level. What the operator does not know it finds from all the guesses of a
     level together, and the measurement is trusted less by what that still errs.
 
-    zs: of (B, 3, H, W), noise at the chain's first level; h: the row, of which zeta, sigma and guided count. Source: DiffPIR (Zhu et al.
+    zs: of (B, 3, H, W), at the chain's first noise level; h: the row, of which zeta, sigma and guided count; refit: may the operator find
+    what it does not know, or keeps it what it has found before? Source: DiffPIR (Zhu et al.
     2023, Algorithm 1) with lambda = 1, which does not differentiate the network.
     """
     blind = is_blind(task.operator)
@@ -96,7 +98,7 @@ def annealed(g, task, zs, h, on_step):
             x0s = [predict_x0(z, g.eps(z, level), level.abar) for z in zs]
         doubt = 0
         if blind:  # before the measurement has a say, or any kernel would explain it
-            x0s = task.refit(x0s, move=True)
+            x0s = task.refit(x0s, move=True) if refit else x0s
             doubt = UNKNOWN_VARIANCE * min(1, (1 - level.abar) / level.abar)
         samples = []
         for x0, z in zip(x0s, zs):
@@ -128,14 +130,32 @@ def explaining_best(samples, task):
     return best
 
 
+def annealed_blind(g, task, like, h, on_step):
+    """The mean of h.runs samples, (B, 3, H, W) like `like`, from all of which the operator finds a part of itself. Of large pictures it finds
+    that from ones of half the size, and the last levels alone, begun at these enlarged, restore what those lack: a fit at full size makes a
+    spike of the kernel, for a prior of small pictures knows blurred ones of that size as well as sharp ones (docs/LOG.md)."""
+    noises = lambda like: [g.rng.randn(like.shape[1:], like.device) for _ in range(h.runs)]
+    coarse = task.operator.halved(task.y)
+    if coarse is None:
+        g.restep(h.anneal)
+        return torch.stack(annealed(g, task, noises(like), h, on_step)).mean(0)
+    operator, y = coarse
+    small = like.new_ones(len(like), 3, *operator.size)
+    picture = annealed_blind(g, LinearTask(operator, y, small), small, replace(h, sigma=h.sigma / 2), on_step)
+    picture = task.operator.take_over(operator, picture)
+    task.transpose = adjoint(task.operator, like)
+    g.restep(h.anneal, max(1, h.anneal * LAST_LEVELS // 100))
+    return torch.stack(annealed(g, task, [g.noised(picture, noise) for noise in noises(like)], h, on_step, refit=False)).mean(0)
+
+
 def sampled(g, task, like, h, on_step):
     """The picture, shaped like `like`, at which a search begins that anneals first: of h.runs samples each image's with the smallest residual
     or, where the operator has to find a part of itself from all of them, their mean."""
-    g.restep(h.anneal)
-    noises = (g.rng.randn(like.shape[1:], like.device) for _ in range(h.runs))
     if is_blind(task.operator):
-        picture = torch.stack(annealed(g, task, list(noises), h, on_step)).mean(0)
+        picture = annealed_blind(g, task, like, h, on_step)
     else:
+        g.restep(h.anneal)
+        noises = (g.rng.randn(like.shape[1:], like.device) for _ in range(h.runs))
         picture = explaining_best((annealed(g, task, [noise], h, on_step)[0] for noise in noises), task)
     g.restep(h.chain_steps, h.layers)
     return picture
