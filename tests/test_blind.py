@@ -147,3 +147,19 @@ def test_a_photograph_is_deblurred_without_a_kernel(script, tmp_path, tiny_prior
     assert Image.open(folder / "images" / "astronaut" / "kernel.png").size == (9, 9)
     result = script(*arguments, "--blind", 40)
     assert result.code == 2 and "--blind 41: is too large a kernel for data/demo/astronaut.png, 64 x 64" in result.err
+
+
+@pytest.mark.parametrize("side, mirror, size", [(13, False, (212, 212)), (15, False, (155, 162)), (9, True, (129, 140))])
+def test_a_large_picture_is_halved_and_taken_over_in_its_place(side, mirror, size):
+    A, border = UnknownBlur(side, size, "cpu", mirror), 0 if mirror else side // 2
+    rows, columns = torch.meshgrid(*(torch.linspace(-1, 1, length) for length in size), indexing="ij")
+    x = (rows * columns).expand(1, 3, *size)  # smooth, so that halving loses nothing
+    y = x[..., border : size[0] - border, border : size[1] - border]
+    half, small = A.halved(y)
+    assert half(torch.zeros(1, 3, *half.size)).shape == small.shape and half.halved(small) is None
+    edge = 0 if mirror else half.side // 2
+    found = A.take_over(half, torch.nn.functional.pad(small, [edge] * 4, mode="replicate"))
+    inner = slice(border + 4, -border - 4)
+    torch.testing.assert_close(found[..., inner, inner], x[..., inner, inner], rtol=0, atol=0.005)
+    assert found.shape == x.shape and A.unknown.shape == (1, side, side) and A.unknown.sum() == pytest.approx(1, abs=1e-5)
+    assert A.unknown[0, side // 2, side // 2] == A.unknown.max()
