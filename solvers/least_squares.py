@@ -80,6 +80,12 @@ class LinearTask:
         self.transpose = adjoint(self.operator, self.like)
         return xs
 
+    def take_over(self, half, xs):
+        """Let the operator take over what `half`, the same for pictures of half the size, has found. Returns its pictures xs, enlarged."""
+        xs = self.operator.take_over(half, xs)
+        self.transpose = adjoint(self.operator, self.like)
+        return xs
+
     @torch.no_grad()
     def smooth(self, smoothness, steps=SMOOTH_STEPS, on_step=silent):
         """argmin_x ||A(x) - y||^2 + smoothness (||d_vertical x||^2 + ||d_horizontal x||^2): textbook Tikhonov regularisation, the

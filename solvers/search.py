@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from guided_diffusion.ddim import TRAINING_STEPS, predict_x0
-from solvers.least_squares import LinearTask, adjoint, is_linear, noise_level
+from solvers.least_squares import LinearTask, is_linear, noise_level
 from solvers.nonlinear import NonlinearTask
 
 PIXEL_VARIANCE = 0.25  # of a picture in [-1, 1]
@@ -142,8 +142,7 @@ def annealed_blind(g, task, like, h, on_step):
     operator, y = coarse
     small = like.new_ones(len(like), 3, *operator.size)
     picture = annealed_blind(g, LinearTask(operator, y, small), small, replace(h, sigma=h.sigma / 2), on_step)
-    picture = task.operator.take_over(operator, picture)
-    task.transpose = adjoint(task.operator, like)
+    picture = task.take_over(operator, picture)
     g.restep(h.anneal, max(1, h.anneal * LAST_LEVELS // 100))
     return torch.stack(annealed(g, task, [g.noised(picture, noise) for noise in noises(like)], h, on_step, refit=False)).mean(0)
 
