@@ -51,7 +51,10 @@ class FrozenNormSiLU(torch.autograd.Function):
         x = x.contiguous()
         ctx.save_for_backward(x)
         ctx.options = options
-        return F.silu(FrozenNormSiLU.normalised(x, *options)[0], inplace=True).to(x.dtype)
+        h = FrozenNormSiLU.normalised(x, *options)[0]
+        # Compiled by PyTorch 2.11, an output that was changed in place or cast to its own type has lost its gradient.
+        h = F.silu(h, inplace=not torch.compiler.is_compiling())
+        return h if h.dtype == x.dtype else h.to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad):

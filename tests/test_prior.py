@@ -34,6 +34,14 @@ def test_a_frozen_network_gives_the_same_numbers(use_scale_shift_norm, norm_grou
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4 * reference.abs().max().item())
 
 
+def test_a_compiled_network_gives_the_same_numbers():
+    """Traced, but not turned into machine code, which would take minutes: some releases of PyTorch lose a gradient on the way."""
+    model = frozen(small_network(True), "cpu")
+    torch.compiler.reset()
+    for traced, reference in zip(output_and_gradient(torch.compile(model, backend="aot_eager")), output_and_gradient(model)):
+        torch.testing.assert_close(traced, reference, rtol=1e-4, atol=1e-4 * reference.abs().max().item())
+
+
 @pytest.mark.parametrize("given, groups", [({}, 32), ({"norm_groups": 8}, 8)])
 def test_norm_groups_hold_for_every_norm(given, groups):
     norms = [m for m in create_model(**SMALL, **given).modules() if isinstance(m, torch.nn.GroupNorm)]

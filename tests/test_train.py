@@ -100,7 +100,7 @@ def test_one_step_moves_every_weight_about_as_far_as_the_learning_rate_says(tmp_
 
 def test_seed_rank_and_step_decide_what_is_drawn():
     images = torch.randint(256, (9, 3, 4, 4), dtype=torch.uint8)
-    draw = lambda *of: training_batch(images, 2, *of)
+    draw = lambda *of: training_batch(images, 2, *of, torch.device("cpu"))
     assert all(map(torch.equal, draw(5, 1, 7), draw(5, 1, 7)))
     for other in ((6, 1, 7), (5, 0, 7), (5, 1, 8)):
         assert not torch.equal(draw(*other)[1], draw(5, 1, 7)[1])
@@ -123,7 +123,7 @@ def test_the_loss_weighs_noisy_timesteps_more():
     silent = lambda x, t: torch.zeros_like(x)  # predicts no noise at all: the square is noise's own
     x0 = torch.zeros(2, 3, 4, 4)
     abar = torch.tensor([0.25, 1e-4])
-    loss = lambda t: noise_prediction_loss(silent, x0, x0 + 1, torch.tensor([t, t]), abar, torch.device("cpu"), False).item()
+    loss = lambda t: noise_prediction_loss(silent, x0, x0 + 1, torch.tensor([t, t]), abar, False).item()
     assert loss(0) == pytest.approx(2) and loss(1) == pytest.approx(100)
 
 
