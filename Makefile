@@ -24,7 +24,7 @@ test-all: $(VENV)/installed
 	$(TESTS)
 
 gpu: $(VENV)/installed
-	@$(BIN)/python benchmark.py gpu --cuda 0
+	@$(BIN)/python benchmark.py gpu
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -201,7 +201,9 @@ def main():
     )
     for name, function in (("inner", inner), ("memory", memory), ("quality", quality), ("loss", loss), ("gpu", gpu)):
         sub = commands.add_parser(name)
-        sub.set_defaults(function=function)
+        sub.set_defaults(function=function, cuda=0)
+        if name == "gpu":
+            continue
         sub.add_argument("--dataset", default="demo", help="which prior (default demo)")
         sub.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
         if name == "inner":
@@ -211,7 +213,7 @@ def main():
             sub.add_argument("--repeats", type=number(int, 1), default=9, help="steps of each (default 9)")
         elif name == "memory":
             sub.add_argument("--steps", type=number(int, 1, 1000), nargs="+", default=[1, 2, 3, 4], help="(default 1 2 3 4)")
-        elif name != "gpu":
+        else:
             sub.add_argument("--data", type=typed_path, help="folder of images (default data/<dataset>)")
             sub.add_argument("-n", "--number", type=number(int, 1), default=10, help="how many of them (default 10)")
             sub.add_argument("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")

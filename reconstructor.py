@@ -3,7 +3,10 @@
     from reconstructor import DMILO
     x = DMILO(sigma=0.01)(y, physics)   # or deepinv.test(DMILO(sigma=0.01), dataloader, physics, …)
 """
-from deepinv.models import Reconstructor
+try:
+    from deepinv.models import Reconstructor
+except ImportError as error:
+    raise ImportError(f"reconstructor needs deepinv, which cannot be imported here ({error}); pip install deepinv") from error
 
 from dmilo import restore
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from benchmark import SOLVERS, THROUGH_A_FEW_LAYERS
 from experiment import plots
-from experiment.arguments import Parser, config_path, number, run_script
+from experiment.arguments import Parser, config_path, number, run_script, task_file
 from experiment.costs import count_evaluations, inner_step, load_memory_table, memory_table, seconds
 from experiment.jobs import Job, command, folder, has_images, images, left, run_command, sound_records
 from experiment.pictures import picture, write_strips
@@ -64,8 +64,6 @@ def load_table(section, out):
     metrics = section.take("metrics", list, known, f"a list of {', '.join(COLUMNS)}")
     published = section.take("published", dict, default={})
     section.finish()
-    for task in tasks:
-        config_path("task", task, "configs/tasks/{}_config.yaml")
     for run in methods:
         method, preset = run.split("/", 1)
         if not any(os.path.exists(project(file)) for file in (f"{method}.py", f"baselines/{method}.py")):
@@ -86,6 +84,7 @@ def load_table(section, out):
             again = f"is {dataset} again, whose runs would be in the same folders; give it a table of its own"
             raise section.error(f"datasets[{i}]", again)
         for task in tasks:
+            task_file(dataset, task)  # which says if there is none
             for run in methods:
                 method, preset = run.split("/", 1)
                 jobs.append(Job(dataset, data, count, task, method, preset, os.path.join(out, "runs", f"{method}-{preset}")))

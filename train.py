@@ -30,7 +30,7 @@ from guided_diffusion.prior import build_model, load_model_config, load_prior
 from util.devices import choose_device, compile_network
 from util.files import UserError, here_or_project, save_tensors, say
 from util.images import SUFFIXES, find_images, open_rgb, save_image, say_unread, split_names, tile
-from util.rng import BatchRandom
+from util.rng import LAST_SEED, BatchRandom
 
 WARM_UP = 200  # steps of rising learning rate
 COOL_DOWN = 0.3  # the part of the steps, at the end, in which it falls to zero
@@ -176,7 +176,7 @@ def parse_arguments():
     parser.add_argument("--steps", type=number(int, 1), default=9500, help="optimiser steps in all (default 9500)")
     parser.add_argument("--batch-size", type=number(int, 1), default=16, help="images a step and process (default 16)")
     parser.add_argument("--lr", type=number(float, 0), default=1e-3, help="highest learning rate (default 1e-3)")
-    parser.add_argument("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of all draws (default 0)")
+    parser.add_argument("--seed", type=number(int, 0, LAST_SEED), default=0, help="of all draws (default 0)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster where the processor has it")
     parser.add_argument("--compile", action="store_true", help="torch.compile: a third faster after a minute or two")
     parser.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")

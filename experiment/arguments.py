@@ -13,6 +13,7 @@ from guided_diffusion.ddim import TRAINING_STEPS
 from util.config import Section, load_yaml
 from util.devices import first_line, keep_memory
 from util.files import UserError, project, project_files
+from util.rng import LAST_SEED
 
 # What a measured picture's task is by the option that comes with it.
 MEASURED_TASKS = {"mask": "inpainting", "kernel": "motion_deblur", "blind": "blind_deblur", "scale": "super_resolution", None: "denoising"}
@@ -98,9 +99,9 @@ def typed_path(text):
     return os.path.expanduser(text)
 
 
-def task_file(args, task):
-    """The task file that --task means; a data set may have its own variant: the demo's 64 px pictures need smaller blur kernels."""
-    own = named_by(f"configs/tasks/{args.dataset}/{{}}_config.yaml")
+def task_file(dataset, task):
+    """The task file that --task means with --dataset; a data set may have its own variant: the demo's 64 px pictures need smaller blur kernels."""
+    own = named_by(f"configs/tasks/{dataset}/{{}}_config.yaml")
     return own.get(task) or config_path("task", task, "configs/tasks/{}_config.yaml")
 
 
@@ -126,7 +127,7 @@ def infer_task(args):
         raise UserError("--flip-kernel: there is no kernel to flip; name it with --kernel")
     inferred = MEASURED_TASKS[given[0] if given else None]
     task = args.task or inferred
-    if operator_name(task_file(args, task)) != operator_name(task_file(args, inferred)):
+    if operator_name(task_file(args.dataset, task)) != operator_name(task_file(args.dataset, inferred)):
         means = f"--{given[0]} means" if given else "none of --mask, --kernel, --blind and --scale means"
         raise UserError(f"--task {task}: contradicts what is given, for {means} {inferred}; leave --task out")
     args.task = task
@@ -179,7 +180,7 @@ def parse_arguments(doc, method):
     add("--inner", type=count, help="steps a layer and outer iteration (default: likewise)")
     add("-c", "--custom_steps", type=number(int, 1, TRAINING_STEPS), help="DDIM steps, the layers of the chain (default: likewise; published: 3)")
     add("-e", "--eta", type=number(float, 0, 1), default=0.0, help="DDIM's noise (default 0: deterministic)")
-    add("--seed", type=number(int, 0, 2**32 - 1), default=123, help="seed of every image's draws (default 123)")
+    add("--seed", type=number(int, 0, LAST_SEED), default=123, help="seed of every image's draws (default 123)")
     add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="of the network (default fp32, the reference; "
         "tf32 on a GPU, as the published code computes there; bf16 for large pictures on a processor that computes in it)")
     add("--tile", type=count, metavar="PIXELS", help="side of the overlapping tiles in which larger pictures pass the network "
@@ -188,8 +189,10 @@ def parse_arguments(doc, method):
     add("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
     args = parser.parse_args()
 
+    if args.seed + args.samples - 1 > LAST_SEED:
+        parser.error(f"argument --seed: with {args.samples} samples, whose seeds follow it, must be {LAST_SEED + 1 - args.samples} at most")
     args.model_config = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
     infer_task(args)
-    args.task_config = task_file(args, args.task)
+    args.task_config = task_file(args.dataset, args.task)
     args.preset = args.preset or (usual if args.measured else "".join(presets[:1]))
     return args

@@ -21,6 +21,12 @@ def natures(task):
     return found
 
 
+def row_names():
+    """What a row may be called: the tasks, `default`, and `nonlinear` for operators that `restore` is given."""
+    tasks = {os.path.basename(path)[: -len("_config.yaml")] for path in project_files("configs/tasks/**/*_config.yaml")}
+    return {"default", "nonlinear"} | tasks
+
+
 def row_of(task, table):
     """The row of a preset's table, {row: …}, that a task takes: its own or, under a name without one, that of a task which degrades in
     the same way; else `default`."""
@@ -41,9 +47,8 @@ def load_hyperparameters(path, task, kind, preset=None, on_row=lambda line: None
         raise UserError(f"--preset {preset}: {path} has {', '.join(map(str, presets))}")
     section = Section(presets, path).section(preset)
     table = section.values
-    tasks = {os.path.basename(p)[: -len("_config.yaml")] for p in project_files("configs/tasks/**/*_config.yaml")}
     for row in table:
-        if row not in tasks | {"default", "nonlinear"}:
+        if row not in row_names():
             raise UserError(f"{path}: the row {row} is for no task in configs/tasks/; correct its name or remove it")
     row = row_of(task, table)
     if row != task:

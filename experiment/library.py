@@ -1,20 +1,22 @@
 """A restoration from Python, without files: what `dmilo.restore` is made of."""
 import functools
+import math
+import numbers
 
 import torch
 
 from experiment.arguments import config_path
-from experiment.hyperparameters import load_hyperparameters
-from experiment.problem import Problem
+from experiment.hyperparameters import load_hyperparameters, row_names
+from experiment.problem import SMALLEST, Problem
 from experiment.restoration import Iterates
 from experiment.runner import choose_tile
 from guided_diffusion.physics import as_task, is_physics
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize
 from solvers.least_squares import is_linear, silent
-from util.devices import choose_device
+from util.devices import choose_device, first_line
 from util.files import UserError
-from util.rng import BatchRandom
+from util.rng import LAST_SEED, BatchRandom
 
 
 @functools.lru_cache(maxsize=1)
@@ -25,16 +27,42 @@ def network(prior, device):
     return load_prior(config, path, device), config["image_size"]
 
 
-def checked(y, operator, sigma, size):
-    """The Problem of y = operator(x) + noise for pictures x of `size` (H, W). Raises UserError for what cannot be one."""
-    if not (isinstance(y, torch.Tensor) and y.is_floating_point() and y.dim() > 1 and torch.isfinite(y).all()):
+def is_whole(value, low, high):
+    return isinstance(value, int) and low <= value <= high
+
+
+def refuse(y, sigma, task, size, seed, samples):
+    """Raise UserError for an argument of `dmilo.restore` that cannot be right whatever the operator."""
+    if not (isinstance(y, torch.Tensor) and y.is_floating_point() and y.dim() > 1 and len(y) and torch.isfinite(y).all()):
         raise UserError("y: must be a tensor of finite floating-point numbers, (B, …); of complex ones torch.view_as_real")
-    if not 0 <= sigma < 2:
+    if not (isinstance(sigma, numbers.Real) and 0 <= sigma < 2):
         raise UserError(f"sigma: is {sigma}, must be the noise's standard deviation in units of [-1, 1], 0 or more")
-    with torch.no_grad():
-        shape = operator(torch.zeros(len(y), 3, *size, device=y.device)).shape
-    if shape != y.shape:
-        raise UserError(f"y: is {tuple(y.shape)}, operator gives {tuple(shape)} for pictures of {size[0]} x {size[1]}; say their size=(H, W)")
+    if not is_whole(samples, 1, LAST_SEED):
+        raise UserError(f"samples: is {samples!r}, must be a whole number, 1 or more")
+    if not (isinstance(seed, BatchRandom) or is_whole(seed, 0, LAST_SEED + 1 - samples)):
+        raise UserError(f"seed: is {seed!r}, must be a whole number from 0 to 2^32 - 1, with the samples' that follow, or a BatchRandom")
+    if size is not None and not (isinstance(size, (tuple, list)) and len(size) == 2 and all(is_whole(side, SMALLEST, math.inf) for side in size)):
+        raise UserError(f"size: is {size!r}, must be (H, W), {SMALLEST} pixels or more each")
+    if task is not None and task not in row_names():
+        raise UserError(f"task: is {task!r}, must be one of {', '.join(sorted(row_names()))}")
+
+
+def problem_of(y, operator, sigma, size):
+    """The Problem of y = operator(x) + noise, or of a physics of deepinv, for pictures x of `size` (H, W). Raises UserError for what cannot
+    be one."""
+    try:
+        if is_physics(operator):
+            y, operator, sigma = as_task(operator, y, sigma, size)
+        x = torch.zeros(len(y), 3, *size, device=y.device, requires_grad=True)
+        out = operator(x)
+        torch.autograd.grad(out.sum(), x)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever an operator of somebody's says
+        said = f"cannot be used for pictures of {size[0]} x {size[1]} ({first_line(error)})"
+        raise UserError(f"operator: {said}; it must be a differentiable function of (B, 3, H, W), say their size=(H, W)") from error
+    if out.shape != y.shape:
+        raise UserError(f"y: is {tuple(y.shape)}, operator gives {tuple(out.shape)} for pictures of {size[0]} x {size[1]}; say their size=(H, W)")
     return Problem([str(i) for i in range(len(y))], operator, y, sigma, {}, tuple(size), None)
 
 
@@ -48,16 +76,17 @@ def draws(seed, sample, batch):
 @torch.enable_grad()
 def restored(method, solver, kind, y, operator, sigma, prior, preset, task, size, seed, samples, device, on_iterate):
     """See `dmilo.restore`; solver, kind: the method's generator and the dataclass of its rows."""
-    device = y.device if device is None else torch.device(device)
+    refuse(y, sigma, task, size, seed, samples)
+    try:
+        device = y.device if device is None else torch.device(device)
+    except RuntimeError as error:
+        raise UserError(f"device: is {device!r}, must be cpu or cuda:0, cuda:1, …") from error
     device = choose_device(-1 if device.type == "cpu" else device.index or 0)
     model, side = network(prior, device)
-    y, size = y.to(device), size or (side, side)
-    if is_physics(operator):
-        y, operator, sigma = as_task(operator, y, sigma, size)
-    problem = checked(y, operator, sigma, size)
+    problem = problem_of(y.to(device), operator, sigma, size or (side, side))
     eps = AnySize(model, choose_tile(model, problem.size, side, len(y), device))
     probe = BatchRandom([0] * len(y)).randn((3, *problem.size), device)
-    row = task or ("default" if is_linear(operator, probe) else "nonlinear")
+    row = task or ("default" if is_linear(problem.operator, probe) else "nonlinear")
     h = load_hyperparameters(f"configs/{method}.yaml", row, kind, preset)
     found = []
     for sample in range(samples):

@@ -126,11 +126,11 @@ class BlindDeblurring(Denoising):
     """Blurred by a kernel that nobody knows, of at most --blind pixels a side; the border as in `Deblurring`."""
 
     def __init__(self, args):
-        self.side = args.blind | 1  # odd
+        self.largest, self.side = args.blind, (args.blind - 1) | 1  # odd
 
     def given(self, path, y):
         if self.side > min(y.shape[-2:]) // 2:
-            raise UserError(f"--blind {self.side}: is too large a kernel for {path}, {y.shape[-1]} x {y.shape[-2]}; half a side is the most")
+            raise UserError(f"--blind {self.largest}: is too large a kernel for {path}, {y.shape[-1]} x {y.shape[-2]}; half a side is the most")
         return {}
 
     def border(self, given):

@@ -80,6 +80,9 @@ class Simulated:
     def __init__(self, args, prior_size):
         self.lasting = load_task(args.task_config)
         if args.sigma is not None and isinstance(self.lasting.get("measurement"), dict):
+            noise = self.lasting["measurement"].get("noise")
+            if isinstance(noise, dict) and noise.get("name") not in ("gaussian", "clean"):
+                raise UserError(f"--sigma {args.sigma}: is of Gaussian noise, {args.task_config} has {noise.get('name')}; leave the option out")
             self.lasting["measurement"]["noise"] = {"name": "gaussian", "sigma": args.sigma}
         found, others = find_images(args.data)
         paths = chosen(args, [os.path.join(args.data, name) for name in found], args.data)
@@ -128,7 +131,7 @@ def simulate(names, x, operator, noise, rng, grey=False):
     with torch.no_grad():
         clean = A(x)
         y = noise(clean, rng)
-        if grey:
+        if grey and clean.shape[1:2] == (3,):  # an operator may leave no channels
             y = clean + (y - clean)[:, :1]
         y = y.contiguous()  # or that order would spread to whatever is computed from y
     nearest = getattr(operator, "nearest", None)

@@ -1,4 +1,5 @@
 """One batch from its Problem to its files, and what is shown meanwhile."""
+import copy
 import dataclasses
 import os
 import sys
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from experiment.recorder import LEFT, WHICH, ImageRecord, choose
 from experiment.stop import misfit, structure
 from guided_diffusion.ddim import Chain
-from solvers.search import search
+from solvers.search import is_blind, search
 from util.devices import is_out_of_memory, provenance
 from util.files import UserError, save_tensors
 from util.rng import BatchRandom
@@ -96,6 +97,9 @@ class Iterates:
     """
 
     def __init__(self, problem, model, rng, h, eta=0.0):
+        if is_blind(problem.operator) and not h.anneal and h.outer == 1:
+            raise UserError("this method's row has one outer iteration and no annealed start, so that it would never look for the unknown kernel; "
+                            "take dmilo, dmilo-pgd or dmplug, or name the kernel")
         self.problem, self.h = problem, dataclasses.replace(h, sigma=problem.sigma)
         self.g = Chain(model, h.chain_steps, rng, eta, h.layers)
         self.latents = draw_latents(rng, (3, *problem.size), h, problem.y.device)
@@ -120,7 +124,8 @@ class Restoration:
         self.problem, self.device, self.made_with = problem, device, provenance(device)
         self.count, self.samples, self.spent, self.seconds = samples, [], 0, 0.0
         self.of_draws = lambda rng, problem=problem: Iterates(problem, model, rng, h, eta)
-        self.seeds, self.iterates = rng.seeds, self.of_draws(rng)
+        self.seeds, self.again = rng.seeds, copy.deepcopy(rng)
+        self.iterates = self.of_draws(rng)
         self.records, truths = [], None if problem.truth is None else problem.shown(problem.truth)
         for i, name in enumerate(problem.names):
             drawn = {key: value[i] for key, value in problem.drawn.items()}
@@ -196,7 +201,7 @@ class Restoration:
     def beside(self, solver, progress):
         """The same problem with nothing of its operator to be found, the same settings and draws: its last iterates' figures, for the records."""
         informed = dataclasses.replace(self.problem, operator=self.problem.informed, informed=None)
-        for _, X, _ in self.of_draws(BatchRandom(self.seeds), informed)(solver, progress.on_step):
+        for _, X, _ in self.of_draws(self.again, informed)(solver, progress.on_step):
             pass
         for record, image in zip(self.records, self.problem.shown(X)):
             record.informed(image)

@@ -93,8 +93,9 @@ def device_of_rank(args, world):
 def lasting_settings(args, method, h, config, pictures, uses_prior):
     """What has to be the same when a run goes on. The rest (which images, how many at once, where) changes no more than rounding."""
     fixed = {key: getattr(args, key) for key in ("dataset", "task", "data", "seed", "eta", "precision", "compile", "resize", "tile")}
-    if args.samples > 1:
-        fixed["samples"] = args.samples
+    # Without their defaults: a run begun before there was such an option goes on.
+    fixed.update({"samples": args.samples} if args.samples > 1 else {})
+    fixed.update({"stop": args.stop} if args.stop != "discrepancy" else {})
     row = {name: value for name, value in dataclasses.asdict(h).items() if name != "sigma"}  # that is the problem's
     fixed.update(method=method, hyperparameters=row, model=config, **pictures.lasting)
     if uses_prior:

@@ -10,7 +10,8 @@ from guided_diffusion.kernels import blurring, correlating, mirrored
 
 STEPS = 60  # of FISTA, for one fit of the kernel
 PART = 256  # pixels a side, from which the kernel is told
-LARGE = 128  # pixels; a picture whose shorter side has as many is first restored at half its size, where a prior of small ones knows it better
+LARGE = 128  # pixels; a picture whose shorter side has as many is first restored at half its size, where a prior of small ones knows it better,
+LEAST = 9  # unless the kernel's side has fewer: of half of them little could be told
 SHIFT = 4  # pixels; by so much kernel and picture may have moved against each other
 
 
@@ -66,7 +67,9 @@ class UnknownBlur:
             for dim in (-2, -1):
                 patches = F.unfold(x.diff(dim=dim), self.side)
                 gram, target = gram + patches @ patches.mT, target + patches @ y.diff(dim=dim).flatten(1)[..., None]
-        rate = 1 / torch.linalg.matrix_norm(gram, 2)[:, None]
+        whole = (gram.isfinite().all((1, 2)) & target.isfinite().all((1, 2)))[:, None, None]  # else that picture keeps its kernel
+        gram, target = gram.where(whole, 0), target.where(whole, 0)
+        rate = 1 / torch.linalg.matrix_norm(gram, 2)[:, None].clamp(min=1e-12)  # a guess without differences tells nothing
         k = previous = self.unknown.flatten(1).expand(len(y), -1)
         for step in range(STEPS):
             ahead = k + step / (step + 3) * (k - previous)
@@ -74,8 +77,9 @@ class UnknownBlur:
         self.unknown = k.reshape(-1, self.side, self.side)
 
     def halved(self, y):
-        """(the same for pictures of half the size, what it makes of them), from y, (B, 3, H', W'); None if they are small already."""
-        if min(self.size) < LARGE:
+        """(the same for pictures of half the size, what it makes of them), from y, (B, 3, H', W'); None if these, or the
+        kernels, are small already."""
+        if min(self.size) < LARGE or self.side < LEAST:
             return None
         y, side = F.avg_pool2d(y, 2), self.side // 4 * 2 + 1
         size = y.shape[-2:] if self.mirror else [length + side - 1 for length in y.shape[-2:]]

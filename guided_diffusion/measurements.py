@@ -219,6 +219,11 @@ class BlindBlur(Blur):
 
     nearest = staticmethod(nearest_moved)
 
+    def __init__(self, task, size, prior_size):
+        super().__init__(task, size, prior_size)
+        if self.size % 2 == 0:
+            raise UserError(f"{task.path}: kernel_size: is {self.size}, must be odd where the kernel is to be found; one more is the next")
+
     def draw(self, rng, device):
         A, drawn = super().draw(rng, device)
         return A, {"kernel_true": drawn["kernel"]}

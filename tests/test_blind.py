@@ -10,12 +10,16 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import experiment.runner
+from experiment import restoration
 from baselines.dmplug import DMPlugHyperparameters, dmplug
 from guided_diffusion.blind import UnknownBlur, kernel_error, most_structured, moved, nearest_moved, onto_simplex
 from guided_diffusion.ddim import Chain
 from guided_diffusion.kernels import blurring, correlating, motion_kernel
+from guided_diffusion.measurements import load_measurement
 from solvers.ilo import Hyperparameters
 from solvers.search import search
+from util.config import load_yaml
+from util.files import UserError
 from util.rng import BatchRandom
 
 
@@ -98,17 +102,21 @@ def few_levels(monkeypatch):
     monkeypatch.setattr(experiment.runner, "load_hyperparameters", lambda *a, **k: dataclasses.replace(load(*a, **k), anneal=3))
 
 
-def test_a_simulated_blind_run_leaves_both_kernels_and_both_figures(run_method, tiny_prior, few_levels):
+def test_a_simulated_blind_run_leaves_both_kernels_and_both_figures(run_method, tiny_prior, few_levels, monkeypatch):
+    latents, draw = [], restoration.draw_latents
+    monkeypatch.setattr(restoration, "draw_latents", lambda *a: latents.append(draw(*a)) or latents[-1])
     run = run_method("dmilo", "blind_deblur", "--preset", "fast", "-n", 1)
     left = run.folder / "images" / "astronaut"
     found, true = (np.asarray(Image.open(left / f"{name}.png")) for name in ("kernel", "kernel_true"))
     assert found.shape == true.shape == (13, 13) and not np.array_equal(found, true)
     record = json.loads((run.folder / "record" / "astronaut.json").read_text())
-    assert 0 < record["kernel_error"] < 10 and run.summary["kernel_error"] == record["kernel_error"]
+    assert record["kernel_error"] == pytest.approx(kernel_error(*(torch.from_numpy(k / k.sum()) for k in (found * 1.0, true * 1.0))), abs=0.02)
+    assert run.summary["kernel_error"] == record["kernel_error"]
     assert run.summary["measurement"]["psnr"] == record["measurement"]["psnr"] > 15
     assert run.summary["psnr_unturned"] == record["psnr_unturned"][-1]
     assert all(moved >= as_found for moved, as_found in zip(record["psnr"], record["psnr_unturned"]))
     assert run.summary["operator_known"] == record["operator_known"] and record["operator_known"]["psnr"] != record["psnr"][-1]
+    assert len(latents) == 2 and all(map(torch.equal, *latents))  # who knows the kernel begins at the same noise
 
 
 @pytest.mark.slow
@@ -144,9 +152,37 @@ def test_a_photograph_is_deblurred_without_a_kernel(script, tmp_path, tiny_prior
     assert result.code == 0 and "blind_deblur, sigma " in result.out, result.err
     folder = tmp_path / "demo" / "blind_deblur" / "r"
     assert Image.open(folder / "restored" / "astronaut.png").size == (64, 64)
-    assert Image.open(folder / "images" / "astronaut" / "kernel.png").size == (9, 9)
+    assert Image.open(folder / "images" / "astronaut" / "kernel.png").size == (7, 7)  # at most 8, and odd
     result = script(*arguments, "--blind", 40)
-    assert result.code == 2 and "--blind 41: is too large a kernel for data/demo/astronaut.png, 64 x 64" in result.err
+    assert result.code == 2 and "--blind 40: is too large a kernel for data/demo/astronaut.png, 64 x 64" in result.err
+
+
+@pytest.mark.parametrize("guess", [torch.zeros(1, 3, 40, 40), torch.full((1, 3, 40, 40), float("nan"))])
+def test_a_guess_that_tells_nothing_leaves_its_kernel(guess):
+    A, x = UnknownBlur(9, (40, 40), "cpu", True), picture(1, 3, 40, 40)
+    y = blurring(shakes(1), (40, 40))(x).expand(2, -1, -1, -1)
+    A.refit([torch.cat([guess, x])], y)
+    torch.testing.assert_close(A.unknown[0], A.start[0], rtol=0, atol=1e-6)
+    assert (A.unknown[1] - A.start[0]).abs().max() > 0.01
+
+
+def test_a_kernel_to_be_found_has_an_odd_side():
+    path = "configs/tasks/blind_deblur_config.yaml"
+    with pytest.raises(UserError, match="kernel_size: is 12, must be odd"):
+        load_measurement({**load_yaml(path), "kernel_size": 12}, path, (64, 64), 64)
+
+
+def test_who_would_never_look_for_the_kernel_is_refused(script, tmp_path, tiny_prior):
+    result = script("baselines.dps", "-t", "blind_deblur", "-n", 1, "-l", tmp_path, "--cuda", -1)
+    assert result.code == 2 and "would never look for the unknown kernel; take dmilo" in result.err and len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("size, side, halvings", [((600, 520), 13, 1), ((300, 320), 25, 2), ((200, 200), 7, 0), ((100, 300), 13, 0)])
+def test_pictures_are_halved_while_their_kernels_are_worth_it(size, side, halvings):
+    A, y, count = UnknownBlur(side, size, "cpu", False), torch.zeros(1, 3, *(length - side + 1 for length in size)), 0
+    while half := A.halved(y):
+        (A, y), count = half, count + 1
+    assert count == halvings
 
 
 @pytest.mark.parametrize("side, mirror, size", [(13, False, (212, 212)), (15, False, (155, 162)), (9, True, (129, 140))])

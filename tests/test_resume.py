@@ -91,6 +91,7 @@ def test_a_finished_run_is_not_run_again(run_method):
 
 @pytest.mark.parametrize("option, said", [
     (("--seed", 7), "was begun with seed 123, now it is 7"),
+    (("--stop", "whiteness"), "was begun with stop None, now it is whiteness"),
     (("--inner", 3), "was begun with hyperparameters.inner 1, now it is 3"),
     (("--precision", "bf16"), "was begun with precision fp32, now it is bf16"),
 ])

@@ -251,6 +251,8 @@ BAD = [
     (lambda root: edit(root / "configs/dmilo.yaml", "inner:  200", "inner:  -1"), [], "inpainting.inner is -1, must be int, 1 or more"),
     (NOTHING, ["--preset", "slow"], "--preset slow: configs/dmilo.yaml has paper, fast"),
     (NOTHING, ["--preset", "fast", "-t", "inpainting", "--inner", "0"], "--inner: must be 1 or more"),
+    (NOTHING, ["-t", "poisson_denoising", "--sigma", "0.1"], "--sigma 0.1: is of Gaussian noise, configs/tasks/poisson_denoising_config.yaml has poisson"),
+    (NOTHING, ["--seed", "4294967295", "--samples", "2"], "argument --seed: with 2 samples, whose seeds follow it, must be 4294967294 at most"),
     (NOTHING, ["--precision", "fp8"], "argument --precision: invalid choice: 'fp8'"),
     (NOTHING, ["--cuda", "-2"], "--cuda: must be -1 or more"),
     (NOTHING, ["--cuda", "gpu"], "--cuda: invalid int value"),

@@ -141,6 +141,12 @@ def test_the_memory_table(table, reproduce, measured):
     assert result.code == 2 and "memory.steps is [0], must be a list of numbers of DDIM steps" in result.err
 
 
+def test_a_table_may_have_tasks_of_a_data_sets_own(table, script):
+    (table / "mine.yaml").write_text(yaml.safe_dump({**TABLE, "tasks": ["tomography"], "published": {}}))
+    result = script(*COMMAND, "--dry-run")
+    assert result.code == 0 and "--task tomography" in result.out, result.err
+
+
 @pytest.mark.parametrize("change, arguments, said", [
     ({}, ["--only", "denoising"], "--only denoising: mine.yaml has"),
     ({"tasks": []}, [], "mine.yaml: tasks is [], must be a list of tasks"),

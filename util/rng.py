@@ -2,6 +2,8 @@
 import numpy as np
 import torch
 
+LAST_SEED = 2**32 - 1  # numpy's
+
 
 class BatchRandom:
     """One torch and one numpy generator for each image of a batch, from `seeds`, an integer an image.
