@@ -76,7 +76,8 @@ def compile_network(network, device):
         torch.compile(lambda x: x.sin().cumsum(0), dynamic=False)(x)
     except Exception as error:  # what a compiler says, in many classes
         raise UserError(f"--compile: nothing can be compiled here ({first_line(error)}); install a C++ compiler, or leave the option out") from error
-    return torch.compile(network)
+    # For every size anew: code for any size, which a second one would get, is more than some releases of PyTorch can make of this.
+    return torch.compile(network, dynamic=False)
 
 
 def available_memory(device):
