@@ -28,7 +28,7 @@ def network(prior, device):
 
 
 def is_whole(value, low, high):
-    return isinstance(value, int) and low <= value <= high
+    return isinstance(value, numbers.Integral) and low <= value <= high
 
 
 def refuse(y, sigma, task, size, seed, samples):
