@@ -48,7 +48,9 @@ def quality(path, groups):
     for (title, curves), column in zip(groups.items(), panels.T):
         for panel, cost in zip(column, ("network evaluations", "seconds")):
             panel.set(title=title, xlabel=f"{cost} an image", xscale="log")
+            panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
             panel.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
+            panel.xaxis.set_minor_formatter(ticker.NullFormatter())
             panel.grid(alpha=0.3)
         for (label, records), style in zip(curves.items(), styles()):
             # Where an outer iteration ends; DMILO-PGD also records what it projects, which the next iterate leaves far behind.
