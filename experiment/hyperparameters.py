@@ -47,8 +47,9 @@ def load_hyperparameters(path, task, kind, preset=None, on_row=lambda line: None
         raise UserError(f"--preset {preset}: {path} has {', '.join(map(str, presets))}")
     section = Section(presets, path).section(preset)
     table = section.values
+    known = row_names()
     for row in table:
-        if row not in row_names():
+        if row not in known:
             raise UserError(f"{path}: the row {row} is for no task in configs/tasks/; correct its name or remove it")
     row = row_of(task, table)
     if row != task:
