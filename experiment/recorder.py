@@ -126,12 +126,15 @@ class ImageRecord:
         self._save("mean", mean)
         spread = deviation.square().mean(0).sqrt()
         plots.spread(os.path.join(self.pictures, "spread.png"), spread.cpu().numpy())
-        figures = {"count": len(samples), "spread": spread.square().mean().sqrt().item()}
+        figures, parts = {"count": len(samples)}, {"": torch.ones_like(spread, dtype=torch.bool)}
         if self.mask is not None:
-            for key, where in (("spread_missing", self.mask == 0), ("spread_measured", self.mask != 0)):
-                figures[key] = spread[where[0]].square().mean().sqrt().item()
+            parts.update(_missing=self.mask[0] == 0, _measured=self.mask[0] != 0)
+        within = None if self.truth is None else (self.truth - mean).abs() <= 2 * deviation
+        for part, where in parts.items():
+            figures["spread" + part] = spread[where].square().mean().sqrt().item()
+            if self.truth is not None:
+                figures["within_two" + part] = within[:, where].double().mean().item()
         if self.truth is not None:
-            figures["within_two"] = ((self.truth - mean).abs() <= 2 * deviation).double().mean().item()
             figures["mean"] = self.metrics(mean, self.truth)
             figures["each"] = [self.metrics(x, self.truth) for x in samples]
         self.record["samples"] = figures
@@ -189,12 +192,13 @@ def statistics(records):
 
 def samples_summary(records):
     """Of runs with several samples: means over the images of the mean's figures, of the best single sample's (by PSNR, an oracle's choice), of the
-    spread, and of the share of true values that lie within two standard deviations of the mean. {} without samples."""
+    spread, and of the share of true values that lie within two standard deviations of the mean, these two of missing and of measured pixels, too,
+    where there is a mask. {} without samples."""
     found = [record["samples"] for record in records if "samples" in record]
     if not found:
         return {}
     mean = lambda figure: float(np.mean([figure(one) for one in found]))
-    summary = {key: mean(lambda one: one[key]) for key in ("spread", "spread_missing", "spread_measured", "within_two") if key in found[0]}
+    summary = {key: mean(lambda one: one[key]) for key in found[0] if key.startswith(("spread", "within_two"))}
     if "mean" in found[0]:
         best = lambda one: max(one["each"], key=lambda figures: figures["psnr"])
         summary["mean"] = {metric: mean(lambda one: one["mean"][metric]) for metric in METRICS}

@@ -95,6 +95,7 @@ def test_several_samples_leave_each_their_mean_and_their_spread(run_method, tiny
     assert figures["samples"]["spread_missing"] == pytest.approx(np.sqrt(np.square(spread[~mask]).mean()), rel=0.02)
     within = np.abs(read("origin") * 2 - 1 - known.mean(0)) <= 2 * known.std(0, ddof=1)
     assert figures["samples"]["within_two"] == pytest.approx(within.mean(), abs=0.02)
+    assert figures["samples"]["within_two_missing"] == pytest.approx(within[~mask].mean(), abs=0.02)
     assert figures["network_evaluations"] == 3 * one.summary["network_evaluations_per_image"]
     summary = run.summary["samples"]
     assert summary["count"] == 3 and summary["best_single"]["psnr"] >= run.summary["final"]["psnr"]["mean"]
