@@ -254,6 +254,7 @@ def main():
     jobs = [job for job in table if job.dataset in wanted[0] and job.task in wanted[1] and f"{job.method}/{job.preset}" in wanted[2]]
 
     if args.dry_run:
+        print("A step of each kind is measured first; on a CPU that takes minutes.", file=sys.stderr)
         estimates = estimate(jobs, args.cuda, args.extra)
         for job in jobs:
             print(f"{shlex.join(command(job, args.cuda, args.extra, args.nproc_per_node))}  # about {estimates[job] / 60:.1f} min")

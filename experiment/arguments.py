@@ -64,9 +64,9 @@ def named_by(pattern):
     return {path[len(head) : -len(tail)]: path for path in project_files(pattern.replace("{}", "*"))}
 
 
-def config_path(option, name, pattern):
-    """The config that `--option name` means; `pattern` has {} where the name goes."""
-    known = named_by(pattern)
+def config_path(option, name, pattern, own={}):
+    """The config that `--option name` means; `pattern` has {} where the name goes. own: {name: path} of others, which come first."""
+    known = {**named_by(pattern), **own}
     if name not in known:
         raise UserError(f"--{option} {name}: there is no {project(pattern).format(name)} (known: {', '.join(known) or 'none'})")
     return known[name]
@@ -102,7 +102,7 @@ def typed_path(text):
 def task_file(dataset, task):
     """The task file that --task means with --dataset; a data set may have its own variant: the demo's 64 px pictures need smaller blur kernels."""
     own = named_by(f"configs/tasks/{dataset}/{{}}_config.yaml")
-    return own.get(task) or config_path("task", task, "configs/tasks/{}_config.yaml")
+    return config_path("task", task, "configs/tasks/{}_config.yaml", own)
 
 
 def operator_name(path):
@@ -154,8 +154,8 @@ def parse_arguments(doc, method):
     beside("--mask", type=typed_path, metavar="FILE|DIR", help="where it is dark, pixels are missing (inpainting); a folder: by the picture's name")
     beside("--kernel", type=typed_path, metavar="FILE|DIR", help="picture or .npy of the kernel it is blurred by, as a cross-correlation: "
            "y[i] = sum_j k[j] x[i + j - centre] (deblurring); a folder: by the picture's name")
-    beside("--blind", type=number(int, 3), metavar="PIXELS", help="it is blurred by a kernel that nobody knows, of at most so many pixels a side: "
-           "kernel and picture are found together")
+    beside("--blind", type=number(int, 3), metavar="PIXELS", help="it is blurred by a kernel that nobody knows, of at most so many pixels a side "
+           "(odd; an even number counts as the one below): kernel and picture are found together")
     beside("--scale", type=number(int, 2), help="enlarge it so many times (super-resolution)")
     add("--flip-kernel", action="store_true", help="the kernel files mean a convolution: turn them by 180 degrees")
     add("--sigma", type=number(float, 0, 1), help="the noise's standard deviation in units of [-1, 1] (2 of them are 255 "

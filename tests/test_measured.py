@@ -304,11 +304,11 @@ def test_no_row_sets_sigma(workspace):
 
 
 BAD = [
-    (["--measured", "nowhere.png"], "nowhere.png: cannot be read as an image"),
+    (["--measured", "nowhere.png"], "nowhere.png: cannot be read (No such file or directory)"),
     (["--measured", "masks/b.png", "--mask", "masks/a.png"], "masks/a.png: is 45 x 37, masks/b.png is 32 x 40; make the mask of the picture's size"),
     (["--measured", "photos", "--mask", "masks/a.png"], "masks/a.png: is 45 x 37, photos/b.png is 32 x 40"),
     (["--measured", "photos/a.png", "--mask", "black.png"], "black.png: this mask leaves nothing of the picture"),
-    (["--measured", "photos/a.png", "--mask", "photos/x.png"], "photos/x.png: cannot be read as an image"),
+    (["--measured", "photos/a.png", "--mask", "photos/x.png"], "photos/x.png: cannot be read (No such file or directory)"),
     (["--measured", "photos/a.png", "--mask", "empty"], "--mask empty: has no file called a, for photos/a.png"),
     (["--measured", "photos/a.png", "--kernel", "large.npy"], "large.npy: this kernel, 41 x 39, is larger than photos/a.png, 45 x 37"),
     (["--measured", "photos/a.png", "--kernel", "zero.npy"], "zero.npy: is no kernel"),

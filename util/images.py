@@ -136,6 +136,12 @@ def refuse_dark_colours(file, name):
         raise UserError(f"{name}: its 16-bit values do not tell what white is (of 12 or 14 bits?); scale them and save 8 bits a channel")
 
 
+def unreadable(path, error, what):
+    """The UserError for a file that the system does not give (its reason) or that is not `what`."""
+    reason = getattr(error, "strerror", None)
+    return UserError(f"{path}: cannot be read ({reason})" if reason else f"{path}: cannot be read as {what}")
+
+
 def open_rgb(file, name):
     """A path or an open file -> an upright RGB Pillow image: wide values are reduced to 8 bits, alpha is laid on white.
 
@@ -152,7 +158,7 @@ def open_rgb(file, name):
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert("RGB")
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{name}: cannot be read as an image ({error})") from error
+        raise unreadable(name, error, f"an image ({error})") from error
 
 
 def load_image(path, resize=None):
@@ -171,7 +177,7 @@ def is_grey(path):
         with Image.open(path) as image:
             return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error})") from error
+        raise unreadable(path, error, f"an image ({error})") from error
 
 
 def load_mask(path):
@@ -194,7 +200,7 @@ def load_kernel(path, flip=False):
             with Image.open(path) as image:
                 kernel = np.asarray(image if image.mode.startswith("I") else image.convert("L"), np.float64)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as a kernel ({error}); give an image or a .npy of two dimensions") from error
+        raise unreadable(path, error, f"a kernel ({error}); give an image or a .npy of two dimensions") from error
     if kernel.ndim != 2 or not kernel.size or not np.isfinite(kernel).all() or not (kernel > 0).any():
         raise UserError(f"{path}: is no kernel; it needs two dimensions of finite numbers, one of them above 0")
     kernel = np.pad(kernel.clip(0), [(0, 1 - side % 2) for side in kernel.shape])
