@@ -64,11 +64,11 @@ def named_by(pattern):
     return {path[len(head) : -len(tail)]: path for path in project_files(pattern.replace("{}", "*"))}
 
 
-def config_path(option, name, pattern, own={}):
-    """The config that `--option name` means; `pattern` has {} where the name goes. own: {name: path} of others, which come first."""
-    known = {**named_by(pattern), **own}
+def config_path(option, name, *patterns):
+    """The config that `--option name` means; patterns have {} where the name goes, and of two that know it the later one counts."""
+    known = {key: path for pattern in patterns for key, path in named_by(pattern).items()}
     if name not in known:
-        raise UserError(f"--{option} {name}: there is no {project(pattern).format(name)} (known: {', '.join(known) or 'none'})")
+        raise UserError(f"--{option} {name}: there is no {project(patterns[0]).format(name)} (known: {', '.join(known) or 'none'})")
     return known[name]
 
 
@@ -101,8 +101,7 @@ def typed_path(text):
 
 def task_file(dataset, task):
     """The task file that --task means with --dataset; a data set may have its own variant: the demo's 64 px pictures need smaller blur kernels."""
-    own = named_by(f"configs/tasks/{dataset}/{{}}_config.yaml")
-    return config_path("task", task, "configs/tasks/{}_config.yaml", own)
+    return config_path("task", task, "configs/tasks/{}_config.yaml", f"configs/tasks/{dataset}/{{}}_config.yaml")
 
 
 def operator_name(path):
