@@ -3,7 +3,7 @@
     python dmilo.py --task inpainting                                     # the built-in prior on data/demo
     python dmilo.py --dataset celeba --task gaussian_deblur -n 5 --cuda 0 # as published
     python dmilo.py --task super_resolution --data photos/ --resize --name mine --preset fast --cuda -1
-    python dmilo.py --measured photo.jpg --mask holes.png --cuda -1       # your own: --mask, --kernel, --scale or none
+    python dmilo.py --measured photo.jpg --mask holes.png --cuda -1       # your own: --mask, --kernel, --blind, --scale or none
 
 From Python: `from dmilo import restore`.
 """
