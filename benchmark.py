@@ -13,7 +13,6 @@ freed memory, as ours is. Memory is there the peak of a process of its own, PyTo
 with what is in --out already, and adds quality.md, quality.png (PSNR against its cost) and perception.png (LPIPS over PSNR) there.
 """
 import functools
-import importlib
 import os
 import statistics
 import subprocess
@@ -24,8 +23,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from baselines.registry import BASELINES
-from dmilo import dmilo
 from experiment import plots
 from experiment.arguments import Parser, config_path, number, run_script, typed_path
 from experiment.costs import compare, inner_step, load_memory_table, memory_table
@@ -34,16 +31,12 @@ from experiment.recorder import finished_records
 from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize
-from solvers.ilo import Hyperparameters
 from util.devices import choose_device
 from util.files import UserError, project, write_text
 from util.images import image_names, list_images, load_image
 from util.rng import BatchRandom
 from util.tables import markdown
 
-pgd = importlib.import_module("dmilo-pgd")
-SOLVERS = {"dmilo": (dmilo, Hyperparameters), "dmilo-pgd": (pgd.dmilo_pgd, pgd.PGDHyperparameters), **BASELINES}
-THROUGH_A_FEW_LAYERS = {name: SOLVERS[name] for name in ("dmplug", "dmilo", "dmilo-pgd")}
 INNER_HEADER = ["batch", "step", "precision", "ms", "ms an image", "ratio", "peak GB", "ratio"]
 RUNS = ["least_squares/tuned", "dmplug/tuned", "dmilo/paper", "dmilo/fast", "dmilo-pgd/paper", "dmilo-pgd/fast"]
 TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
@@ -78,7 +71,7 @@ def inner(args, device):
 
 def memory(args, device):
     _, _, published = load_memory_table(project("configs/tables/memory.yaml"))
-    lines = markdown(*memory_table(THROUGH_A_FEW_LAYERS, args.dataset, args.steps, published, device))
+    lines = markdown(*memory_table(args.dataset, args.steps, published, device))
     print(f"{args.dataset}, {device}, one image; published: 256 x 256 on an RTX 4090\n")
     print("\n".join(lines))
 
@@ -112,7 +105,7 @@ def within_row(task, run, records):
     """A row, as texts, of PSNR / LPIPS at the last end of an outer iteration within so many evaluations, means over the images."""
     figures, evaluations = [], records[0]["evaluations"]
     for limit in WITHIN:
-        ends = [i for i, name in enumerate(records[0]["iterates"]) if name.endswith("after") and evaluations[i] <= limit]
+        ends = [i for i, end in enumerate(records[0]["ends_outer"]) if end and evaluations[i] <= limit]
         psnr, lpips = ([record[key][ends[-1]] if ends else 0 for record in records] for key in ("psnr", "lpips_alex"))
         figures.append(f"{statistics.mean(psnr):.2f} / {statistics.mean(lpips):.4f} ({evaluations[ends[-1]]})" if ends else "")
     return [task, *run.split("/"), *figures]

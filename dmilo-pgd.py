@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from solvers.ilo import Hyperparameters, identity, optimise_layer, run_chain
 from experiment.runner import main
+from solvers.ilo import Hyperparameters, identity, optimise_layer, run_chain
+from solvers.method import Iterate, Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +40,18 @@ def measurement_gradient(operator, X, y, h):
 
 
 def dmilo_pgd(g, operator, y, z_0, h, on_step, state=None):
-    """Algorithm 2 of the paper (arXiv 2505.20789). Yields (name, X, state): where it starts, then X before and after each
-    projection onto the range of the chain, (B, 3, H, W) in [-1, 1], and after it what is needed to go on from there.
+    """Algorithm 2 of the paper (arXiv 2505.20789). Yields Iterates: where it starts, then X before and after each projection onto
+    the range of the chain.
 
     g: the N layers of the chain; operator: A, as a function; y: the measurements; z_0: where the chain starts, (B, 3, H, W);
-    h: PGDHyperparameters; on_step: see `optimise_layer`; state: a yielded one to go on from.
+    h: PGDHyperparameters; on_step: see `optimise_layer`; state: an Iterate's, to go on from there.
     """
     N = len(g)
     if state is None:  # else: a run that was stopped goes on, which is no part of the algorithm
         nu = [torch.zeros_like(z_0) for _ in range(N)]
         z = run_chain(g, z_0, nu)
         X = torch.zeros_like(z_0)
-        yield "init", X, None
+        yield Iterate("init", X)
         state = {"t": 0, "z": z, "nu": nu, "X": X}
     z, nu, X = state["z"], state["nu"], state["X"]
     for t in range(state["t"], h.outer):
@@ -60,7 +61,7 @@ def dmilo_pgd(g, operator, y, z_0, h, on_step, state=None):
             gradient, loss = measurement_gradient(operator, X, y, h)
             X = (X - h.lr_x * gradient).clamp(-1, 1)
             on_step(step + 1, h.gradient_steps, loss)
-        yield f"{t}_before", X, None
+        yield Iterate(f"{t}_before", X)
         # Projection: as in DMILO, but the last layer explains A(X) instead of y.
         A, target = operator, operator(X)
         for i in reversed(range(N)):
@@ -68,8 +69,10 @@ def dmilo_pgd(g, operator, y, z_0, h, on_step, state=None):
             A, target = identity, z[i]
         z = run_chain(g, z[0], nu)
         X = z[N].clamp(-1, 1)
-        yield f"{t}_after", X, {"t": t + 1, "z": z, "nu": nu, "X": X}
+        yield Iterate(f"{t}_after", X, {"t": t + 1, "z": z, "nu": nu, "X": X}, ends_outer=True)
 
+
+METHOD = Method("dmilo-pgd", dmilo_pgd, PGDHyperparameters)
 
 if __name__ == "__main__":
-    main(__doc__, "dmilo-pgd", dmilo_pgd, PGDHyperparameters)
+    main(__doc__, METHOD)

@@ -17,11 +17,12 @@ import sys
 
 from tqdm import tqdm
 
-from benchmark import SOLVERS, THROUGH_A_FEW_LAYERS
 from experiment import plots
 from experiment.arguments import Parser, config_path, number, run_script, task_file
 from experiment.costs import count_evaluations, inner_step, load_memory_table, memory_table, seconds
+from experiment.hyperparameters import load_presets
 from experiment.jobs import Job, command, folder, has_images, images, left, run_command, sound_records
+from experiment.methods import BASELINES, OURS
 from experiment.pictures import picture, write_strips
 from experiment.recorder import METRICS, WHICH, statistics
 from util.config import Section, load_yaml
@@ -66,9 +67,9 @@ def load_table(section, out):
     section.finish()
     for run in methods:
         method, preset = run.split("/", 1)
-        if not any(os.path.exists(project(file)) for file in (f"{method}.py", f"baselines/{method}.py")):
-            raise section.error("methods", f"has {run}, but there is no {method}.py, here or in baselines/")
-        presets = load_yaml(project(f"configs/{method}.yaml"))
+        if method not in OURS + BASELINES:
+            raise section.error("methods", f"has {run}, but the methods are {', '.join(OURS + BASELINES)}")
+        presets = load_presets(method)
         if preset not in presets:
             raise section.error("methods", f"has {run}, but configs/{method}.yaml has {', '.join(map(str, presets))}")
     jobs = []
@@ -202,7 +203,7 @@ def convergence_groups(jobs):
 
 def write_memory(out, path, cuda):
     """The table of a file with the key `memory`."""
-    header, rows = memory_table(THROUGH_A_FEW_LAYERS, *load_memory_table(path), choose_device(cuda))
+    header, rows = memory_table(*load_memory_table(path), choose_device(cuda))
     print("\n".join(write_table(out, header, rows, [header, *rows])))
     print(f"wrote {out}/ (table.md, table.csv, table.tex)")
 
@@ -221,7 +222,7 @@ def estimate(jobs, cuda, extra):
             step = inner_step(project(f"configs/model_config_{job.dataset}.yaml"), 1, "fp32", False, False, device)
             step_seconds[job.dataset] = min(seconds(step, device) for _ in range(3))
         count = len(left(job)) if has_images(job) else job.number
-        estimates[job] = count * step_seconds[job.dataset] * count_evaluations(SOLVERS, job.method, job.preset, job.task, **given)
+        estimates[job] = count * step_seconds[job.dataset] * count_evaluations(job.method, job.preset, job.task, **given)
     return estimates
 
 

@@ -12,11 +12,11 @@ import torch
 
 from guided_diffusion.ddim import ddim_step, predict_x0
 from solvers.least_squares import noise_level
-from solvers.search import Start
+from solvers.method import Iterate, Method, Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class DAPSHyperparameters(Start):
+class DAPSHyperparameters(Row):
     """One row of configs/daps.yaml. outer: samples, drawn one after the other; levels: noise levels of each, from the chain's
     highest to sigma_min; ode_steps: DDIM steps of a guess; langevin_steps, lr_x, lr_min_ratio: Langevin steps, their size
     in units of one over the energy's curvature where A is the identity (2 diverges), and what it falls to, linearly, over the
@@ -49,11 +49,11 @@ def guess(g, x, i, steps):
 
 
 def daps(g, operator, y, z_0, h, on_step, state=None):
-    """Yields (name, X, state): the noise, then each sample, (B, 3, H, W) in [-1, 1]."""
+    """Yields Iterates: the noise, then each sample, (B, 3, H, W) in [-1, 1]."""
     variance = noise_level(h.sigma) ** 2
     path = annealing(g, h.levels, h.sigma_min)
     if state is None:
-        yield "init", z_0.clamp(-1, 1), None
+        yield Iterate("init", z_0.clamp(-1, 1))
     for t in range(state["t"] if state else 0, h.outer):
         x = z_0
         for k, i in enumerate(path):
@@ -71,10 +71,12 @@ def daps(g, operator, y, z_0, h, on_step, state=None):
                 gradient = torch.autograd.grad(energy, X)[0]
                 X = X.detach() - rate * gradient + (2 * rate) ** 0.5 * g.rng.randn(X.shape[1:], X.device)
             on_step(k + 1, len(path), energy.detach())
-        yield f"{t}_after", X.clamp(-1, 1), {"t": t + 1}
+        yield Iterate(f"{t}_after", X.clamp(-1, 1), {"t": t + 1}, ends_outer=True)
 
+
+METHOD = Method("daps", daps, DAPSHyperparameters)
 
 if __name__ == "__main__":
     from experiment.runner import main
 
-    main(__doc__, "daps", daps, DAPSHyperparameters)
+    main(__doc__, METHOD)

@@ -10,16 +10,17 @@ import torch
 
 from guided_diffusion.ddim import ABAR, Level, predict_x0
 from solvers.least_squares import adjoint, noise_level
-from solvers.search import Start
+from solvers.method import Iterate, Method, Row
 from util.files import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepinvDiffPIRHyperparameters(Start):
+class DeepinvDiffPIRHyperparameters(Row):
     """One row of configs/deepinv_diffpir.yaml. outer: samples, drawn one after the other; chain_steps: of each (theirs: max_iter); zeta: the
     share of fresh noise; lambda_: of the noise's variance in the data step."""
 
     outer: int
+    zeta: float
     lambda_: float
 
 
@@ -36,7 +37,7 @@ def denoiser(g):
 
 
 def deepinv_diffpir(g, operator, y, z_0, h, on_step, state=None):
-    """Yields (name, X, state): the noise, then each sample, (B, 3, H, W) in [-1, 1]. Their noise is the global generator's, so that a
+    """Yields Iterates: the noise, then each sample, (B, 3, H, W) in [-1, 1]. Their noise is the global generator's, so that a
     picture's depends on those that share its batch.
 
     Raises UserError for an operator that is not linear and where deepinv is missing.
@@ -50,15 +51,17 @@ def deepinv_diffpir(g, operator, y, z_0, h, on_step, state=None):
         measured = (y + operator(torch.ones_like(z_0))) / 2  # physics.A of pictures in [0, 1]
     sampler = sampling.DiffPIR(denoiser(g), optim.L2(), noise_level(h.sigma) / 2, h.chain_steps, h.zeta, h.lambda_, device=z_0.device)
     if state is None:
-        yield "init", z_0.clamp(-1, 1), None
+        yield Iterate("init", z_0.clamp(-1, 1))
     for t in range(state["t"] if state else 0, h.outer):
         with torch.random.fork_rng():
             X = sampler(measured, task, seed=g.rng.seeds[0] + t, x_init=(z_0.clamp(-1, 1) + 1) / 2)
         on_step(1, 1, (operator(2 * X - 1) - y).square().sum())
-        yield f"{t}_after", (2 * X - 1).clamp(-1, 1), {"t": t + 1}
+        yield Iterate(f"{t}_after", (2 * X - 1).clamp(-1, 1), {"t": t + 1}, ends_outer=True)
 
+
+METHOD = Method("deepinv_diffpir", deepinv_diffpir, DeepinvDiffPIRHyperparameters)
 
 if __name__ == "__main__":
     from experiment.runner import main
 
-    main(__doc__, "deepinv_diffpir", deepinv_diffpir, DeepinvDiffPIRHyperparameters)
+    main(__doc__, METHOD)

@@ -5,33 +5,37 @@
 At each level of the chain: the network guesses the picture, a least squares step draws it towards the measurement, and noise, partly
 the old one, takes it to the next level. The network is never differentiated. The command line and the files of dmilo.py.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from solvers.least_squares import LinearTask
-from solvers.search import Start, annealed
+from solvers.annealing import annealed
+from solvers.method import Iterate, Method, Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffPIRHyperparameters(Start):
+class DiffPIRHyperparameters(Row):
     """One row of configs/diffpir.yaml. outer: samples, drawn one after the other; chain_steps: of each; zeta: the share of fresh
     noise, 0 … 1."""
 
     outer: int
+    zeta: float = field(default=1.0, metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"})
 
 
 def diffpir(g, operator, y, z_0, h, on_step, state=None):
-    """Yields (name, X, state): the noise, then each sample, (B, 3, H, W) in [-1, 1].
+    """Yields Iterates: the noise, then each sample, (B, 3, H, W) in [-1, 1].
 
     Raises UserError for an operator that is not linear.
     """
     task = LinearTask(operator, y, z_0)
     if state is None:
-        yield "init", z_0.clamp(-1, 1), None
+        yield Iterate("init", z_0.clamp(-1, 1))
     for t in range(state["t"] if state else 0, h.outer):
-        yield f"{t}_after", annealed(g, task, [z_0], h, on_step)[0], {"t": t + 1}
+        yield Iterate(f"{t}_after", annealed(g, task, [z_0], h.sigma, h.zeta, on_step)[0], {"t": t + 1}, ends_outer=True)
 
+
+METHOD = Method("diffpir", diffpir, DiffPIRHyperparameters)
 
 if __name__ == "__main__":
     from experiment.runner import main
 
-    main(__doc__, "diffpir", diffpir, DiffPIRHyperparameters)
+    main(__doc__, METHOD)

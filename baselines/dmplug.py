@@ -5,39 +5,43 @@
 The parent of DMILO, with the command line and the files of dmilo.py. Each step evaluates the network once a layer and keeps
 all of them in memory for the gradient. An unknown kernel is the softmax of logits that the same Adam searches.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
+from guided_diffusion.blind import UnknownOperator
+from solvers.aims import Aim
 from solvers.ilo import mean_per_image, run_chain
-from solvers.search import Start, is_blind
+from solvers.method import Iterate, Method, Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class DMPlugHyperparameters(Start):
+class DMPlugHyperparameters(Row):
     """One row of configs/dmplug.yaml. outer x inner: steps of one Adam, the picture recorded after every `inner` of
-    them; lr_z: its learning rate; lr_unknown: that of an unknown kernel's logits."""
+    them; lr_z: its learning rate; lr_unknown: that of an unknown kernel's logits; aim: see `solvers.aims`."""
 
     outer: int
     inner: int
     lr_z: float
     lr_unknown: float = 0.0
+    aim: Aim = field(default=Aim(), metadata={"part": Aim})
+    finds_unknown = True
 
 
 def dmplug(g, operator, y, z_0, h, on_step, state=None):
-    """argmin_{z_0} mean (operator(g(z_0)) - y)^2. Yields (name, X, state): where it starts, then X every h.inner steps,
+    """argmin_{z_0} mean (operator(g(z_0)) - y)^2. Yields Iterates: where it starts, then X every h.inner steps,
     (B, 3, H, W) in [-1, 1], and what it needs to go on from there."""
     nu = [0] * len(g)  # no deviations
     z = (z_0 if state is None else state["z"]).clone().requires_grad_()
     searched = [{"params": z, "lr": h.lr_z}]
-    blind = is_blind(operator)
+    blind = isinstance(operator, UnknownOperator)
     if blind:
-        logits = g.rng.randn((operator.side**2,), z.device) if state is None else state["logits"]
+        logits = g.rng.randn((operator.logits,), z.device) if state is None else state["logits"]
         logits = logits.clone().requires_grad_()
         searched.append({"params": logits, "lr": h.lr_unknown})
     adam = torch.optim.Adam(searched, fused=True)
     if state is None:
-        yield "init", run_chain(g, z.detach(), nu)[-1].clamp(-1, 1), None
+        yield Iterate("init", run_chain(g, z.detach(), nu)[-1].clamp(-1, 1))
     else:
         adam.load_state_dict(state["adam"])
     for t in range(state["t"] if state else 0, h.outer):
@@ -56,11 +60,13 @@ def dmplug(g, operator, y, z_0, h, on_step, state=None):
         found = {"t": t + 1, "z": z.detach(), "adam": adam.state_dict()}
         if blind:
             operator.unknown = operator.softmax(logits.detach())
-            found.update(logits=logits.detach(), unknown=operator.unknown)
-        yield f"{t}_after", X, found
+            found.update(logits=logits.detach())
+        yield Iterate(f"{t}_after", X, found, ends_outer=True)
 
+
+METHOD = Method("dmplug", dmplug, DMPlugHyperparameters)
 
 if __name__ == "__main__":
     from experiment.runner import main
 
-    main(__doc__, "dmplug", dmplug, DMPlugHyperparameters)
+    main(__doc__, METHOD)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 
 from guided_diffusion.ddim import ddim_step, predict_x0
-from solvers.search import Start
+from solvers.method import Iterate, Method, Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPSHyperparameters(Start):
+class DPSHyperparameters(Row):
     """One row of configs/dps.yaml. outer: samples, drawn one after the other; chain_steps: of each; scale: of the gradient
     step on ||y - A(x_0)||, the norm that their code descends (the paper's Algorithm 1 squares it and divides by it)."""
 
@@ -23,9 +23,9 @@ class DPSHyperparameters(Start):
 
 
 def dps(g, operator, y, z_0, h, on_step, state=None):
-    """Yields (name, X, state): the noise, then each sample, (B, 3, H, W) in [-1, 1]."""
+    """Yields Iterates: the noise, then each sample, (B, 3, H, W) in [-1, 1]."""
     if state is None:
-        yield "init", z_0.clamp(-1, 1), None
+        yield Iterate("init", z_0.clamp(-1, 1))
     for t in range(state["t"] if state else 0, h.outer):
         x = z_0
         for step, level in enumerate(g.levels):
@@ -40,10 +40,12 @@ def dps(g, operator, y, z_0, h, on_step, state=None):
                 noise = g.rng.randn(x.shape[1:], x.device)
                 x = ddim_step(x.detach(), eps.detach(), level.abar, level.abar_prev, eta=1.0, noise=noise) - h.scale * gradient
             on_step(step + 1, len(g), distance.detach())
-        yield f"{t}_after", x.clamp(-1, 1), {"t": t + 1}
+        yield Iterate(f"{t}_after", x.clamp(-1, 1), {"t": t + 1}, ends_outer=True)
 
+
+METHOD = Method("dps", dps, DPSHyperparameters)
 
 if __name__ == "__main__":
     from experiment.runner import main
 
-    main(__doc__, "dps", dps, DPSHyperparameters)
+    main(__doc__, METHOD)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import torch
 
 from solvers.least_squares import LinearTask, noise_level
-from solvers.search import Start
+from solvers.method import Iterate, Method, Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeastSquaresHyperparameters(Start):
+class LeastSquaresHyperparameters(Row):
     """One row of configs/least_squares.yaml. outer, inner: rounds, and conjugate gradient steps in each; contrast, which
     the smoothness sigma^2 / contrast follows from, is here never 0."""
 
@@ -30,13 +30,15 @@ def least_squares(g, operator, y, z_0, h, on_step, state=None):
     Raises UserError for an operator that is not linear.
     """
     task, smoothness = LinearTask(operator, y, z_0), noise_level(h.sigma) ** 2 / h.contrast
-    yield "init", torch.zeros_like(z_0), None
+    yield Iterate("init", torch.zeros_like(z_0))
     for t in range(h.outer):
         X = task.smooth(smoothness, (t + 1) * h.inner, on_step)
-        yield f"{t}_after", X.clamp(-1, 1), None
+        yield Iterate(f"{t}_after", X.clamp(-1, 1), ends_outer=True)
 
+
+METHOD = Method("least_squares", least_squares, LeastSquaresHyperparameters, uses_prior=False)
 
 if __name__ == "__main__":
     from experiment.runner import main
 
-    main(__doc__, "least_squares", least_squares, LeastSquaresHyperparameters, uses_prior=False)
+    main(__doc__, METHOD)

@@ -11,11 +11,11 @@ import torch
 
 from solvers.ilo import mean_per_image
 from solvers.least_squares import noise_level
-from solvers.search import Start
+from solvers.method import Iterate, Method, Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class REDDiffHyperparameters(Start):
+class REDDiffHyperparameters(Row):
     """One row of configs/reddiff.yaml. outer: sweeps through the chain_steps noise levels; lr_x: Adam's learning rate;
     weight: lambda / sigma, of the denoiser's term (their eq. 9, weighted by the inverse root of the signal-to-noise ratio): the
     noisier the measurement, the more the network is believed."""
@@ -26,11 +26,11 @@ class REDDiffHyperparameters(Start):
 
 
 def reddiff(g, operator, y, z_0, h, on_step, state=None):
-    """Yields (name, X, state): grey, then the picture after each sweep, (B, 3, H, W) in [-1, 1], and what it needs to go on."""
+    """Yields Iterates: grey, then the picture after each sweep, (B, 3, H, W) in [-1, 1], and what it needs to go on."""
     X = (torch.zeros_like(z_0) if state is None else state["X"]).clone().requires_grad_()
     adam = torch.optim.Adam([X], lr=h.lr_x, betas=(0.9, 0.99))
     if state is None:
-        yield "init", X.detach(), None
+        yield Iterate("init", X.detach())
     else:
         adam.load_state_dict(state["adam"])
     for t in range(state["t"] if state else 0, h.outer):
@@ -44,10 +44,12 @@ def reddiff(g, operator, y, z_0, h, on_step, state=None):
             loss.backward()
             adam.step()
             on_step(step + 1, len(g), loss.detach())
-        yield f"{t}_after", X.detach().clamp(-1, 1), {"t": t + 1, "X": X.detach(), "adam": adam.state_dict()}
+        yield Iterate(f"{t}_after", X.detach().clamp(-1, 1), {"t": t + 1, "X": X.detach(), "adam": adam.state_dict()}, ends_outer=True)
 
+
+METHOD = Method("reddiff", reddiff, REDDiffHyperparameters)
 
 if __name__ == "__main__":
     from experiment.runner import main
 
-    main(__doc__, "reddiff", reddiff, REDDiffHyperparameters)
+    main(__doc__, METHOD)

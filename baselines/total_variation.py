@@ -13,11 +13,11 @@ import torch
 from skimage.restoration import denoise_tv_chambolle
 
 from solvers.least_squares import adjoint, noise_level
-from solvers.search import Start
+from solvers.method import Iterate, Method, Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class TotalVariationHyperparameters(Start):
+class TotalVariationHyperparameters(Row):
     """One row of configs/total_variation.yaml. outer, inner: rounds, and steps in each; length: the mean
     length of the picture's gradients, in units of [-1, 1]."""
 
@@ -45,7 +45,7 @@ def denoise(x, weights):
 
 @torch.no_grad()
 def total_variation(g, operator, y, z_0, h, on_step, state=None):
-    """Yields (name, X, state): grey, then X after each round, (B, 3, H, W) in [-1, 1], and what it needs to go on. The chain g
+    """Yields Iterates: grey, then X after each round, (B, 3, H, W) in [-1, 1], and what it needs to go on. The chain g
     is not used.
 
     Raises UserError for an operator that is not linear.
@@ -55,7 +55,7 @@ def total_variation(g, operator, y, z_0, h, on_step, state=None):
     rate = 1 / largest_gain(operator, transpose, z_0)
     if state is None:
         state = {"t": 0, "X": torch.zeros_like(z_0), "ahead": torch.zeros_like(z_0), "momentum": 1.0}
-        yield "init", state["X"], None
+        yield Iterate("init", state["X"])
     X, ahead, momentum = state["X"], state["ahead"], state["momentum"]
     for t in range(state["t"], h.outer):
         for step in range(h.inner):
@@ -64,10 +64,12 @@ def total_variation(g, operator, y, z_0, h, on_step, state=None):
             faster = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
             ahead, momentum = X + (momentum - 1) / faster * (X - previous), faster
             on_step(step + 1, h.inner, residual.square().sum())
-        yield f"{t}_after", X.clamp(-1, 1), {"t": t + 1, "X": X, "ahead": ahead, "momentum": momentum}
+        yield Iterate(f"{t}_after", X.clamp(-1, 1), {"t": t + 1, "X": X, "ahead": ahead, "momentum": momentum}, ends_outer=True)
 
+
+METHOD = Method("total_variation", total_variation, TotalVariationHyperparameters, uses_prior=False)
 
 if __name__ == "__main__":
     from experiment.runner import main
 
-    main(__doc__, "total_variation", total_variation, TotalVariationHyperparameters, uses_prior=False)
+    main(__doc__, METHOD)

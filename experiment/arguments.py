@@ -8,6 +8,7 @@ import time
 
 import torch
 
+from experiment.hyperparameters import load_presets
 from experiment.stop import RULES
 from guided_diffusion.ddim import TRAINING_STEPS
 from util.config import Section, load_yaml
@@ -140,7 +141,7 @@ def parse_arguments(doc, method):
     """
     parser = Parser(doc)
     count = number(int, 1)
-    presets = list(map(str, load_yaml(project(f"configs/{method}.yaml"))))
+    presets = list(map(str, load_presets(method)))
     usual = "fast" if "fast" in presets else "".join(presets[:1])  # of measured pictures, which are larger
     add = parser.add_argument
     add("--dataset", default="demo", help="configs/model_config_<dataset>.yaml says which prior (default demo)")

@@ -1,5 +1,5 @@
 """What a method costs: evaluations, time and memory, with weights as they are first drawn, for their values do not matter to the
-clock. Whoever calls hands over the methods, {name: (generator, the dataclass of its rows)}."""
+clock."""
 import functools
 import gc
 import multiprocessing
@@ -15,14 +15,17 @@ from tqdm import tqdm
 
 from experiment.arguments import config_path
 from experiment.hyperparameters import load_hyperparameters
+from experiment.methods import load_method
 from guided_diffusion.ddim import Chain
 from guided_diffusion.prior import build_model, frozen, load_model_config
-from solvers.ilo import Hyperparameters, identity, optimise_layer
+from solvers.ilo import identity, optimise_layer
 from solvers.least_squares import silent
 from solvers.search import search
 from util.config import Section, load_yaml
 from util.devices import compile_network, keep_memory
 from util.rng import BatchRandom
+
+THROUGH_A_FEW_LAYERS = ("dmplug", "dmilo", "dmilo-pgd")  # the methods whose memory may grow with the chain
 
 
 def fetch(step, steps, loss):
@@ -40,7 +43,7 @@ def inner_step(config_file, batch, precision, published, compiled, device):
         model = frozen(build_model(config, config_file), device, precision)
     g = Chain(compile_network(model, device) if compiled else model, 3, rng=None)
     z = BatchRandom(range(batch)).randn((3, config["image_size"], config["image_size"]), device)
-    h = load_hyperparameters("configs/dmilo.yaml", "default", Hyperparameters, inner=1)
+    h = load_hyperparameters(load_method("dmilo"), "default", inner=1)
     on_step = fetch if published else silent
 
     def step():
@@ -50,25 +53,25 @@ def inner_step(config_file, batch, precision, published, compiled, device):
     return step
 
 
-def solver_run(config_file, method, solver, kind, steps, device):
+def solver_run(config_file, method, steps, device):
     """A function that runs a method for one outer iteration of two steps a layer."""
     config = load_model_config(config_file)
     model = frozen(build_model(config, config_file), device)
-    given = {"gradient_steps": 1} if method == "dmilo-pgd" else {}
-    h = load_hyperparameters(f"configs/{method}.yaml", "default", kind, outer=1, inner=2, **given)
+    method = load_method(method)
+    h = load_hyperparameters(method, "default", outer=1, inner=2)
     g = Chain(model, steps, rng=None)
     z_0 = BatchRandom([0]).randn((3, config["image_size"], config["image_size"]), device)
-    return lambda: list(solver(g, identity, torch.zeros_like(z_0), z_0, h, silent))
+    return lambda: list(method.solver(g, identity, torch.zeros_like(z_0), z_0, h, silent))
 
 
-def count_evaluations(solvers, method, preset, task, **given):
+def count_evaluations(method, preset, task, **given):
     """How many network evaluations an image takes: the method runs on a network that costs nothing. given: settings other than
     the preset's."""
-    solver, kind = solvers[method]
-    h = load_hyperparameters(f"configs/{method}.yaml", task, kind, preset, **given)
+    method = load_method(method)
+    h = load_hyperparameters(method, task, preset, **given)
     g = Chain(lambda z, t: z, h.chain_steps, BatchRandom([0]), layers=h.layers)
-    latents = [torch.randn(1, 3, 4, 4) for _ in range(h.searches)]
-    for _ in search(solver, g, identity, latents[0], latents, h, silent):
+    latents = [torch.randn(1, 3, 4, 4) for _ in range(max(1, h.searches))]
+    for _ in search(method.solver, g, identity, latents[0], latents, h, silent):
         pass
     return g.evaluations
 
@@ -162,17 +165,17 @@ def load_memory_table(path):
     return dataset, steps, published
 
 
-def memory_table(solvers, dataset, all_steps, published, device):
+def memory_table(dataset, all_steps, published, device):
     """Header and rows, as texts, of each method's peak memory beside what is `published`, {method: {steps: GB}}."""
     config_file = config_path("dataset", dataset, "configs/model_config_{}.yaml")
     rows = []
     for steps in tqdm(all_steps, desc="DDIM steps", disable=None):
         row = [str(steps)]
-        for method, (solver, kind) in solvers.items():
+        for method in THROUGH_A_FEW_LAYERS:
             try:
-                found = f"{peak_memory(functools.partial(solver_run, config_file, method, solver, kind, steps), device):.2f}"
+                found = f"{peak_memory(functools.partial(solver_run, config_file, method, steps), device):.2f}"
             except (torch.OutOfMemoryError, BrokenProcessPool):
                 found = "out of memory"
             row += [found, str(published.get(method, {}).get(steps, ""))]
         rows.append(row)
-    return ["DDIM steps"] + [cell for method in solvers for cell in (f"{method} GB", "published")], rows
+    return ["DDIM steps"] + [cell for method in THROUGH_A_FEW_LAYERS for cell in (f"{method} GB", "published")], rows

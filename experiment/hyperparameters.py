@@ -9,6 +9,8 @@ from guided_diffusion.measurements import nature
 from util.config import Section, load_yaml
 from util.files import UserError, project, project_files
 
+EXTENDS, EVERY = "extends", "every"  # keys of a file and of a preset: see `load_presets`
+
 
 def natures(task):
     """What the task files of that name degrade with, a data set's own variants included; broken ones left out."""
@@ -29,19 +31,76 @@ def row_names():
 
 def row_of(task, table):
     """The row of a preset's table, {row: …}, that a task takes: its own or, under a name without one, that of a task which degrades in
-    the same way; else `default`."""
+    the same way, if possible with the same kind of noise; else `default`."""
     if task in table:
         return task
     its = natures(task)
-    return next((row for row in table if row != "default" and its & natures(row)), "default")
+    others = {row: natures(row) for row in table if row != "default"}
+    degraded_alike = lambda row: {one[:-1] for one in its} & {one[:-1] for one in others[row]}
+    return next((row for row in others if its & others[row]), next(filter(degraded_alike, others), "default"))
 
 
-def load_hyperparameters(path, task, kind, preset=None, on_row=lambda line: None, **given):
-    """The row of `task` (see `row_of`) in a preset of configs/<method>.yaml, its first one if None, as the dataclass `kind`;
-    what is `given`, and not None, replaces its value. on_row: is told, in a line, where it is another task's row. Raises UserError for
-    a preset that is not there and for a value that is missing, unknown or out of range."""
-    path = project(path)
+def load_presets(method):
+    """{preset: {row: {key: value}}} of configs/<method>.yaml.
+
+    A file that begins with `extends: <another method>` holds what differs from that one's: its presets have the other's rows, to each of
+    which the keys of their row `every` are added, and to those which it names the keys that it gives them.
+    """
+    path = project(f"configs/{method}.yaml")
     presets = load_yaml(path)
+    if EXTENDS not in presets:
+        return presets
+    others = load_yaml(project(f"configs/{presets.pop(EXTENDS)}.yaml"))
+    extended = {}
+    for preset, table in presets.items():
+        rows = {**others.get(preset, {}), **table}
+        every = rows.pop(EVERY, {})
+        extended[preset] = {row: {**others.get(preset, {}).get(row, {}), **every, **table.get(row, {})} for row in rows}
+    return extended
+
+
+def taken(section, field):
+    """The value of a dataclass' field from a Section: of a part that has fields itself, that dataclass."""
+    about = field.metadata
+    if "part" in about:
+        return read(section.section(field.name), about["part"]) if field.name in section.values else field.default
+    if "kinds" in about:
+        if field.name not in section.values:
+            return field.default
+        part = section.section(field.name)
+        return read(part, about["kinds"][part.take("kind", str, about["kinds"].__contains__, f"one of {', '.join(about['kinds'])}")])
+    if "each" in about:
+        mappings = lambda values: all(isinstance(one, dict) for one in values)
+        values = section.take(field.name, tuple, mappings, "a list of mappings", field.default)
+        parts = [Section(one, section.path, f"{section.prefix}{field.name}[{i}].") for i, one in enumerate(values)]
+        return tuple(read(part, about["each"]) for part in parts)
+    low = about.get("low", 1 if field.type is int else 0)
+    valid = about.get("valid", lambda value: low <= value < math.inf)
+    hint = about.get("hint", "true or false" if field.type is bool else f"{field.type.__name__}, {low} or more")
+    return section.take(field.name, field.type, valid, hint, None if field.default is dataclasses.MISSING else field.default)
+
+
+def read(section, kind, given=None):
+    """A Section as the dataclass `kind`; what is `given` replaces its values. Raises UserError for a value that is missing, unknown or
+    out of range."""
+    fields = [field for field in dataclasses.fields(kind) if field.init and not field.metadata.get("of_the_problem")]
+    values = {field.name: taken(section, field) for field in fields}
+    section.finish()
+    for name in given or ():
+        if name not in values:
+            raise UserError(f"--{name}: {section.path} knows no such setting")
+    value = kind(**{**values, **(given or {})})
+    if getattr(value, "chain_steps", 1) > TRAINING_STEPS:
+        raise section.error("chain_steps", f"is {value.chain_steps}, must be {TRAINING_STEPS} at most")
+    return value
+
+
+def load_hyperparameters(method, task, preset=None, on_row=lambda line: None, **given):
+    """The row of `task` (see `row_of`) in a preset of a Method, its first one if None, as the method's dataclass; what is `given`, and
+    not None, replaces its value. on_row: is told, in a line, where it is another task's row. Raises UserError for a preset that is not
+    there and for a value that is missing, unknown or out of range."""
+    path = project(f"configs/{method.name}.yaml")
+    presets = load_presets(method.name)
     preset = next(iter(presets)) if preset is None else preset
     if preset not in presets:
         raise UserError(f"--preset {preset}: {path} has {', '.join(map(str, presets))}")
@@ -54,22 +113,4 @@ def load_hyperparameters(path, task, kind, preset=None, on_row=lambda line: None
     row = row_of(task, table)
     if row != task:
         on_row(f"{path}: {preset} has no row {task}, its row {row} is used")
-    section = section.section(row)
-    values = {}
-    for field in dataclasses.fields(kind):
-        if field.metadata.get("of_the_problem"):
-            continue
-        low = field.metadata.get("low", 1 if field.type is int else 0)
-        valid = field.metadata.get("valid", lambda value: low <= value < math.inf)
-        hint = field.metadata.get("hint", "true or false" if field.type is bool else f"{field.type.__name__}, {low} or more")
-        default = None if field.default is dataclasses.MISSING else field.default
-        values[field.name] = section.take(field.name, field.type, valid, hint, default)
-    section.finish()
-    given = {name: value for name, value in given.items() if value is not None}
-    for name in given:
-        if name not in values:
-            raise UserError(f"--{name}: {path} knows no such setting")
-    h = kind(**{**values, **given})
-    if h.chain_steps > TRAINING_STEPS:
-        raise section.error("chain_steps", f"is {h.chain_steps}, must be {TRAINING_STEPS} at most")
-    return h
+    return read(section.section(row), method.row, {name: value for name, value in given.items() if value is not None})

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import namedtuple
 
+from experiment.methods import OURS, module
 from experiment.recorder import finished_records
 from util.files import PROJECT, UserError, project
 from util.images import image_names, list_images
@@ -19,9 +20,8 @@ def folder(job):
 
 def command(job, cuda, extra=(), nproc_per_node=1):
     """The command that a user would type for this run."""
-    script = project(f"{job.method}.py")
-    is_script = os.path.exists(script)
-    name = script if is_script else f"baselines.{job.method}"
+    is_script = job.method in OURS
+    name = project(f"{job.method}.py") if is_script else module(job.method)
     launcher = [] if is_script else ["-m"]
     if nproc_per_node > 1:
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(nproc_per_node), *launcher, "--"]

@@ -1,4 +1,4 @@
-"""A restoration from Python, without files: what `dmilo.restore` is made of."""
+"""A restoration from Python, without files: `dmilo.restore`."""
 import functools
 import math
 import numbers
@@ -7,6 +7,7 @@ import torch
 
 from experiment.arguments import config_path
 from experiment.hyperparameters import load_hyperparameters, row_names
+from experiment.methods import OURS, load_method
 from experiment.problem import SMALLEST, Problem
 from experiment.restoration import Iterates
 from experiment.runner import choose_tile
@@ -14,7 +15,7 @@ from guided_diffusion.physics import as_task, is_physics
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize
 from solvers.least_squares import is_linear, silent
-from util.devices import choose_device, first_line
+from util.devices import first_line
 from util.files import UserError
 from util.rng import LAST_SEED, BatchRandom
 
@@ -32,7 +33,7 @@ def is_whole(value, low, high):
 
 
 def refuse(y, sigma, task, size, seed, samples):
-    """Raise UserError for an argument of `dmilo.restore` that cannot be right whatever the operator."""
+    """Raise UserError for an argument of `restore` that cannot be right whatever the operator."""
     if not (isinstance(y, torch.Tensor) and y.is_floating_point() and y.dim() > 1 and len(y) and torch.isfinite(y).all()):
         raise UserError("y: must be a tensor of finite floating-point numbers, (B, …); of complex ones torch.view_as_real")
     if not (isinstance(sigma, numbers.Real) and 0 <= sigma < 2):
@@ -66,6 +67,16 @@ def problem_of(y, operator, sigma, size):
     return Problem([str(i) for i in range(len(y))], operator, y, sigma, {}, tuple(size), None)
 
 
+def device_of(device, y):
+    """The device that `restore` computes on. Raises UserError for one that is not here."""
+    try:
+        device = y.device if device is None else torch.device(device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device: is {device!r}, must be cpu or cuda:0, cuda:1, … of a GPU that is here ({first_line(error)})") from error
+    return device
+
+
 def draws(seed, sample, batch):
     """The BatchRandom of a sample: the first goes on with the one that is given, or begins at the seed; the others at seed + sample."""
     if isinstance(seed, BatchRandom):
@@ -74,26 +85,35 @@ def draws(seed, sample, batch):
 
 
 @torch.enable_grad()
-def restored(method, solver, kind, y, operator, sigma, prior, preset, task, size, seed, samples, device, on_iterate):
-    """See `dmilo.restore`; solver, kind: the method's generator and the dataclass of its rows."""
+def restore(y, operator, sigma=0.01, prior="demo", method="dmilo", preset="fast", size=None, seed=123, samples=1, device=None,
+            on_iterate=None, task=None):
+    """The pictures behind y = operator(x) + noise, (B, 3, H, W) in [-1, 1]; with samples > 1 (samples, B, 3, H, W), sample k from the
+    draws of seed + k.
+
+    y: (B, …); operator: any differentiable function of (B, 3, H, W) in [-1, 1], or a physics of deepinv, whose y belongs to pictures in
+    [0, 1], and sigma to y; sigma: the noise's standard deviation in units of [-1, 1]; prior: configs/model_config_<prior>.yaml; method:
+    "dmilo" or "dmilo-pgd"; preset, task: the table in configs/<method>.yaml and its row, by default `default` or, for an operator that is
+    not linear, `nonlinear`; size: (H, W), by default the prior's; seed: a number or a BatchRandom to go on with; device: by default y's;
+    on_iterate(name, X): hears of every iterate. Raises UserError, one line, for what cannot be restored. What is set for the whole
+    process (PyTorch's flags, its current GPU, how plots are shown) is left as it is.
+    """
     refuse(y, sigma, task, size, seed, samples)
-    try:
-        device = y.device if device is None else torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f"device: is {device!r}, must be cpu or cuda:0, cuda:1, …") from error
-    device = choose_device(-1 if device.type == "cpu" else device.index or 0)
+    if method not in OURS:
+        raise UserError(f"method: is {method!r}, must be one of {', '.join(OURS)}")
+    device = device_of(device, y)
     model, side = network(prior, device)
-    problem = problem_of(y.to(device), operator, sigma, size or (side, side))
+    problem = problem_of(y.detach().to(device), operator, sigma, size or (side, side))
     eps = AnySize(model, choose_tile(model, problem.size, side, len(y), device))
     probe = BatchRandom([0] * len(y)).randn((3, *problem.size), device)
     row = task or ("default" if is_linear(problem.operator, probe) else "nonlinear")
-    h = load_hyperparameters(f"configs/{method}.yaml", row, kind, preset)
+    method = load_method(method)
+    h = load_hyperparameters(method, row, preset)
     found = []
     for sample in range(samples):
-        for name, X, _ in Iterates(problem, eps, draws(seed, sample, len(y)), h)(solver, silent):
-            if not torch.isfinite(X).all():
-                raise UserError(f"restore: {name} is not finite; the operator's values or gradients may be too large, scale it and y")
+        for iterate in Iterates(problem, eps, draws(seed, sample, len(y)), h)(method.solver, silent):
+            if not torch.isfinite(iterate.x).all():
+                raise UserError(f"restore: {iterate.name} is not finite; the operator's values or gradients may be too large, scale it and y")
             if on_iterate:
-                on_iterate(name, X)
-        found.append(X)
-    return torch.stack(found) if samples > 1 else X
+                on_iterate(iterate.name, iterate.x)
+        found.append(iterate.x)
+    return torch.stack(found) if samples > 1 else iterate.x

@@ -1,13 +1,11 @@
 """The plots of tables and benchmarks, from records: {"psnr": […], "evaluations": […], …} of each image (`experiment.recorder`)."""
 import itertools
 
-import matplotlib
 import numpy as np
+from matplotlib import ticker
+from matplotlib.figure import Figure
 
 from util.files import atomic
-
-matplotlib.use("Agg")
-from matplotlib import pyplot, ticker  # noqa: E402  after the choice of what draws
 
 MARKERS, LINES = "os^Dv<>P*Xph", ("-", "--", "-.", ":")
 
@@ -20,12 +18,12 @@ def styles():
 def save(figure, path):
     with atomic(path) as tmp:
         figure.savefig(tmp, dpi=90)
-    pyplot.close(figure)
 
 
 def convergence(path, groups):
     """A column a group, PSNR above, residual below, both means over the images. groups: {title: {label: records}}."""
-    figure, panels = pyplot.subplots(2, len(groups), figsize=(3.6 * len(groups), 6), squeeze=False)
+    figure = Figure((3.6 * len(groups), 6))
+    panels = figure.subplots(2, len(groups), squeeze=False)
     for (title, curves), (above, below) in zip(groups.items(), panels.T):
         above.set(title=title, ylabel="PSNR (dB)")
         below.set(xlabel="network evaluations an image", ylabel="residual (RMS)")
@@ -44,7 +42,8 @@ def convergence(path, groups):
 
 def quality(path, groups):
     """A column a group, PSNR against network evaluations above, against seconds below. groups: {title: {label: records}}."""
-    figure, panels = pyplot.subplots(2, len(groups), figsize=(3.8 * len(groups), 6.4), squeeze=False, sharey=True, layout="constrained")
+    figure = Figure((3.8 * len(groups), 6.4), layout="constrained")
+    panels = figure.subplots(2, len(groups), squeeze=False, sharey=True)
     for (title, curves), column in zip(groups.items(), panels.T):
         for panel, cost in zip(column, ("network evaluations", "seconds")):
             panel.set(title=title, xlabel=f"{cost} an image", xscale="log")
@@ -53,8 +52,8 @@ def quality(path, groups):
             panel.xaxis.set_minor_formatter(ticker.NullFormatter())
             panel.grid(alpha=0.3)
         for (label, records), style in zip(curves.items(), styles()):
-            # Where an outer iteration ends; DMILO-PGD also records what it projects, which the next iterate leaves far behind.
-            ends = [i for i, name in enumerate(records[0]["iterates"]) if name.endswith("after")]
+            # DMILO-PGD also records what it projects, which the next iterate leaves far behind.
+            ends = np.flatnonzero(records[0]["ends_outer"])
             curve = {key: np.mean([record[key] for record in records], axis=0)[ends] for key in ("psnr", "evaluations", "elapsed")}
             for panel, cost in zip(column, ("evaluations", "elapsed")):
                 if records[0]["network_evaluations"] == 0:
@@ -69,7 +68,8 @@ def quality(path, groups):
 
 def perception(path, groups):
     """A panel a group: LPIPS over PSNR of the last iterates, a point a curve; right and low is good. groups: {title: {label: records}}."""
-    figure, panels = pyplot.subplots(1, len(groups), figsize=(3.8 * len(groups), 3.9), squeeze=False, layout="constrained")
+    figure = Figure((3.8 * len(groups), 3.9), layout="constrained")
+    panels = figure.subplots(1, len(groups), squeeze=False)
     for (title, curves), panel in zip(groups.items(), panels[0]):
         panel.set(title=title, xlabel="PSNR (dB), nearer in squares →")
         panel.grid(alpha=0.3)
@@ -83,7 +83,8 @@ def perception(path, groups):
 
 def spread(path, deviation):
     """The standard deviation of several restorations by pixel, (H, W) in units of [-1, 1], with the scale that its colours mean."""
-    figure, panel = pyplot.subplots(figsize=(4.6, 3.9), layout="constrained")
+    figure = Figure((4.6, 3.9), layout="constrained")
+    panel = figure.subplots()
     figure.colorbar(panel.imshow(deviation, cmap="viridis", vmin=0), label="standard deviation, pictures in [-1, 1]")
     panel.set_axis_off()
     save(figure, path)

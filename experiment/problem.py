@@ -134,6 +134,6 @@ def simulate(names, x, operator, noise, rng, grey=False):
         if grey and clean.shape[1:2] == (3,):  # an operator may leave no channels
             y = clean + (y - clean)[:, :1]
         y = y.contiguous()  # or that order would spread to whatever is computed from y
-    nearest = getattr(operator, "nearest", None)
-    A, informed = (operator.unknowing(x.device), A) if hasattr(operator, "unknowing") else (A, None)
-    return Problem(names, A, y, noise.sigma, drawn, tuple(x.shape[-2:]), x, grey=grey, nearest=nearest, informed=informed)
+    unknowing = operator.unknowing(x.device)
+    given = {"operator": unknowing or A, "informed": A if unknowing else None, "nearest": operator.nearest}
+    return Problem(names=names, y=y, sigma=noise.sigma, drawn=drawn, size=tuple(x.shape[-2:]), truth=x, grey=grey, **given)

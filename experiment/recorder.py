@@ -42,7 +42,7 @@ class ImageRecord:
         self.truth, self.metrics, self.nearest = truth, metrics, nearest
         self.rule, self.single = rule, single
         figures = METRICS if truth is not None else ()
-        self.record = {"sigma": sigma, **{key: [] for key in (*figures, *LEFT, "iterates", "evaluations", "elapsed")}}
+        self.record = {"sigma": sigma, **{key: [] for key in (*figures, *LEFT, "iterates", "ends_outer", "evaluations", "elapsed")}}
         if truth is not None:
             self._save("origin", truth)
             if nearest:
@@ -70,9 +70,10 @@ class ImageRecord:
         """(of the pictures that the measurement cannot tell from x, the one nearest to the truth, which it is)."""
         return self.nearest(x, self.truth) if self.nearest and self.truth is not None else (x, None)
 
-    def add(self, iterate, x, left, evaluations, elapsed):
-        """One iterate: its name, (3, H, W) or, grey, (1, H, W), the figures LEFT of A(x) - y, and the network evaluations and seconds that the
-        image has taken so far. "init" is where the solver starts: only a picture. One that is not finite ends the record."""
+    def add(self, iterate, x, ends_outer, left, evaluations, elapsed):
+        """One iterate: its name, (3, H, W) or, grey, (1, H, W), does an outer iteration end with it, the figures LEFT of A(x) - y, and the
+        network evaluations and seconds that the image has taken so far. "init" is where the solver starts: only a picture. One that is not
+        finite ends the record."""
         if self.failed:
             return
         if not (torch.isfinite(x).all() and np.isfinite(left["residual"])):
@@ -82,7 +83,7 @@ class ImageRecord:
         self._save(iterate, x)
         if iterate == "init":
             return
-        figures = {**left, "iterates": iterate, "evaluations": evaluations, "elapsed": elapsed}
+        figures = {**left, "iterates": iterate, "ends_outer": ends_outer, "evaluations": evaluations, "elapsed": elapsed}
         if "turned" in self.record:
             figures.update(turned=turn, psnr_unturned=self.metrics(as_found, self.truth)["psnr"])
         if self.truth is not None:

@@ -11,7 +11,9 @@ from tqdm import tqdm
 from experiment.recorder import LEFT, WHICH, ImageRecord, choose
 from experiment.stop import misfit, structure
 from guided_diffusion.ddim import Chain
-from solvers.search import is_blind, search
+from guided_diffusion.blind import UnknownOperator
+from solvers.method import Iterate
+from solvers.search import search
 from util.devices import is_out_of_memory, provenance
 from util.files import UserError, save_tensors
 from util.rng import BatchRandom
@@ -55,16 +57,19 @@ class Progress:
             self.inner.set_postfix(loss=f"{loss.item():.5f}")
             self.shown = time.monotonic()
 
-    def on_iterate(self, name):
-        if name == "init":
-            self.outer.reset()
-            self.done = 0
-        ended = name.endswith("after")
-        if ended:
-            self.outer.update(self.parts[self.done])
-            self.done += 1
+    def begin(self, done):
+        """A search begins, or goes on after so many outer iterations."""
+        self.outer.reset()
+        self.outer.update(sum(self.parts[:done]))
+        self.done = done
+
+    def on_iterate(self, ends_outer):
+        if not ends_outer:
+            return
+        self.outer.update(self.parts[self.done])
+        self.done += 1
         now = time.monotonic()
-        if self.outer.disable and not self.hidden and ended and now - self.told >= LINE_EVERY:
+        if self.outer.disable and not self.hidden and now - self.told >= LINE_EVERY:
             print(f"{self.finished} of {self.total} images finished, outer iteration {self.done} of {len(self.parts)} of the next, "
                   f"{(now - self.begun) / 60:.0f} min")
             self.told = now
@@ -90,23 +95,20 @@ class Progress:
 
 
 class Iterates:
-    """`Iterates(problem, model, rng, h)(solver, on_step)`: what a method finds for a Problem, (name, X, state) as `search` yields it. The
-    command line and `dmilo.restore` are loops over it. g: the chain, which counts the network's evaluations.
+    """`Iterates(problem, model, rng, h)(solver, on_step)`: the `solvers.method.Iterate`s that a method finds for a Problem. The command line
+    and `dmilo.restore` are loops over it. g: the chain, which counts the network's evaluations.
 
     model: eps(x, t) of the prior; rng: the batch's BatchRandom; h: the method's row; eta: DDIM's noise.
     """
 
     def __init__(self, problem, model, rng, h, eta=0.0):
-        if is_blind(problem.operator) and not h.anneal and h.outer == 1:
-            raise UserError("this method's row has one outer iteration and no annealed start, so that it would never look for the unknown kernel; "
-                            "take dmilo, dmilo-pgd or dmplug, or name the kernel")
         self.problem, self.h = problem, dataclasses.replace(h, sigma=problem.sigma)
         self.g = Chain(model, h.chain_steps, rng, eta, h.layers)
         self.latents = draw_latents(rng, (3, *problem.size), h, problem.y.device)
 
     def __call__(self, solver, on_step, state=None):
         if self.problem.complete:
-            return [("copied", self.problem.y, None)]
+            return [Iterate("copied", self.problem.y, ends_outer=True)]
         return search(solver, self.g, self.problem.operator, self.problem.y, self.latents, self.h, on_step, state)
 
 
@@ -123,6 +125,7 @@ class Restoration:
         device = problem.y.device
         self.problem, self.device, self.made_with = problem, device, provenance(device)
         self.count, self.samples, self.spent, self.seconds = samples, [], 0, 0.0
+        self.ended = 0  # outer iterations of the present sample
         self.of_draws = lambda rng, problem=problem: Iterates(problem, model, rng, h, eta)
         self.seeds, self.again = rng.seeds, copy.deepcopy(rng)
         self.iterates = self.of_draws(rng)
@@ -140,7 +143,7 @@ class Restoration:
 
     def begin(self, k):
         """Sample k, with a chain and draws of its own."""
-        self.spent = self.evaluations
+        self.spent, self.ended = self.evaluations, 0
         self.iterates = self.of_draws(BatchRandom([seed + k for seed in self.seeds]))
 
     def load(self):
@@ -152,7 +155,7 @@ class Restoration:
             self.seconds, self.samples = state["seconds"], state["samples"]
             if len(self.samples) > 1:
                 self.begin(len(self.samples) - 1)
-            self.spent = state["spent"]
+            self.spent, self.ended = state["spent"], state["ended"]
             self.iterates.g.load_state_dict({**state["chain"], "generators": [g.cpu() for g in state["chain"]["generators"]]})
             for record, content in zip(self.records, state["records"]):
                 record.record = content
@@ -166,44 +169,47 @@ class Restoration:
 
     def save(self, solver_state):
         content = {"names": self.problem.names, "solver": solver_state, "chain": self.iterates.g.state_dict()}
-        content.update(records=[record.record for record in self.records], samples=self.samples, spent=self.spent, seconds=self.seconds)
+        content.update(records=[record.record for record in self.records], samples=self.samples, spent=self.spent)
+        content.update(ended=self.ended, seconds=self.seconds)
         save_tensors(self.path, content)
 
-    def record(self, name, X):
-        """An iterate of the first sample, to the images' records."""
+    def record(self, iterate):
+        """An Iterate of the first sample, to the images' records."""
         with torch.no_grad():
-            residual, mask = self.problem.operator(X) - self.problem.y, self.problem.drawn.get("mask")
+            residual, mask = self.problem.operator(iterate.x) - self.problem.y, self.problem.drawn.get("mask")
             left = [misfit(residual, None), misfit(residual, mask), structure(residual, mask)]
             left = torch.stack(left, 1).tolist()
-        for record, image, figures in zip(self.records, self.problem.shown(X), left):
-            record.add(name, image, dict(zip(LEFT, figures)), self.evaluations, self.seconds / len(self.records))
+        for record, image, figures in zip(self.records, self.problem.shown(iterate.x), left):
+            about = dict(zip(LEFT, figures)), self.evaluations, self.seconds / len(self.records)
+            record.add(iterate.name, image, iterate.ends_outer, *about)
 
     def sample(self, k, solver, progress, state):
         """One restoration of the measurement; an image whose values are not finite stops there."""
+        progress.begin(self.ended)
         started = time.perf_counter()
-        for name, X, state in self.iterates(solver, progress.on_step, state):
-            self.samples[k:] = [X]
-            if X.is_cuda:
+        for iterate in self.iterates(solver, progress.on_step, state):
+            self.samples[k:] = [iterate.x]
+            self.ended += iterate.ends_outer
+            if iterate.x.is_cuda:
                 torch.cuda.synchronize()
             self.seconds += time.perf_counter() - started  # not the recording
             if k == 0:
-                self.record(name, X)
-            if state is not None:
-                self.save(state)
-            progress.on_iterate(name)
+                self.record(iterate)
+            if iterate.state is not None:
+                self.save(iterate.state)
+            progress.on_iterate(iterate.ends_outer)
             if all(record.failed for record in self.records):
                 break
             started = time.perf_counter()
-        if k == 0 and hasattr(self.problem.operator, "unknown"):
+        if k == 0 and isinstance(self.problem.operator, UnknownOperator):
             for record, kernel in zip(self.records, self.problem.operator.unknown):
                 record.found(kernel)
 
     def beside(self, solver, progress):
         """The same problem with nothing of its operator to be found, the same settings and draws: its last iterates' figures, for the records."""
         informed = dataclasses.replace(self.problem, operator=self.problem.informed, informed=None)
-        for _, X, _ in self.of_draws(self.again, informed)(solver, progress.on_step):
-            pass
-        for record, image in zip(self.records, self.problem.shown(X)):
+        *_, last = self.of_draws(self.again, informed)(solver, progress.on_step)
+        for record, image in zip(self.records, self.problem.shown(last.x)):
             record.informed(image)
 
     def run(self, solver, progress):

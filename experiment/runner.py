@@ -90,15 +90,15 @@ def device_of_rank(args, world):
     return choose_device(-1 if args.cuda == -1 else local, args.precision == "tf32")
 
 
-def lasting_settings(args, method, h, config, pictures, uses_prior):
+def lasting_settings(args, method, h, config, pictures):
     """What has to be the same when a run goes on. The rest (which images, how many at once, where) changes no more than rounding."""
     fixed = {key: getattr(args, key) for key in ("dataset", "task", "data", "seed", "eta", "precision", "compile", "resize", "tile")}
     # Without their defaults: a run begun before there was such an option goes on.
     fixed.update({"samples": args.samples} if args.samples > 1 else {})
     fixed.update({"stop": args.stop} if args.stop != "discrepancy" else {})
     row = {name: value for name, value in dataclasses.asdict(h).items() if name != "sigma"}  # that is the problem's
-    fixed.update(method=method, hyperparameters=row, model=config, **pictures.lasting)
-    if uses_prior:
+    fixed.update(method=method.name, hyperparameters=row, model=config, **pictures.lasting)
+    if method.uses_prior:
         fixed["checkpoint"] = checkpoint_digest(project(config["model_path"]))
     return fixed
 
@@ -150,17 +150,17 @@ def restore_batches(directory, batches, limit, build, solver, progress, after):
     progress.close()
 
 
-def run(doc, method, solver, kind, uses_prior):
+def run(doc, method):
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1:
         # For a barrier, no tensor passes; the fastest rank may wait for the slowest one's images.
         dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
-    args = parse_arguments(doc, method)
+    args = parse_arguments(doc, method.name)
     args.name = of_rank_0(args.name)  # their clocks may differ
     config = load_model_config(args.model_config)
     side = config["image_size"]
     given = {"outer": args.outer, "inner": args.inner, "chain_steps": args.custom_steps}
-    h = load_hyperparameters(f"configs/{method}.yaml", args.task, kind, args.preset, say, **given)
+    h = load_hyperparameters(method, args.task, args.preset, say, **given)
     pictures = (Measured if args.measured else Simulated)(args, side)
     device = device_of_rank(args, world)
     directory = os.path.join(args.logdir, args.dataset, args.task, args.name)
@@ -168,7 +168,7 @@ def run(doc, method, solver, kind, uses_prior):
         raise UserError(f"{directory}: has no finished image to summarise yet")
     largest = max((pictures.key(name)[0] for name in pictures.names), key=math.prod)
     eps, possible = None, len(pictures.names)
-    if uses_prior and not args.summarize:
+    if method.uses_prior and not args.summarize:
         eps = eps_of_any_size(load_prior(config, args.model_config, device, args.precision), args, largest, side, device)
         possible = min(choose_batch_size(eps, largest, device), -(-possible // world))  # work for every rank
         eps.model = compile_network(eps.model, device) if args.compile else eps.model
@@ -176,12 +176,12 @@ def run(doc, method, solver, kind, uses_prior):
 
     metrics = None if args.summarize or args.measured else Metrics(device)
     fid = FrechetInceptionDistance(device) if args.fid and rank == 0 else None
-    fixed = lasting_settings(args, method, h, config, pictures, uses_prior)
+    fixed = lasting_settings(args, method, h, config, pictures)
     begun_with = open_run(directory, fixed, args.batch_size or possible)
     args.batch_size = args.batch_size or of_rank_0(begun_with)  # not each its own, or an image might belong to nobody
     pictures.refuse_others(directory)
     settings = {**vars(args), "device": str(device), "world": world, **fixed}
-    head = {"method": method, "dataset": args.dataset, "task": args.task}
+    head = {"method": method.name, "dataset": args.dataset, "task": args.task}
     if rank == 0 and args.measured:
         print("\n".join(pictures.report))
 
@@ -190,10 +190,10 @@ def run(doc, method, solver, kind, uses_prior):
         return Restoration(directory, pictures.problem(names, rng, device), eps, rng, h, args.eta, metrics, args.stop, args.samples)
 
     batches = [] if args.summarize else batches_of(pictures, args.batch_size)[rank::world]
-    # What `search` yields an end of, in inner steps: the passes' differ.
-    outer = [1] * h.outer if h.searches == 1 else [getattr(row, "inner", 1) for row in h.passes for _ in range(row.starts)]
+    # What ends an outer iteration, in inner steps: the passes' differ.
+    outer = [1] * h.outer if h.searches == 1 else [row.inner for row in h.passes for _ in range(row.starts)] or [1]
     progress = Progress(sum(map(len, batches)), outer, hidden=rank > 0)
-    restore_batches(directory, batches, args.batch_size, build, solver, progress, lambda: rank == 0 and summarise(directory, head, settings))
+    restore_batches(directory, batches, args.batch_size, build, method.solver, progress, lambda: rank == 0 and summarise(directory, head, settings))
 
     if world > 1:
         dist.barrier()
@@ -206,12 +206,6 @@ def run(doc, method, solver, kind, uses_prior):
         sys.exit(1)
 
 
-def main(doc, method, solver, hyperparameters, uses_prior=True):
-    """The whole of dmilo.py and dmilo-pgd.py but the method itself.
-
-    doc: what --help shows. solver: called as solver(g, operator, y, z_0, h, on_step, state), a generator of (name, X,
-    state), "init" first, then what is recorded; the last of an outer iteration has a name ending in "after" and, if the
-    method can go on from there, a state for torch.save. hyperparameters: the dataclass
-    of the rows in configs/<method>.yaml. uses_prior: False for a method that works without the chain.
-    """
-    run_script(lambda: run(doc, method, solver, hyperparameters, uses_prior))
+def main(doc, method):
+    """The whole of a method's script but the method itself. doc: what --help shows; method: a `solvers.method.Method`."""
+    run_script(lambda: run(doc, method))

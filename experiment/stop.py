@@ -47,6 +47,6 @@ RULES = {"discrepancy": by_discrepancy, "whiteness": by_whiteness}
 def stop(record, rule, single):
     """(the iterate that `rule` chooses, was it reached?). The last iterate where the rule never holds, and of a mean of several searches
     (single: False), which is not complete before. What ends no outer iteration is no choice."""
-    ends = [i for i, name in enumerate(record["iterates"]) if not name.endswith("before")]
-    found = RULES[rule](record, ends) if single else ends[-1] if ends else None
+    ends = [i for i, end in enumerate(record["ends_outer"]) if end]
+    found = None if not ends else RULES[rule](record, ends) if single else ends[-1]
     return (len(record["iterates"]) - 1, False) if found is None else (found, True)

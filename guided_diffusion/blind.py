@@ -1,5 +1,6 @@
 """Blur by a kernel that nobody knows: found along with the picture."""
 import itertools
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
@@ -24,16 +25,50 @@ def onto_simplex(v):
 
 
 def most_structured(y, side):
-    """(top, left) of the part of y, (B, C, H, W), of at most side x side pixels that has the largest differences."""
+    """(top, left) of the part of each picture of y, (B, C, H, W), of at most side x side pixels that has the largest differences."""
     differences = y.diff(dim=-2)[..., :, :-1].square() + y.diff(dim=-1)[..., :-1, :].square()
     sides = [min(side, length - 1) for length in y.shape[-2:]]
     step = max(1, side // 8)
-    energy = F.avg_pool2d(differences.sum((0, 1), keepdim=True), sides, step)[0, 0]
-    row, column = divmod(int(energy.argmax()), energy.shape[1])
-    return row * step, column * step
+    energy = F.avg_pool2d(differences.sum(1, keepdim=True), sides, step)[:, 0]
+    places = [divmod(place, energy.shape[-1]) for place in energy.flatten(1).argmax(1).tolist()]
+    return [(row * step, column * step) for row, column in places]
 
 
-class UnknownBlur:
+class UnknownOperator(ABC):
+    """An operator, linear in the picture, that has to find a part of itself: what a solver is given where nobody knows all of A.
+
+    Called with pictures (B, 3, H, W) in [-1, 1] it gives their measurements, (B, …), with the part as it is now. The pictures may move
+    with what is found. `solvers.unknown` says when it is asked for what.
+
+    unknown: the part as it is now, (B, …), or (1, …) while it is the same for all; start: what it is before anything was found;
+    size: (H, W) of the pictures; logits: how many numbers `softmax` takes for each picture.
+    """
+
+    @abstractmethod
+    def __call__(self, x): ...
+
+    @abstractmethod
+    def refit(self, xs, y):
+        """Find `unknown` from guesses of the pictures, a list of (B, 3, H, W), and their measurement y, (B, …)."""
+
+    @abstractmethod
+    def centre(self, xs):
+        """Move `unknown` to where it belongs and the pictures, a list of (B, 3, H, W), along; returns these. Both moved explain the same."""
+
+    @abstractmethod
+    def halved(self, y):
+        """(the operator for pictures of half the size, what it makes of them), from y, (B, …); None where that is of no use."""
+
+    @abstractmethod
+    def take_over(self, half, x):
+        """Have what `half`, as `halved` gives it, has found. Returns its pictures x, (B, 3, H / 2, W / 2), enlarged."""
+
+    @abstractmethod
+    def softmax(self, logits):
+        """What `unknown` is by numbers without bounds, (B, logits) or (1, logits): for who finds it by gradient."""
+
+
+class UnknownBlur(UnknownOperator):
     """Cross-correlation of each picture with a kernel of its own, (B, side, side), which `refit` finds from a guess of the picture.
 
     side: of the largest kernel to expect, odd; size: (H, W) of the pictures; mirror: is the border mirrored (simulated tasks), or does a
@@ -42,7 +77,7 @@ class UnknownBlur:
     """
 
     def __init__(self, side, size, device, mirror):
-        self.side, self.size, self.mirror = side, size, mirror
+        self.side, self.size, self.mirror, self.logits = side, size, mirror, side**2
         point = np.zeros((1, side, side))
         point[0, side // 2, side // 2] = 1
         start = torch.from_numpy(ndimage.gaussian_filter(point, (0, side / 6, side / 6))).float().to(device)
@@ -57,13 +92,14 @@ class UnknownBlur:
         list of (B, 3, H, W): least squares over non-negative kernels of sum one, by FISTA (Beck & Teboulle 2009). A guess errs least in its
         differences, whose errors are nearly white. Grey pictures do, and of large ones a part with much structure."""
         border = self.side // 2
-        top, left = most_structured(y, PART)
-        y = y.mean(1, keepdim=True)[..., top : top + PART, left : left + PART]
+        places = most_structured(y, PART)
+        parts = lambda x, side: torch.stack([one[:, top : top + side, left : left + side] for one, (top, left) in zip(x, places)])
+        y = parts(y.mean(1, keepdim=True), PART)
         gram = target = 0
         for x in xs:
             x = x.mean(1, keepdim=True)
             x = mirrored(mirrored(x, border, -2), border, -1) if self.mirror else x
-            x = x[..., top : top + PART + 2 * border, left : left + PART + 2 * border]
+            x = parts(x, PART + 2 * border)
             for dim in (-2, -1):
                 patches = F.unfold(x.diff(dim=dim), self.side)
                 gram, target = gram + patches @ patches.mT, target + patches @ y.diff(dim=dim).flatten(1)[..., None]
@@ -96,7 +132,6 @@ class UnknownBlur:
         return F.pad(x, (first, right, first, down), mode="replicate")
 
     def softmax(self, logits):
-        """The kernels, (B, side, side), behind logits, (B, side^2): for who finds them by gradient."""
         return logits.softmax(1).reshape(-1, self.side, self.side)
 
     def centre(self, xs):

@@ -82,6 +82,19 @@ def check_side(section, key, side, size, prior_size):
         raise section.error(key, f"says {side}, the prior's images are {prior_size} x {prior_size}; remove or correct it")
 
 
+class Operator:
+    """What every class under @operator is.
+
+    nearest(x, truth): where a measurement cannot tell pictures apart, (the one of x's, (3, H, W), nearest to truth, which it is).
+    """
+
+    nearest = None
+
+    def unknowing(self, device):
+        """The `guided_diffusion.blind.UnknownOperator` that the solver is given in place of A; None where it is told A."""
+        return None
+
+
 # ---------------------------------------------------------------------------------------------------- inpainting
 
 
@@ -117,7 +130,7 @@ def masking(mask):
 
 
 @operator("inpainting")
-class Inpainting:
+class Inpainting(Operator):
     """x * mask, one mask for the three channels, of random pixels or a box (Chung et al. 2023, DPS: mask_generator)."""
 
     MASKS = {"random": random_mask, "box": box_mask, "extreme": extreme_mask}
@@ -161,7 +174,7 @@ def reducing(size, factor, device):
 
 
 @operator("super_resolution")
-class SuperResolution:
+class SuperResolution(Operator):
     """Bicubic reduction by an integer factor that divides both sides."""
 
     def __init__(self, task, size, prior_size):
@@ -183,7 +196,7 @@ class SuperResolution:
 @operator("blind_blur")
 @operator("gaussian_blur")
 @operator("motion_blur")
-class Blur:
+class Blur(Operator):
     """Blur by a Gaussian or a random motion kernel, known to the solver: `blind_blur` with the kernel's options at the top of the task
     file or, as the DPS repository has it, under the kernel's name with its options below measurement.operator."""
 
@@ -236,7 +249,7 @@ class BlindBlur(Blur):
 
 
 @operator("nonlinear_blur")
-class NonlinearBlur:
+class NonlinearBlur(Operator):
     """Blur by a random code of a learned kernel space (Tran et al., CVPR 2021); output clamped to [-1, 1].
 
     Its network halves the image seven times, so both sides must be multiples of 128.
@@ -271,7 +284,7 @@ class NonlinearBlur:
 
 
 @operator("turbulence")
-class Turbulence:
+class Turbulence(Operator):
     """Air turbulence, known to the solver: every pixel is taken from a place beside its own, by a smooth random field, and the picture
     is blurred by a Gaussian kernel. Linear. Source: Li et al. 2024 (DMPlug), after Chung et al. 2023 (BlindDPS); there both are unknown."""
 
@@ -297,7 +310,7 @@ class Turbulence:
 
 
 @operator("noise")
-class Identity:
+class Identity(Operator):
     """x itself: denoising."""
 
     def __init__(self, task, size, prior_size):
@@ -308,7 +321,7 @@ class Identity:
 
 
 @operator("hdr")
-class HighDynamicRange:
+class HighDynamicRange(Operator):
     """clamp(scale x, -1, 1): what is brighter or darker than 1 / scale is lost (Mardani et al. 2024, RED-diff)."""
 
     def __init__(self, task, size, prior_size):
@@ -320,7 +333,7 @@ class HighDynamicRange:
 
 
 @operator("phase_retrieval")
-class PhaseRetrieval:
+class PhaseRetrieval(Operator):
     """The amplitude of the centred, orthonormal Fourier transform of x, zero-padded by oversample / 8 of its sides at
     every side (Chung et al. 2023, DPS). Not unique: x turned by 180 degrees has the same amplitude."""
 
@@ -348,7 +361,7 @@ class PhaseRetrieval:
 
 
 @operator("deepinv")
-class DeepinvPhysics:
+class DeepinvPhysics(Operator):
     """A physics of deepinv by the name of its class, with its arguments beside it (`guided_diffusion.physics`)."""
 
     def __init__(self, task, size, prior_size):

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from solvers.search import Start
+from solvers.search import Staged
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hyperparameters(Start):
+class Hyperparameters(Staged):
     """One row of configs/dmilo.yaml.
 
     outer, inner: iterations (T and T_in); lr_z, lr_nu: Adam's learning rates for a layer's input and its deviation;

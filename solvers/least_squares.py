@@ -6,6 +6,8 @@ from util.files import UserError
 SMOOTH_STEPS = 100  # conjugate gradient steps for a smooth picture
 DAMPED_STEPS = 10  # for one preconditioned residual, which only has to point the right way
 DATA_STEPS = 20  # and for one step to the measurement
+NOT_LINEAR = ("this task's operator is not linear, which least squares and a smooth start need; give the task the row `nonlinear` of the preset, "
+              "or choose another --task or --preset")
 ROUNDING = 1 / 255 / 3**0.5  # standard deviation of an 8-bit picture's rounding in units of [-1, 1]: a step of 2 / 255 over sqrt(12)
 
 
@@ -34,8 +36,7 @@ def adjoint(operator, x):
         x = x.detach().requires_grad_()
         y = operator(x)
     if not is_linear(operator, x):
-        raise UserError("this task's operator is not linear, which least squares and the setting contrast need; give the task the row "
-                        "`nonlinear` of the preset, or choose another --task or --preset")
+        raise UserError(NOT_LINEAR)
     return lambda v: torch.autograd.grad(y, x, v, retain_graph=True)[0]
 
 
@@ -70,21 +71,11 @@ class LinearTask:
 
     def __init__(self, operator, y, like):
         self.operator, self.y, self.like = operator, y, like
-        self.transpose = adjoint(operator, like)
+        self.renew()
 
-    def refit(self, xs, move):
-        """Let an operator that does not know all of itself (`guided_diffusion.blind`) find it from guesses of the pictures, a list of
-        (B, 3, H, W). Returns them; with `move` as they move along with what the operator has centred."""
-        self.operator.refit([x.clamp(-1, 1) for x in xs], self.y)
-        xs = self.operator.centre(xs) if move else xs
+    def renew(self):
+        """Take the operator as it is now: one that finds a part of itself (`solvers.unknown`) has changed."""
         self.transpose = adjoint(self.operator, self.like)
-        return xs
-
-    def take_over(self, half, xs):
-        """Let the operator take over what `half`, the same for pictures of half the size, has found. Returns its pictures xs, enlarged."""
-        xs = self.operator.take_over(half, xs)
-        self.transpose = adjoint(self.operator, self.like)
-        return xs
 
     @torch.no_grad()
     def smooth(self, smoothness, steps=SMOOTH_STEPS, on_step=silent):
@@ -100,17 +91,17 @@ class LinearTask:
         return conjugate_gradients(apply, self.transpose(self.y), steps, on_step)
 
     @torch.no_grad()
-    def drawn_to(self, x, damping, steps=DATA_STEPS):
+    def drawn_to(self, x, damping, steps=DATA_STEPS, y=None):
         """argmin_u ||A(u) - y||^2 + damping ||u - x||^2: the most probable picture if x errs by a variance of which damping is
-        the noise's share."""
+        the noise's share. y: another measurement than the task's."""
         apply = lambda d: self.transpose(self.operator(d)) + damping * d
-        return x + conjugate_gradients(apply, self.transpose(self.y - self.operator(x)), steps)
+        return x + conjugate_gradients(apply, self.transpose((self.y if y is None else y) - self.operator(x)), steps)
 
-    def preconditioned(self, damping):
+    def preconditioned(self, damping, y):
         """(A', 0) such that a method given this pair weighs the residual r = A(x) - y by (A A^T + damping)^-1.
 
         A'(x) is the damped Gauss-Newton step (A^T A + damping)^-1 A^T r as an image, with the gradient of the identity: that
         of 1/2 mean A'(x)^2 is then the gradient of 1/2 r^T (A A^T + damping)^-1 r. What the blur has weakened is restored as
         fast as what it has left. With DMILO-PGD's lr_x = 1/2 and squared norm, one gradient step is that Gauss-Newton step.
         """
-        return lambda x: x - self.drawn_to(x.detach(), damping, DAMPED_STEPS), torch.zeros_like(self.like)
+        return lambda x: x - self.drawn_to(x.detach(), damping, DAMPED_STEPS, y), torch.zeros_like(self.like)

@@ -10,7 +10,6 @@ dmilo-pgd.py included. Exit code 1 if a row is out of its tolerance.
 """
 import argparse
 import dataclasses
-import importlib
 import json
 import math
 import os
@@ -25,8 +24,8 @@ import torch.nn.functional as F
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard  # noqa: E402
-from dmilo import dmilo  # noqa: E402
 from experiment.hyperparameters import load_hyperparameters  # noqa: E402
+from experiment.methods import OURS, load_method  # noqa: E402
 from experiment.problem import simulate  # noqa: E402
 from experiment.restoration import draw_latents  # noqa: E402
 from guided_diffusion.ddim import Chain, chain_timesteps  # noqa: E402
@@ -36,17 +35,11 @@ from guided_diffusion.prior import frozen  # noqa: E402
 from guided_diffusion.unet import create_model  # noqa: E402
 from motionblur.motionblur import Kernel  # noqa: E402
 from util.config import load_yaml  # noqa: E402
-from solvers.ilo import Hyperparameters  # noqa: E402
 from solvers.least_squares import silent  # noqa: E402
 from experiment.metrics import Metrics  # noqa: E402
 from util.rng import BatchRandom  # noqa: E402
 
-dmilo_pgd = importlib.import_module("dmilo-pgd")
 PARTS = ("units", "inpainting", "super_resolution", "gaussian_deblur", "motion_deblur")
-METHODS = {
-    "dmilo": (dmilo, Hyperparameters),
-    "dmilo-pgd": (dmilo_pgd.dmilo_pgd, dmilo_pgd.PGDHyperparameters),
-}
 
 
 def fill_weights(module, seed):
@@ -163,8 +156,8 @@ def trajectory_rows(folder, tasks):
     for name, config in about["tasks"].items():
         if name not in tasks:
             continue
-        for method, (solver, kind) in METHODS.items():
-            h = load_hyperparameters(f"configs/{method}.yaml", name, kind)
+        for method in OURS:
+            h = load_hyperparameters(load_method(method), name)
             h = dataclasses.replace(h, outer=about["outer"], inner=about["inner"], lr_nu=table["lr_nu"], lr_z=table["lr_z"][method][name], chain_steps=about["ddim_steps"])
             if method == "dmilo-pgd":
                 steps = about["pgd_inner"] if h.gradient_steps > 1 else 1
@@ -175,10 +168,10 @@ def trajectory_rows(folder, tasks):
             if method == "dmilo":
                 yield f"{name}_y", problem.y, golden[f"{name}_y"], 1e-6
             z_0, = draw_latents(rng, x.shape[1:], h, "cpu")
-            iterates = solver(Chain(model, h.chain_steps, rng), problem.operator, problem.y, z_0, h, silent)
+            iterates = load_method(method).solver(Chain(model, h.chain_steps, rng), problem.operator, problem.y, z_0, h, silent)
             next(iterates)  # where it starts
             psnrs = []
-            for i, (iterate, X, _) in enumerate(iterates):
+            for i, (iterate, X, *_) in enumerate(iterates):
                 yield f"{method}_{name} {iterate}", X, golden[f"{method}_{name}_X"][i], 3e-4 if i == 0 else 3e-3
                 psnrs.append(metrics(X[0], x[0])["psnr"])
             yield f"{method}_{name}_psnr", np.array(psnrs), np.array(about[f"{method}_{name}_psnr"]), 0.02

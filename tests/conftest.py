@@ -134,16 +134,22 @@ def tiny_prior(one_alexnet, monkeypatch):
     monkeypatch.setattr(experiment.runner, "load_prior", load)
 
 
+def shortened(h, **given):
+    """A row with all its stages, of which none takes more than 2 steps; what is `given` replaces its values."""
+    shorter = {"inner": min(h.inner, 2)} if hasattr(h, "inner") else {}
+    if h.before:
+        shorter["before"] = tuple(dataclasses.replace(one, inner=2) for one in h.before)
+    if hasattr(h.start, "steps"):
+        shorter["start"] = dataclasses.replace(h.start, steps=min(h.start.steps, 2))
+    return dataclasses.replace(h, **{**shorter, **given})
+
+
 @pytest.fixture
 def short_searches(monkeypatch):
     """Presets keep all their passes, starts and samples, but none takes more than 2 steps."""
-    def shortened(load, *arguments, **given):
-        h = load(*arguments, **given)
-        shorter = {"anneal": min(h.anneal, 2), "before": tuple((chain, starts, 2) for chain, starts, _ in h.before)}
-        return dataclasses.replace(h, **shorter, **({"inner": min(h.inner, 2)} if hasattr(h, "inner") else {}))
-
     for module in (experiment.library, experiment.runner):
-        monkeypatch.setattr(module, "load_hyperparameters", functools.partial(shortened, module.load_hyperparameters))
+        load = module.load_hyperparameters
+        monkeypatch.setattr(module, "load_hyperparameters", lambda *arguments, load=load, **given: shortened(load(*arguments, **given)))
 
 
 def put_tiny_prior(root):

@@ -17,6 +17,8 @@ from guided_diffusion.ddim import Chain
 from guided_diffusion.kernels import blurring, correlating, motion_kernel
 from guided_diffusion.measurements import load_measurement
 from solvers.ilo import Hyperparameters
+from solvers.aims import Aim
+from solvers.method import Iterate
 from solvers.search import search
 from util.config import load_yaml
 from util.files import UserError
@@ -74,8 +76,15 @@ def test_a_picture_is_compared_wherever_it_lies_by_quarters_of_a_pixel():
 def test_the_kernel_is_told_from_where_there_is_structure():
     y = torch.zeros(1, 3, 600, 300)
     y[..., 330:500, 20:200] = picture(1, 3, 170, 180)
-    top, left = most_structured(y, 256)
+    (top, left), _ = most_structured(torch.cat([y, y.flip(-2)]), 256)
     assert 230 <= top <= 340 and left <= 44
+
+
+def test_photographs_of_a_batch_have_their_kernels_told_each_from_its_own_part():
+    y = torch.zeros(1, 3, 600, 300)
+    y[..., 330:500, 20:200] = picture(1, 3, 170, 180)
+    both = most_structured(torch.cat([y, y.flip(-2)]), 256)
+    assert both == most_structured(y, 256) + most_structured(y.flip(-2), 256) and both[0] != both[1]
 
 
 def test_the_kernel_is_found_again_between_outer_iterations_and_after_a_kill():
@@ -86,10 +95,10 @@ def test_the_kernel_is_found_again_between_outer_iterations_and_after_a_kill():
     def solver(g, operator, y, z_0, h, on_step, state=None):
         for t in range(state["t"] if state else 0, 3):
             seen.append(A.unknown)
-            yield f"{t}_after", x, {"t": t + 1}
+            yield Iterate(f"{t}_after", x, {"t": t + 1}, ends_outer=True)
 
-    h = Hyperparameters(outer=3, inner=1, lr_z=1.0, lr_nu=1.0, weight_nu=0.0, weight_z=0.0, sigma=0.01, variance=0.01)
-    states = [state for _, _, state in search(solver, Chain(None, 3, None), A, y, [x], h, None)]
+    h = Hyperparameters(outer=3, inner=1, lr_z=1.0, lr_nu=1.0, weight_nu=0.0, weight_z=0.0, sigma=0.01, aim=Aim(variance=0.01))
+    states = [iterate.state for iterate in search(solver, Chain(None, 3, None), A, y, [x], h, None)]
     assert torch.equal(seen[0], A.start) and not torch.equal(seen[1], seen[0]) and not torch.equal(seen[2], seen[1])
     wanted, A.unknown = A.unknown, None
     assert len(list(search(solver, Chain(None, 3, None), A, y, [x], h, None, states[0]))) == 2
@@ -99,7 +108,12 @@ def test_the_kernel_is_found_again_between_outer_iterations_and_after_a_kill():
 @pytest.fixture
 def few_levels(monkeypatch):
     load = experiment.runner.load_hyperparameters
-    monkeypatch.setattr(experiment.runner, "load_hyperparameters", lambda *a, **k: dataclasses.replace(load(*a, **k), anneal=3))
+
+    def loaded(*arguments, **given):
+        h = load(*arguments, **given)
+        return dataclasses.replace(h, start=dataclasses.replace(h.start, steps=3))
+
+    monkeypatch.setattr(experiment.runner, "load_hyperparameters", loaded)
 
 
 def test_a_simulated_blind_run_leaves_both_kernels_and_both_figures(run_method, tiny_prior, few_levels, monkeypatch):
@@ -138,12 +152,13 @@ def test_dmplug_finds_the_kernel_by_gradient_and_goes_on_after_a_kill():
         found = search(dmplug, g, A, y, [picture(1, 3, 16, 16, seed=1)], h, lambda *told: None, state)
         return [copy.deepcopy(one) for one in found]  # a state is written before the next step
 
-    (_, first, _), (_, _, half), (_, X, whole) = run()
+    first, half, whole = run()
     misfit = lambda X, kernels: (blurring(kernels, (16, 16))(X) - y).square().mean()
-    assert misfit(X, whole["unknown"]) < misfit(X, half["unknown"]) and misfit(X, whole["unknown"]) < 0.9 * misfit(first, A.start)
+    assert misfit(whole.x, whole.state["unknown"]) < misfit(whole.x, half.state["unknown"])
+    assert misfit(whole.x, whole.state["unknown"]) < 0.9 * misfit(first.x, A.start)
     assert (A.unknown > 0).all() and A.unknown.sum() == pytest.approx(1, abs=1e-5)
     A.unknown = A.start
-    assert torch.equal(run(half)[-1][1], X) and torch.equal(A.unknown, whole["unknown"])
+    assert torch.equal(run(half.state)[-1].x, whole.x) and torch.equal(A.unknown, whole.state["unknown"])
 
 
 def test_a_photograph_is_deblurred_without_a_kernel(script, tmp_path, tiny_prior, few_levels):

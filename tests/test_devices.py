@@ -2,14 +2,14 @@
 import ctypes
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmark import SOLVERS
-from experiment.hyperparameters import load_hyperparameters
+from conftest import shortened
+from experiment.hyperparameters import load_hyperparameters, load_presets
+from experiment.methods import OURS, load_method
 from guided_diffusion.ddim import Chain
 from guided_diffusion.measurements import load_measurement
 from guided_diffusion.prior import frozen
@@ -17,7 +17,7 @@ from guided_diffusion.unet import create_model
 from solvers import least_squares
 from solvers.least_squares import silent
 from solvers.search import search
-from test_solvers import METHODS, TASKS
+from test_solvers import TASKS
 from util import devices
 from util.config import load_yaml
 from util.rng import BatchRandom
@@ -26,8 +26,8 @@ from util.rng import BatchRandom
 TINY = dict(image_size=64, num_channels=8, num_res_blocks=1, channel_mult="1,1", learn_sigma=True, attention_resolutions="32",
             num_head_channels=8, resblock_updown=True, use_scale_shift_norm=True, norm_groups=4)
 METHODS_AND_TASKS = [
-    (method, preset, task, "fp32") for method in METHODS for preset in load_yaml(f"configs/{method}.yaml") for task in TASKS
-] + [(method, "paper", "inpainting", "bf16") for method in METHODS]
+    (method, preset, task, "fp32") for method in OURS for preset in load_presets(method) for task in TASKS
+] + [(method, "paper", "inpainting", "bf16") for method in OURS]
 
 
 @pytest.fixture
@@ -42,11 +42,10 @@ def no_backward(monkeypatch):
 
 @pytest.mark.parametrize("method, preset, task, precision", METHODS_AND_TASKS)
 def test_every_tensor_lies_on_the_device(no_backward, method, preset, task, precision):
-    solver, kind = SOLVERS[method]
-    shorter = {"outer": 1, "inner": 1, **({"gradient_steps": 1} if method == "dmilo-pgd" else {})}
-    h = load_hyperparameters(f"configs/{method}.yaml", task, kind, preset, **shorter)
-    before = tuple((steps, min(starts, 2), 1) for steps, starts, _ in h.before)
-    h = replace(h, before=before, starts=min(h.starts, 2), anneal=min(h.anneal, 2))  # of the same, fewer
+    given = {"gradient_steps": 1} if method == "dmilo-pgd" else {}
+    method = load_method(method)
+    h = load_hyperparameters(method, task, preset, outer=1, inner=1)
+    h = shortened(h, **given, **({"starts": min(h.starts, 2)} if h.starts > 1 else {}))
     operator, _ = load_measurement(load_yaml(TASKS[task]), TASKS[task], (64, 64), 64)
     rng = BatchRandom([1])
     g = Chain(None, h.chain_steps, rng, layers=h.layers)
@@ -57,9 +56,9 @@ def test_every_tensor_lies_on_the_device(no_backward, method, preset, task, prec
         g.model = lambda x, t: torch.func.functional_call(model, weights, (x, t))
         latents = [torch.empty(1, 3, 64, 64, device=device) for _ in range(h.searches)]
         A, _ = operator.draw(rng, device)
-        for name, X, _ in search(solver, g, A, A(latents[0]), latents, h, silent):
-            assert X.device.type == "cuda" and X.shape == (1, 3, 64, 64)
-    assert name.endswith("after")
+        for iterate in search(method.solver, g, A, A(latents[0]), latents, h, silent):
+            assert iterate.x.device.type == "cuda" and iterate.x.shape == (1, 3, 64, 64)
+    assert iterate.ends_outer
 
 
 def test_freed_memory_is_kept_where_glibc_is(monkeypatch):

@@ -9,7 +9,7 @@ FLOORS = [["dmilo", "dmilo-pgd", "train", "benchmark", "reproduce", "reconstruct
           ["util", "bkse", "motionblur"]]
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 MAIN = "__main__"
-LONGEST = 60
+LONGEST = 40
 
 
 def sources():
@@ -38,7 +38,8 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
             yield node.module
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
-            yield node.args[0].value
+            if isinstance(node.args[0], ast.Constant):  # else a name that is asked for while the program runs
+                yield node.args[0].value
 
 
 SOURCES = sources()

@@ -13,6 +13,7 @@ from PIL import Image
 from baselines.least_squares import LeastSquaresHyperparameters, least_squares
 from conftest import edit
 from experiment.hyperparameters import load_hyperparameters
+from experiment.methods import load_method
 from experiment.measured import Measured, sigma_of_observed
 from experiment.restoration import Progress
 from experiment.runner import choose_tile
@@ -108,9 +109,12 @@ def test_the_bar_of_a_search_goes_by_what_each_pass_has_to_do(monkeypatch):
     monkeypatch.setattr("sys.stderr", terminal)
     progress = Progress(images=2, outer=[11, 11, 45])
     for _ in range(2):  # two batches
-        for name, shown in (("init", 0), ("0_after", 11), ("1_after", 22), ("2_after", 67)):
-            progress.on_iterate(name)
+        progress.begin(0)
+        for ends_outer, shown in ((False, 0), (True, 11), (True, 22), (True, 67)):
+            progress.on_iterate(ends_outer)
             assert (progress.outer.n, progress.outer.total) == (shown, 67)
+    progress.begin(2)  # one that goes on
+    assert progress.outer.n == 22
     progress.close()
     assert "outer:   0%" in terminal.getvalue()
 
@@ -194,13 +198,13 @@ def test_a_cut_out_blur_is_restored_better_than_by_a_mirrored_border(tmp_path):
     measured = Measured(arguments(measured=[str(tmp_path / "p.png")], kernel=str(tmp_path / "k.npy")), 32)
     problem = measured.problem(["p"], None, "cpu")
     assert problem.size == (64, 72) and problem.border == (5, 5) and problem.y.shape == y.shape
-    h = load_hyperparameters("configs/least_squares.yaml", "motion_deblur", LeastSquaresHyperparameters)
+    h = load_hyperparameters(load_method("least_squares"), "motion_deblur")
     errors = []
     for A, size, cut in ((problem.operator, problem.size, problem.shown), (blurring(kernel, y.shape[-2:]), y.shape[-2:], lambda x: x)):
-        *_, (_, X, _) = least_squares(None, A, problem.y, torch.randn(1, 3, *size), h, silent)
+        *_, last = least_squares(None, A, problem.y, torch.randn(1, 3, *size), h, silent)
         near = torch.ones_like(truth, dtype=bool)
         near[..., 8:-8, 8:-8] = False
-        errors.append((cut(X) - truth)[near].square().mean().item())
+        errors.append((cut(last.x) - truth)[near].square().mean().item())
     assert errors[0] < 0.7 * errors[1]
 
 
@@ -300,7 +304,7 @@ def test_tiles_are_chosen_where_memory_is_short(demo_model, monkeypatch):
 def test_no_row_sets_sigma(workspace):
     edit(workspace / "configs/dmilo.yaml", "lr_z: 0.02", "sigma: 0.1, lr_z: 0.02")
     with pytest.raises(UserError, match="sigma is not a known key"):
-        load_hyperparameters("configs/dmilo.yaml", "inpainting", Hyperparameters)
+        load_hyperparameters(load_method("dmilo"), "inpainting")
 
 
 BAD = [

@@ -10,9 +10,11 @@ from experiment.recorder import ImageRecord
 from guided_diffusion.ddim import Chain
 from guided_diffusion.kernels import smooth_field, warping
 from guided_diffusion.measurements import PhaseRetrieval, load_measurement
+from solvers.annealing import explaining_best
 from solvers.least_squares import is_linear, silent
 from solvers.nonlinear import NonlinearTask
-from solvers.search import Start, explaining_best, search
+from solvers.search import Staged, search
+from solvers.starts import Annealed, Smooth
 from test_search import PIXELS, SHAPE, dense_operator, like, shown
 from util.config import load_yaml
 from util.files import UserError
@@ -58,18 +60,26 @@ def test_of_several_samples_every_image_keeps_the_one_that_explains_it_best():
     assert torch.equal(best, near)
 
 
+def test_a_sample_that_is_not_finite_explains_nothing():
+    truth = like(2)
+    broken, near = truth.clone(), truth + 0.1
+    broken[0] = float("nan")
+    best = explaining_best([broken, near], NonlinearTask(torch.tanh, torch.tanh(truth), truth))
+    assert torch.equal(best, torch.stack([near[0], truth[1]]))
+
+
 def test_an_annealed_start_of_several_runs_is_counted():
     eps = lambda x, t: 0.1 * x
     y, latents = torch.tanh(like(2)), [like(0)]
     for runs in (1, 3):
         g = Chain(eps, 3, BatchRandom([1, 2]))
-        list(search(shown, g, torch.tanh, y, latents, Start(anneal=4, runs=runs, sigma=0.1), silent))
+        list(search(shown, g, torch.tanh, y, latents, Staged(start=Annealed(steps=4, runs=runs), sigma=0.1), silent))
         assert g.evaluations == 4 * runs
 
 
 def test_smoothness_is_refused_where_a_task_is_not_linear():
     with pytest.raises(UserError, match="not linear"):
-        list(search(shown, Chain(None, 3, None), torch.tanh, like(2), [like(0)], Start(contrast=0.1), silent))
+        list(search(shown, Chain(None, 3, None), torch.tanh, like(2), [like(0)], Staged(start=Smooth(contrast=0.1)), silent))
 
 
 def test_hdr_loses_what_is_bright_and_dark():
@@ -93,8 +103,8 @@ def test_the_better_turn_is_counted_shown_and_said(tmp_path):
     psnr = lambda x, reference: {"psnr": -(x - reference).square().mean().item(), "ssim": 0.0, "lpips_alex": 0.0}
     record = ImageRecord(tmp_path, "a", truth, {}, truth, psnr, 0.01, PhaseRetrieval.nearest, "discrepancy", True)
     left = {"residual": 0.0, "misfit": 0.0, "structure": 0.0}
-    record.add("0_after", truth.flip(-2, -1), left, 1, 1.0)
-    record.add("1_after", truth, left, 1, 1.0)
+    record.add("0_after", truth.flip(-2, -1), True, left, 1, 1.0)
+    record.add("1_after", truth, True, left, 1, 1.0)
     kept = json.loads(json.dumps(record.finish(1.0, 2, {})))
     assert kept["turned"] == [True, False] and kept["psnr"] == [0.0, 0.0]
     assert (tmp_path / "images/a/final.png").read_bytes() == (tmp_path / "images/a/origin.png").read_bytes()

@@ -47,7 +47,7 @@ def test_restore_gives_the_pixels_of_the_command_line(request, run_method, tmp_p
     given = problem(task, faces(), rng)
     heard = []
     x = restore(given.y, given.operator, given.sigma, method=method, task=task, seed=rng, on_iterate=lambda name, X: heard.append(name))
-    assert x.shape == (2, 3, 64, 64) and heard[-1].endswith("after")
+    assert x.shape == (2, 3, 64, 64) and heard[-1].endswith("_after")
     for name, one in zip(NAMES, x):
         save_image(tmp_path / "x.png", one)
         assert np.array_equal(Image.open(tmp_path / "x.png"), Image.open(run.folder / "images" / name / "final.png"))

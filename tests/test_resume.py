@@ -81,6 +81,24 @@ def test_a_killed_run_ends_as_an_uninterrupted_one(script, tmp_path, monkeypatch
     assert whole == killed
 
 
+def test_two_batches_of_which_each_was_killed_go_on_in_one_process(script, tmp_path, monkeypatch):
+    def run():
+        return script("dmilo.py", "-t", "inpainting", "-l", tmp_path, "--name", "r", "--batch-size", 1, "--cuda", -1, "--outer", 3, "--inner", 1, "-c", 1)
+
+    save = experiment.restoration.Restoration.save
+    states = tmp_path / "states"
+    os.makedirs(states)
+    for name, saves in (("astronaut", 3), ("grace_hopper", 5)):  # as two slices leave them
+        monkeypatch.setattr(experiment.restoration.Restoration, "save", dying_after(saves, save))
+        assert run().code == 130
+        shutil.copy(tmp_path / "demo/inpainting/r/record" / f"{name}.state", states)
+        monkeypatch.setattr(experiment.restoration.Restoration, "save", save)
+    record = tmp_path / "demo/inpainting/r/record"
+    os.unlink(record / "astronaut.json")
+    shutil.copy(states / "astronaut.state", record)
+    assert run().code == 0
+
+
 def test_a_finished_run_is_not_run_again(run_method):
     first = run_method("dmilo", "inpainting")
     stamp = os.path.getmtime(first.folder / "images" / "astronaut" / "final.png")

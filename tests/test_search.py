@@ -7,9 +7,13 @@ import torch
 
 from util.files import UserError
 from guided_diffusion.ddim import Chain
+from solvers.aims import Aim
+from solvers.annealing import PIXEL_VARIANCE, guided
 from solvers.ilo import Hyperparameters
 from solvers.least_squares import ROUNDING, LinearTask, conjugate_gradients
-from solvers.search import PIXEL_VARIANCE, Start, guided, search
+from solvers.method import Iterate
+from solvers.search import Pass, Staged, search
+from solvers.starts import Annealed, Smooth
 
 SHAPE = (2, 3, 4, 4)
 PIXELS = 3 * 4 * 4
@@ -46,7 +50,7 @@ def test_smooth_least_squares_is_where_the_gradient_vanishes():
 def test_preconditioned_is_the_misfit_weighted_by_its_covariance():
     A, M = dense_operator(8)  # as many rows as conjugate gradient steps solve exactly
     y, damping = torch.randn(2, 8, generator=torch.Generator().manual_seed(3)), 0.1
-    step, zero = LinearTask(A, y, like()).preconditioned(damping)
+    step, zero = LinearTask(A, y, like()).preconditioned(damping, y)
     x = like(4).requires_grad_()
     gradient = torch.autograd.grad(0.5 * (step(x) - zero).square().sum(), x)[0]
 
@@ -73,18 +77,18 @@ def test_what_is_not_linear_is_refused():
 
 def shown(g, operator, y, z_0, h, on_step, state=None):
     """A solver that gives back where it begins."""
-    yield "init", 0 * z_0, None
-    yield "0_after", z_0, None
+    yield Iterate("init", 0 * z_0)
+    yield Iterate("0_after", z_0, ends_outer=True)
 
 
 def test_several_starts_are_averaged_in_opposite_pairs():
     latents = [like(n) for n in range(4)]
     g = Chain(None, 3, None)
-    results = list(search(shown, g, lambda x: x, like(), latents, Start(starts=3), None))
-    assert [name for name, _, _ in results] == ["init", "0_after", "1_after", "2_after"]
+    results = list(search(shown, g, lambda x: x, like(), latents, Staged(starts=3), None))
+    assert [name for name, *_ in results] == ["init", "0_after", "1_after", "2_after"]
     assert results[2][1].abs().max() == 0
     torch.testing.assert_close(results[-1][1], latents[1] / 3)
-    assert [name for name, _, _ in search(shown, g, lambda x: x, like(), latents, Start(), None)] == ["init", "0_after"]
+    assert [name for name, *_ in search(shown, g, lambda x: x, like(), latents, Staged(), None)] == ["init", "0_after"]
 
 
 PASSES = dict(outer=1, inner=9, lr_z=1.0, lr_nu=1.0, weight_nu=0.0, weight_z=0.0)
@@ -95,9 +99,10 @@ def test_each_pass_begins_at_what_the_one_before_has_found_and_goes_on_after_a_k
 
     def solver(g, operator, y, z_0, h, on_step, state=None):
         seen.append((g.levels[0].t, h.inner))
-        yield "0_after", z_0 / g.levels[0].abar**0.5, None
+        yield Iterate("0_after", z_0 / g.levels[0].abar**0.5, ends_outer=True)
 
-    h = Hyperparameters(**PASSES, sigma=0.1, layers=1, before=((4, 2, 3), (5, 1, 5)), chain_steps=7, contrast=0.1, variance=0.01)
+    before = (Pass(chain_steps=4, starts=2, inner=3), Pass(chain_steps=5, starts=1, inner=5))
+    h = Hyperparameters(**PASSES, sigma=0.1, layers=1, before=before, chain_steps=7, start=Smooth(contrast=0.1), aim=Aim(variance=0.01))
     A, _ = dense_operator(PIXELS)
     y, latents = A(like(2)), [like(n) for n in range(2)]
     whole = list(search(solver, Chain(None, 7, None, layers=1), A, y, latents, h, None))
@@ -117,19 +122,19 @@ def test_after_an_annealed_start_the_search_explains_what_the_measurement_is_tru
     def solver(g, operator, y, z_0, h, on_step, state=None):
         explained.append(y)
         for t in range(2):
-            yield f"{t}_after", z_0, {"t": t}
+            yield Iterate(f"{t}_after", z_0, {"t": t}, ends_outer=True)
 
     A, _ = dense_operator(PIXELS)
     y, sample = A(like(2)), like(3)
-    monkeypatch.setattr("solvers.search.annealed", lambda *arguments: [sample])
+    monkeypatch.setattr("solvers.starts.annealed", lambda *arguments: [sample])
     g = Chain(None, 3, SimpleNamespace(randn=lambda shape, device: like()))
-    h = Hyperparameters(**PASSES, sigma=0.1, anneal=5, sample_variance=0.05, starts=starts)
+    h = Hyperparameters(**PASSES, sigma=0.1, start=Annealed(steps=5), aim=Aim(sample_variance=0.05), starts=starts)
     whole = list(search(solver, g, A, y, [like()], h, None))
     wanted = A(LinearTask(A, y, like()).drawn_to(sample, 0.2))
     torch.testing.assert_close(explained[0], wanted)
     list(search(solver, g, A, y, [like()], h, None, whole[0][2]))  # a run that goes on knows it without the sample
     assert all(torch.equal(one, explained[0]) for one in explained) and len(explained) == (2 if starts == 1 else 3)
-    list(search(solver, g, A, y, [like()], replace(h, sample_variance=0.0), None))
+    list(search(solver, g, A, y, [like()], replace(h, aim=Aim()), None))
     assert torch.equal(explained[-1], y)
 
 
@@ -139,12 +144,12 @@ def test_a_pass_explains_what_the_mean_before_it_is_trusted_for():
     def solver(g, operator, y, z_0, h, on_step, state=None):
         explained.append(y)
         means.append(z_0)
-        yield "0_after", z_0, None
+        yield Iterate("0_after", z_0, ends_outer=True)
 
     A, _ = dense_operator(PIXELS)
     y = A(like(2))
-    h = Hyperparameters(**PASSES, sigma=0.1, sample_variance=0.05, before=((3, 1, 1), (3, 1, 1)), starts=1)
-    states = [state for _, _, state in search(solver, Chain(None, 3, None), A, y, [like(), like(1)], h, None)]
+    h = Hyperparameters(**PASSES, sigma=0.1, aim=Aim(sample_variance=0.05), before=2 * (Pass(chain_steps=3, starts=1, inner=1),), starts=1)
+    states = [iterate.state for iterate in search(solver, Chain(None, 3, None), A, y, [like(), like(1)], h, None)]
     assert torch.equal(explained[0], y)
     task = LinearTask(A, y, like())
     for mean, aim in zip(means, explained[1:]):
@@ -157,7 +162,7 @@ def test_without_noise_the_pictures_own_rounding_is_trusted():
     """No weight of the measurement vanishes: the damping is ROUNDING^2 / variance."""
     A, _ = dense_operator(PIXELS)
     y, latents = A(like(2)), [like(0)]
-    h = Start(starts=2, variance=0.01)
+    h = Staged(starts=2, aim=Aim(variance=0.01))
     told = [list(search(shown, Chain(None, 3, None), A, y, latents, replace(h, sigma=sigma), None))[-1][1] for sigma in (0.0, ROUNDING, 0.1)]
     assert torch.equal(told[0], told[1]) and not torch.allclose(told[0], told[2], atol=1e-2)
 

@@ -32,6 +32,7 @@ def test_noise_has_no_structure_and_an_edge_that_was_left_has(masked):
 
 
 RECORD = {"sigma": 0.01, "iterates": ["0_before", "0_after", "1_before", "1_after", "2_after"],
+          "ends_outer": [False, True, False, True, True],
           "misfit": [0.001, 0.02, 0.003, 0.0104, 0.009], "structure": [0.0, 0.5, 0.0, 0.3, 0.4]}
 
 
@@ -39,6 +40,20 @@ def test_discrepancy_is_the_first_iterate_that_explains_all_but_the_noise():
     assert stop(RECORD, "discrepancy", True) == (3, True)
     assert stop({**RECORD, "sigma": 0.001}, "discrepancy", True) == (4, False)  # never: the last
     assert stop(RECORD, "discrepancy", False) == (4, True)  # a mean of searches is complete at its end
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_before_an_outer_iteration_has_ended_nothing_is_chosen(rule):
+    """DMILO-PGD's first iterate ends none."""
+    record = {"sigma": 0.01, "iterates": ["0_before"], "ends_outer": [False], "misfit": [0.0], "structure": [0.0]}
+    assert stop(record, rule, True) == (0, False)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_dmilo_pgd_stops_by_every_rule(run_method, tiny_prior, rule):
+    run = run_method("dmilo-pgd", "inpainting", "--stop", rule, "-n", 1)
+    record = json.loads((run.folder / "record" / "astronaut.json").read_text())
+    assert record["ends_outer"] == [False, True, False, True] and record["ends_outer"][record["chosen"]["iterate"]]
 
 
 def test_whiteness_is_the_iterate_that_leaves_least_structure():

@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmark import SOLVERS, within_row
+from benchmark import within_row
 from conftest import no_network
 from experiment import costs
 from reproduce import load_table, rows_of
@@ -81,7 +81,7 @@ def measured(request, monkeypatch):
 
 
 def test_peak_memory_is_a_fresh_process():
-    make = functools.partial(costs.solver_run, "configs/model_config_demo.yaml", "dmilo", *SOLVERS["dmilo"], 1)
+    make = functools.partial(costs.solver_run, "configs/model_config_demo.yaml", "dmilo", 1)
     assert 0.1 < costs.peak_memory(make, torch.device("cpu")) < 1
 
 
@@ -159,7 +159,7 @@ def test_a_table_may_have_tasks_of_a_data_sets_own(table, script):
     ({"published": {"demo": {"inpainting": {"dmilo": {"lpips": 0.1}}}}}, [], "published.demo.inpainting.dmilo has 'lpips', the table has psnr, ssim"),
     ({"published": {"celeba": {}}}, [], "published has 'celeba', the table has demo"),
     ({"tasks": ["inpaintng"]}, [], "--task inpaintng: there is no configs/tasks/inpaintng_config.yaml"),
-    ({"methods": ["dmlio/paper"]}, [], "methods has dmlio/paper, but there is no dmlio.py"),
+    ({"methods": ["dmlio/paper"]}, [], "methods has dmlio/paper, but the methods are dmilo, dmilo-pgd, least_squares"),
     ({"methods": ["dmilo/slow"]}, [], "methods has dmilo/slow, but configs/dmilo.yaml has paper, fast"),
     ({"datasets": TABLE["datasets"] * 2}, [], "datasets[1] is demo again"),
     ({"datasets": [{"dataset": "demo", "data": "data/demo"}]}, [], "datasets[0].number is missing"),
@@ -262,7 +262,7 @@ def test_benchmark_quality(script, tmp_path, commands_in_process):
 
 def test_benchmark_quality_within_so_many_evaluations():
     record = {"psnr": [20.0, 30.0, 24.0, 26.0], "lpips_alex": [0.4, 0.3, 0.2, 0.1], "evaluations": [9, 12, 41, 160],
-              "iterates": ["0_after", "1_before", "1_after", "2_after"]}
+              "ends_outer": [True, False, True, True]}
     row = within_row("inpainting", "dmilo/fast", [record, {**record, "psnr": [22.0, 0, 28.0, 0]}])
     assert row == ["inpainting", "dmilo", "fast", "21.00 / 0.4000 (9)", *2 * ["26.00 / 0.2000 (41)"]]
     assert within_row("inpainting", "dmilo/fast", [{**record, "evaluations": [90, 91, 92, 93]}])[3] == ""

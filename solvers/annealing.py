@@ -1,0 +1,68 @@
+"""Samples by annealing: the network guesses the picture at falling noise levels, and each guess is drawn to the measurement."""
+import torch
+
+from guided_diffusion.ddim import predict_x0
+
+PIXEL_VARIANCE = 0.25  # of a picture in [-1, 1]
+
+
+def guided(task, z, x0, level, sigma):
+    """The guess x0 of the picture behind z, (B, 3, H, W), moved by what the measurement says of it: pixels that the network ties to a
+    measured one move along.
+
+    Source: PiGDM (Song et al. 2023), x0 + C A^T (r A A^T + sigma^2)^-1 (y - A x0), where C, the covariance of the picture given z, is
+    spread times the network's Jacobian, and r stands for it where it would have to be inverted: that of white pixels of PIXEL_VARIANCE.
+    """
+    spread = (1 - level.abar) / level.abar
+    r = 1 / (1 / spread + 1 / PIXEL_VARIANCE)
+    step = task.drawn_to(x0.detach(), sigma**2 / r) - x0.detach()
+    return x0.detach() + level.abar**0.5 * spread / r * torch.autograd.grad(x0, z, step)[0]
+
+
+def as_they_are(x0s, level):
+    """The guesses of a level as the network has made them, and no doubt about the operator: `annealed`'s usual `before_data`."""
+    return x0s, 0.0
+
+
+@torch.no_grad()
+def annealed(g, task, zs, sigma, zeta, on_step, by_gradient=False, before_data=as_they_are):
+    """Samples of the pictures behind a task's measurement, a list of (B, 3, H, W) in [-1, 1], one for each of zs: at each level the
+    network guesses the picture, the guess is drawn to the measurement by what it may err, and noise, partly the old one, takes it to
+    the next level.
+
+    zs: of (B, 3, H, W), at the chain's first noise level; sigma: the measurement's noise; zeta: the share of fresh noise, 0 … 1;
+    by_gradient: draw by `guided`; before_data(x0s, level): the guesses before the measurement has a say, and the variance by which
+    the operator itself is in doubt.
+    Source: DiffPIR (Zhu et al. 2023, Algorithm 1) with lambda = 1, which does not differentiate the network.
+    """
+    for step, level in enumerate(g.levels):
+        with torch.set_grad_enabled(by_gradient):
+            zs = [z.detach().requires_grad_(by_gradient) for z in zs]
+            x0s = [predict_x0(z, g.eps(z, level), level.abar) for z in zs]
+        x0s, doubt = before_data(x0s, level)
+        if by_gradient:
+            samples = [guided(task, z, x0, level, sigma).clamp(-1, 1) for x0, z in zip(x0s, zs)]
+        else:  # without noise, the number of conjugate gradient steps alone keeps this from dividing by zero
+            damping = (sigma**2 + doubt) * level.abar / (1 - level.abar)
+            samples = [task.drawn_to(x0, damping).clamp(-1, 1) for x0 in x0s]
+        zs = [noised_on(X, z.detach(), level, zeta, g.rng) for X, z in zip(samples, zs)]
+        on_step(step + 1, len(g), sum((task.operator(X) - task.y).square().sum() for X in samples))
+    return samples
+
+
+def noised_on(X, z, level, zeta, rng):
+    """X at the noise level that follows, (B, 3, H, W), with the noise of z, of which zeta is replaced by fresh one."""
+    eps = (z - level.abar**0.5 * X) / (1 - level.abar) ** 0.5
+    noise = (1 - zeta) ** 0.5 * eps + zeta**0.5 * rng.randn(X.shape[1:], X.device)
+    return level.abar_prev**0.5 * X + (1 - level.abar_prev) ** 0.5 * noise
+
+
+@torch.no_grad()
+def explaining_best(samples, task):
+    """Of the samples, (B, 3, H, W) each, every image's with the smallest residual. One that is not finite explains nothing."""
+    best = least = None
+    for X in samples:
+        residual = (task.operator(X) - task.y).flatten(1).square().sum(1)[:, None, None, None].nan_to_num(nan=torch.inf)
+        best = X if best is None else torch.where(residual < least, X, best)
+        least = residual if least is None else torch.minimum(residual, least)
+    return best
