@@ -47,8 +47,9 @@ class ImageRecord:
             self._save("origin", truth)
             if nearest:
                 self.record.update(turned=[], psnr_unturned=[])
-                if measurement.shape == truth.shape:
-                    self.record["measurement"] = metrics(self._nearest(measurement.clamp(-1, 1))[0], truth)
+                if measurement.shape[-2:] == truth.shape[-2:]:
+                    seen = measurement if measurement.shape == truth.shape else measurement.mean(0, keepdim=True)  # of a grey one
+                    self.record["measurement"] = metrics(self._nearest(seen.clamp(-1, 1))[0], truth)
         self._save("measurement", measurement_picture(measurement))
         with atomic(os.path.join(self.pictures, "measurement.npy")) as tmp, open(tmp, "wb") as f:
             np.save(f, measurement.cpu().numpy())
@@ -129,6 +130,7 @@ class ImageRecord:
         figures, parts = {"count": len(samples)}, {"": torch.ones_like(spread, dtype=torch.bool)}
         if self.mask is not None:
             parts.update(_missing=self.mask[0] == 0, _measured=self.mask[0] != 0)
+        parts = {part: where for part, where in parts.items() if where.any()}  # of no pixels there is no mean
         within = None if self.truth is None else (self.truth - mean).abs() <= 2 * deviation
         for part, where in parts.items():
             figures["spread" + part] = spread[where].square().mean().sqrt().item()
@@ -198,7 +200,8 @@ def samples_summary(records):
     if not found:
         return {}
     mean = lambda figure: float(np.mean([figure(one) for one in found]))
-    summary = {key: mean(lambda one: one[key]) for key in found[0] if key.startswith(("spread", "within_two"))}
+    kinds = dict.fromkeys(key for one in found for key in one if key.startswith(("spread", "within_two")))
+    summary = {key: float(np.mean([one[key] for one in found if key in one])) for key in kinds}  # a mask without a hole has nothing missing
     if "mean" in found[0]:
         best = lambda one: max(one["each"], key=lambda figures: figures["psnr"])
         summary["mean"] = {metric: mean(lambda one: one["mean"][metric]) for metric in METRICS}

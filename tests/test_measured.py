@@ -143,6 +143,19 @@ def test_a_mask_without_a_hole_is_said_and_copied(photos, restore):
     assert json.load(open(run.folder / "record" / "a.json"))["network_evaluations"] == 0
 
 
+def test_samples_under_a_mask_without_a_hole_have_no_spread_of_missing_pixels(photos, restore):
+    Image.new("L", (45, 37), 255).save(photos / "masks" / "a.png")
+    run = restore("dmilo.py", "--measured", photos / "photos", "--mask", photos / "masks", "--samples", 2)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    a, b, summary = (json.loads((run.folder / file).read_text(), parse_constant=refuse) for file in ("record/a.json", "record/b.json", "summary.json"))
+    assert a["samples"] == {"count": 2, "spread": 0.0, "spread_measured": 0.0}
+    assert summary["samples"]["spread_missing"] == b["samples"]["spread_missing"] > 0  # of those that have one
+    assert summary["samples"]["spread"] == pytest.approx(b["samples"]["spread"] / 2)
+
+
 def arguments(**given):
     empty = dict.fromkeys(("mask", "kernel", "blind", "scale", "sigma", "data", "number"))
     return SimpleNamespace(**{**empty, "flip_kernel": False, "task": "t", "begin_number": 0, "end_number": -1, "stop": "discrepancy", **given})
