@@ -6,7 +6,7 @@ import os
 from util.files import UserError, write_text
 
 
-PATHS = ("data", "init", "model_path")  # settings which are paths; what is there is compared by content elsewhere
+PATHS = ("data", "model_path")  # settings which are paths; what is there is compared by content elsewhere
 
 
 def same_path(path, other):
