@@ -38,7 +38,7 @@ class ImageRecord:
     def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma, nearest, rule, single):
         self.restored = os.path.join(directory, "restored", f"{name}.png")
         self.pictures = os.path.join(directory, "images", name)
-        self.record_path = os.path.join(directory, "record", f"{name}.json")
+        self.record_path = record_path(directory, name)
         self.truth, self.metrics, self.nearest = truth, metrics, nearest
         self.rule, self.single = rule, single
         figures = METRICS if truth is not None else ()
@@ -149,6 +149,18 @@ class ImageRecord:
         self.record.update(seconds=seconds, network_evaluations=network_evaluations, made_with=made_with)
         write_text(self.record_path, json.dumps(self.record, indent=1))
         return self.record
+
+
+def record_path(directory, name):
+    return os.path.join(directory, "record", f"{name}.json")
+
+
+def write_too_large(directory, name):
+    """Write the record of a picture that does not fit into memory, and return it. The same command tries it anew: there may be more by then."""
+    why = "does not fit into the device's memory; give the same command again with --cuda -1, or another --name NAME and --precision bf16 or --tile"
+    record = {"failed": why, "again": True}
+    write_text(record_path(directory, name), json.dumps(record, indent=1))
+    return record
 
 
 def finished_records(directory):

@@ -137,13 +137,13 @@ def report(summary, directory):
 def restore_batches(directory, batches, limit, build, solver, progress, after):
     """Restore what is unfinished in `batches` of names and call after() when one is through. limit, build: see `restore`."""
     for batch in batches:
-        done = finished_records(directory)
+        done = [name for name, record in finished_records(directory).items() if not record.get("again")]
         state = os.path.join(directory, "record", f"{batch[0]}.state")
         unfinished = [name for name in batch if name not in done]
         progress.skip(len(batch) - len(unfinished))
         if unfinished:
             # With a state, its whole batch: it may have been killed between two of its records.
-            limit = restore(batch if os.path.exists(state) else unfinished, limit, build, solver, progress)
+            limit = restore(directory, batch if os.path.exists(state) else unfinished, limit, build, solver, progress)
             after()
         elif os.path.exists(state):
             os.unlink(state)
