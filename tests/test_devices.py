@@ -3,11 +3,13 @@ import ctypes
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import experiment.runner
 from benchmark import SOLVERS
 from experiment.hyperparameters import load_hyperparameters
 from guided_diffusion.ddim import Chain
@@ -88,6 +90,22 @@ def test_a_large_block_stays_in_the_process():
     )
     freed, kept = map(int, subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split())
     assert kept > freed + 250
+
+
+@pytest.mark.parametrize("gpu, asked, precision, tf32", [
+    (True, None, "tf32", True), (True, "fp32", "fp32", False), (True, "bf16", "bf16", False), (False, None, "fp32", True), (False, "tf32", "tf32", True),
+])
+def test_a_gpu_computes_as_the_published_code_does_unless_it_is_told_otherwise(monkeypatch, gpu, asked, precision, tf32):
+    told = []
+
+    def choose(cuda, allowed):
+        told.append(allowed)
+        return torch.device("cuda" if gpu else "cpu")
+
+    monkeypatch.setattr(experiment.runner, "choose_device", choose)
+    args = SimpleNamespace(cuda=0, precision=asked)
+    device = experiment.runner.choose_device_and_precision(args, 1)
+    assert (device.type == "cuda") == gpu and args.precision == precision and told == [tf32]
 
 
 def control_group(folder, limit, taken, cache):

@@ -310,6 +310,28 @@ def test_tiles_are_chosen_where_memory_is_short(demo_model, monkeypatch):
         assert choose_tile(demo_model, size, 64, 1, "cpu") == tile
 
 
+def test_a_run_keeps_the_tile_that_memory_chose(photos, script, tiny_prior, monkeypatch):
+    save(str(photos / "large.png"), smooth((72, 70)))
+    command = ("dmilo.py", "--measured", photos / "large.png", "-l", photos / "runs", "--name", "r", *SHORT)
+    settings = photos / "runs" / "demo" / "denoising" / "r" / "settings.json"
+
+    def with_free_memory(free, *more):
+        monkeypatch.setattr("experiment.runner.available_memory", lambda device: free)
+        return script(*command, *more)
+
+    tiles, whole = 1e6, 1e12
+    assert "70 x 72 pixels do not fit into memory at once, going on with tiles (--tile 64)" in with_free_memory(tiles).err
+    assert json.loads(settings.read_text())["tile"] == 64
+    for more in ([], ["--tile", 64], ["--summarize"]):
+        assert with_free_memory(whole, *more).code == 0
+        assert json.loads((settings.parent / "summary.json").read_text())["settings"]["tile"] == 64
+    assert "was begun with tile 64, now it is 72" in with_free_memory(whole, "--tile", 72).err
+    settings.write_text(settings.read_text().replace('"tile": 64', '"tile": null'))  # as of a run with whole pictures, or of an older version
+    assert with_free_memory(whole).code == 0
+    result = with_free_memory(tiles)
+    assert result.code == 2 and "r: was begun with whole pictures, now 70 x 72 pixels do not fit into memory at once; free memory or" in result.err
+
+
 def test_no_row_sets_sigma(workspace):
     edit(workspace / "configs/dmilo.yaml", "lr_z: 0.02", "sigma: 0.1, lr_z: 0.02")
     with pytest.raises(UserError, match="sigma is not a known key"):

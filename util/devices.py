@@ -44,13 +44,13 @@ def driver_trouble():
 
 
 def choose_device(cuda, tf32=False):
-    """The GPU of that number or, where there is none at all, the CPU with a line of warning; -1 is the CPU without it.
-    Raises UserError for a number that none of the GPUs has, and for a GPU that this PyTorch cannot use."""
+    """The GPU of that number or, where there is none at all, the CPU with a line of warning; -1 is the CPU without it. tf32: may a GPU's
+    convolutions compute in it? Raises UserError for a number that none of the GPUs has, and for a GPU that this PyTorch cannot use."""
     gpus = torch.cuda.device_count()
     if cuda >= gpus > 0:
         raise UserError(f"--cuda {cuda}: the GPUs here are 0 to {gpus - 1}; choose one of them, or -1 for the CPU")
     if 0 <= cuda < gpus:
-        # The same convolutions in every run and, but for rounding, on every device: TF32, PyTorch's default, only if asked for.
+        # The same convolutions in every run; without TF32, but for rounding, on every device.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, tf32
         device = torch.device("cuda", cuda)
         try:
