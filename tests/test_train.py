@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.prior import build_model, load_model_config
+from guided_diffusion.unet import create_model
 from train import Optimizer, draw_timesteps, learning_rate_factor, noise_prediction_loss, training_batch
 
 CONFIG = """
@@ -127,6 +129,36 @@ def test_the_loss_weighs_noisy_timesteps_more():
     abar = torch.tensor([0.25, 1e-4])
     loss = lambda t: noise_prediction_loss(silent, x0, x0 + 1, torch.tensor([t, t]), abar, False).item()
     assert loss(0) == pytest.approx(2) and loss(1) == pytest.approx(100)
+
+
+def test_a_traced_network_is_trained_as_a_plain_one():
+    """As --compile does it, but without the machine code, which takes minutes."""
+    torch.manual_seed(0)
+    shape = dict(image_size=8, num_channels=8, num_res_blocks=1, channel_mult="1", learn_sigma=True, attention_resolutions=8, norm_groups=4,
+                 use_scale_shift_norm=True, num_head_channels=8)
+    model, alphas_cumprod, gradients = create_model(**shape), linear_alphas_cumprod(), []
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    torch.compiler.reset()
+    for network in (model, torch.compile(model, backend="aot_eager", dynamic=False)):
+        loss = noise_prediction_loss(network, *training_batch(images, 2, 0, 0, 0, torch.device("cpu")), alphas_cumprod, True)
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
+    assert torch.isfinite(gradients[0]).all() and torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.99
+    assert gradients[1].norm() == pytest.approx(gradients[0].norm().item(), rel=0.02)
+
+
+@pytest.mark.slow
+def test_a_compiled_training_takes_the_steps_of_a_plain_one(train, tmp_path):
+    assert train("plain.pt", 3, "--bf16").code == 0
+    torch.compiler.reset()
+    result = train("compiled.pt", 3, "--bf16", "--compile")
+    assert result.code == 0, result.err
+    plain, compiled = (torch.load(tmp_path / name, weights_only=True) for name in ("plain.pt", "compiled.pt"))
+    torch.manual_seed(0)
+    begun = build_model(load_model_config(tmp_path / "config.yaml"), "config.yaml").state_dict()
+    moved = [torch.cat([(state[name] - begun[name]).flatten() for name in begun]) for state in (plain, compiled)]
+    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.95 and 0.9 < moved[1].norm() / moved[0].norm() < 1.1
 
 
 @pytest.mark.parametrize("steps", [2, 21], ids=["at the end", "on the way"])
