@@ -256,8 +256,8 @@ def main():
     # What decides each step, but for --steps: until the learning rate falls, more of them may be asked for.
     begun_with = {key: getattr(args, key) for key in ("batch_size", "lr", "seed", "bf16")}
     # By what is in them: a path may be gone, or lead to something else by now.
-    begun_with.update(data={"content": f"{len(images)} images, digest {digest}"}, init={"digest": checkpoint_digest(args.init)} if args.init else None)
-    begun_with.update(processes=world, model=config)
+    begun_with.update(data={"content": f"{len(images)} images, digest {digest}"})
+    begun_with.update(init={"digest": checkpoint_digest(args.init)} if args.init else None, processes=world, model=config)
     progress = resume(state_path, parts, begun_with, device)
     if progress and rank == 0:
         print(f"{state_path}: going on from step {progress['step']} after {progress['seconds'] / 3600:.2f} h of training")

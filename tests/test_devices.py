@@ -93,7 +93,8 @@ def test_a_large_block_stays_in_the_process():
 
 
 @pytest.mark.parametrize("gpu, asked, precision, tf32", [
-    (True, None, "tf32", True), (True, "fp32", "fp32", False), (True, "bf16", "bf16", False), (False, None, "fp32", True), (False, "tf32", "tf32", True),
+    (True, None, "tf32", True), (True, "fp32", "fp32", False), (True, "bf16", "bf16", False),
+    (False, None, "fp32", True), (False, "tf32", "tf32", True),
 ])
 def test_a_gpu_computes_as_the_published_code_does_unless_it_is_told_otherwise(monkeypatch, gpu, asked, precision, tf32):
     told = []
