@@ -10,10 +10,12 @@ _samples.png. The state of the training stands in OUT.training every few minutes
 from it.
 """
 import copy
+import hashlib
 import io
 import os
 import time
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from experiment.arguments import Parser, number, run_script, typed_path
-from experiment.folder import differences
+from experiment.folder import checkpoint_digest, differences
 from guided_diffusion.ddim import TRAINING_STEPS, Chain, chain_timesteps, linear_alphas_cumprod
 from guided_diffusion.prior import build_model, load_model_config, load_prior
 from util.devices import choose_device, compile_network
@@ -40,7 +42,8 @@ SAVE_EVERY = 180  # seconds
 
 
 def load_images(path, size):
-    """A folder or zip of images -> (n, 3, size, size) uint8, centre-cropped to a square and resized, held in memory."""
+    """A folder or zip of images -> (n, 3, size, size) uint8, centre-cropped to a square and resized, held in memory; and a digest of the
+    files' contents in their order, which does not depend on where they are."""
     if os.path.isdir(path):
         files, others = find_images(path)
     elif zipfile.is_zipfile(path):
@@ -51,15 +54,16 @@ def load_images(path, size):
     if not files:
         raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
     say_unread(path, others)
-    images = np.empty((len(files), 3, size, size), np.uint8)
+    images, digest = np.empty((len(files), 3, size, size), np.uint8), hashlib.blake2b(digest_size=8)
     for i, name in enumerate(tqdm(files, desc="reading images", unit="image", disable=None)):
         try:
-            file = os.path.join(path, name) if os.path.isdir(path) else io.BytesIO(archive.read(name))
-        except (zipfile.BadZipFile, RuntimeError) as error:  # a wrong checksum, an encrypted entry
+            content = Path(path, name).read_bytes() if os.path.isdir(path) else archive.read(name)
+        except (zipfile.BadZipFile, RuntimeError, OSError) as error:  # a wrong checksum, an encrypted entry, no permission
             raise UserError(f"{path}: {name} cannot be read ({error})") from error
-        image = open_rgb(file, name)
+        image = open_rgb(io.BytesIO(content), name)
         images[i] = np.asarray(ImageOps.fit(image, (size, size), Image.LANCZOS)).transpose(2, 0, 1)
-    return torch.from_numpy(images)
+        digest.update(hashlib.blake2b(content).digest())
+    return torch.from_numpy(images), digest.hexdigest()
 
 
 def training_batch(images, batch_size, step, rank, seed, device):
@@ -183,6 +187,15 @@ def parse_arguments():
     return parser.parse_args()
 
 
+def refuse_spoilt(loss, average, step, path):
+    """Raise UserError where the mean loss or the averaged weights are not finite. Both stay so, and must not take the place of the training
+    that stands in `path`."""
+    norms = torch.stack(torch._foreach_norm(list(average.parameters())))
+    if not (torch.isfinite(loss) & torch.isfinite(norms).all()):
+        raise UserError(f"step {step}: the loss or the weights are not finite any more; {path} holds the last that were saved. Go on from there "
+                        "without --compile, or choose another --out and a lower --lr, or leave out --bf16")
+
+
 def run_steps(args, network, parts, images, progress, save, rank, device):
     """Train from progress["step"] to args.steps, calling save(progress) every few minutes. network: parts["model"], perhaps
     compiled or wrapped. Returns the progress at the end."""
@@ -206,9 +219,11 @@ def run_steps(args, network, parts, images, progress, save, rank, device):
         progress = {"step": step + 1, "seconds": progress["seconds"] + now - last, "loss": progress["loss"]}
         last = now
         bar.update()
-        if (step + 1) % 20 == 0:  # fetching the loss makes a GPU wait
+        due = rank == 0 and now - saved > SAVE_EVERY
+        if due or (step + 1) % 20 == 0 or step + 1 == args.steps:  # fetching the loss makes a GPU wait
+            refuse_spoilt(loss_mean, ema, step + 1, args.out + ".training")
             bar.set_postfix(loss=f"{loss_mean.item():.4f}", refresh=False)
-        if rank == 0 and now - saved > SAVE_EVERY:
+        if due:
             progress["loss"] = loss_mean.item()
             save(progress)
             saved = now
@@ -234,13 +249,15 @@ def main():
         model = build_model(config, args.config).to(device)
     ema = copy.deepcopy(model).requires_grad_(False)
     optimizer = Optimizer(model, args.lr)
-    images = load_images(args.data, config["image_size"])
+    images, digest = load_images(args.data, config["image_size"])
 
     state_path = args.out + ".training"
     parts = {"model": model, "ema": ema, "optimizer": optimizer}
     # What decides each step, but for --steps: until the learning rate falls, more of them may be asked for.
-    begun_with = {key: getattr(args, key) for key in ("data", "init", "batch_size", "lr", "seed", "bf16")}
-    begun_with.update(processes=world, model=config)
+    begun_with = {key: getattr(args, key) for key in ("batch_size", "lr", "seed", "bf16")}
+    # By what is in them: a path may be gone, or lead to something else by now.
+    begun_with.update(data={"content": f"{len(images)} images, digest {digest}"})
+    begun_with.update(init={"digest": checkpoint_digest(args.init)} if args.init else None, processes=world, model=config)
     progress = resume(state_path, parts, begun_with, device)
     if progress and rank == 0:
         print(f"{state_path}: going on from step {progress['step']} after {progress['seconds'] / 3600:.2f} h of training")

@@ -181,8 +181,8 @@ def parse_arguments(doc, method):
     add("-c", "--custom_steps", type=number(int, 1, TRAINING_STEPS), help="DDIM steps, the layers of the chain (default: likewise; published: 3)")
     add("-e", "--eta", type=number(float, 0, 1), default=0.0, help="DDIM's noise (default 0: deterministic)")
     add("--seed", type=number(int, 0, LAST_SEED), default=123, help="seed of every image's draws (default 123)")
-    add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="of the network (default fp32, the reference; "
-        "tf32 on a GPU, as the published code computes there; bf16 for large pictures on a processor that computes in it)")
+    add("--precision", choices=("fp32", "tf32", "bf16"), help="of the network (default: on a GPU tf32, as the published code computes there, "
+        "on the CPU fp32; bf16 for large pictures on a processor that computes in it)")
     add("--tile", type=count, metavar="PIXELS", help="side of the overlapping tiles in which larger pictures pass the network "
         "(default: the whole picture or, where memory is short, what fits)")
     add("--compile", action="store_true", help="compile the network: a minute or more at the start, faster steps on a GPU")

@@ -4,8 +4,10 @@ import os
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import scipy.linalg
 import torch
+from PIL import Image
 
 from experiment.pictures import picture
 from util.files import UserError, read_state_dict
@@ -49,6 +51,19 @@ def frechet_distance(*statistics):
     return fid_score.calculate_frechet_distance(*statistics)
 
 
+def moments(files, inception, device):
+    """(mean, covariance) of the pictures' features. As pytorch-fid's calculate_activation_statistics, which takes pictures of one size only."""
+    from pytorch_fid.fid_score import get_activations
+
+    alike = {}
+    for file in files:
+        with Image.open(file) as image:
+            alike.setdefault(image.size, []).append(file)
+    options = dict(dims=FEATURES, device=device, num_workers=0)
+    features = np.concatenate([get_activations(some, inception, min(50, len(some)), **options) for some in alike.values()])
+    return features.mean(0), np.cov(features, rowvar=False)
+
+
 class FrechetInceptionDistance:
     """`FrechetInceptionDistance(device)(directory, names)` -> {"final", "best"}: the distance of these images' final.png, and
     of their result.png, to their origin.png; None, with one warning, if that cannot be said.
@@ -66,12 +81,9 @@ class FrechetInceptionDistance:
         if len(names) < 2:
             print("warning: no FID, it needs two images or more whose truth is known", file=sys.stderr)
             return None
-        from pytorch_fid.fid_score import calculate_activation_statistics
-
         statistics = {}
         for which in ("origin", "final", "result"):
-            files = [picture(directory, name, which) for name in names]
-            statistics[which] = calculate_activation_statistics(files, self.inception, dims=FEATURES, device=self.device, num_workers=0)
+            statistics[which] = moments([picture(directory, name, which) for name in names], self.inception, self.device)
         try:
             distances = [frechet_distance(*statistics["origin"], *statistics[which]) for which in ("final", "result")]
         except ValueError as error:  # ill-conditioned covariances

@@ -6,7 +6,7 @@ import os
 from util.files import UserError, write_text
 
 
-PATHS = ("data", "init", "model_path")  # settings which are paths; what is there is compared by content elsewhere
+PATHS = ("data", "model_path")  # settings which are paths; what is there is compared by content elsewhere
 
 
 def same_path(path, other):
@@ -35,15 +35,15 @@ def checkpoint_digest(path):
     return digest.hexdigest()
 
 
-def open_run(directory, settings, batch_size):
-    """Make the run's folder, or find it begun with the same settings (they stand in its settings.json). Returns the batch
-    size that it was begun with: another one, which may be asked for, changes the rounding.
+def open_run(directory, settings, chosen):
+    """Make the run's folder, or find it begun with the same settings (they stand in its settings.json). chosen: further settings, which may
+    differ from those it was begun with. Returns the latter.
 
     Raises UserError where the folder holds something else, names the first setting that differs, or says why it cannot be
     made.
     """
     path = os.path.join(directory, "settings.json")
-    wanted = json.loads(json.dumps({**settings, "batch_size": batch_size}))  # tuples become lists, as they do in the file
+    wanted = json.loads(json.dumps({**settings, **chosen}))  # tuples become lists, as they do in the file
     try:
         if not os.path.exists(path):
             # Hidden: what another rank or job is writing at this moment; it may be done with it by now.
@@ -59,7 +59,7 @@ def open_run(directory, settings, batch_size):
         raise UserError(f"{path}: cannot be read ({error}); choose another --name NAME") from error
     if not isinstance(begun, dict):
         raise UserError(f"{path}: does not hold a run's settings; choose another --name NAME")
-    begun_batch_size = begun.pop("batch_size", batch_size)
-    for key, was, now in differences(begun, {**wanted, "batch_size": None}):
+    kept = {key: begun.pop(key, value) for key, value in chosen.items()}
+    for key, was, now in differences(begun, {key: value for key, value in wanted.items() if key not in chosen}):
         raise UserError(f"{directory}: was begun with {key} {was}, now it is {now}; go on with the former or choose another --name NAME")
-    return begun_batch_size
+    return kept

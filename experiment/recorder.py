@@ -38,7 +38,7 @@ class ImageRecord:
     def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma, nearest, rule, single):
         self.restored = os.path.join(directory, "restored", f"{name}.png")
         self.pictures = os.path.join(directory, "images", name)
-        self.record_path = os.path.join(directory, "record", f"{name}.json")
+        self.record_path = record_path(directory, name)
         self.truth, self.metrics, self.nearest = truth, metrics, nearest
         self.rule, self.single = rule, single
         figures = METRICS if truth is not None else ()
@@ -47,8 +47,9 @@ class ImageRecord:
             self._save("origin", truth)
             if nearest:
                 self.record.update(turned=[], psnr_unturned=[])
-                if measurement.shape == truth.shape:
-                    self.record["measurement"] = metrics(self._nearest(measurement.clamp(-1, 1))[0], truth)
+                if measurement.shape[-2:] == truth.shape[-2:]:
+                    seen = measurement if measurement.shape == truth.shape else measurement.mean(0, keepdim=True)  # of a grey one
+                    self.record["measurement"] = metrics(self._nearest(seen.clamp(-1, 1))[0], truth)
         self._save("measurement", measurement_picture(measurement))
         with atomic(os.path.join(self.pictures, "measurement.npy")) as tmp, open(tmp, "wb") as f:
             np.save(f, measurement.cpu().numpy())
@@ -130,6 +131,7 @@ class ImageRecord:
         figures, parts = {"count": len(samples)}, {"": torch.ones_like(spread, dtype=torch.bool)}
         if self.mask is not None:
             parts.update(_missing=self.mask[0] == 0, _measured=self.mask[0] != 0)
+        parts = {part: where for part, where in parts.items() if where.any()}  # of no pixels there is no mean
         within = None if self.truth is None else (self.truth - mean).abs() <= 2 * deviation
         for part, where in parts.items():
             figures["spread" + part] = spread[where].square().mean().sqrt().item()
@@ -148,6 +150,18 @@ class ImageRecord:
         self.record.update(seconds=seconds, network_evaluations=network_evaluations, made_with=made_with)
         write_text(self.record_path, json.dumps(self.record, indent=1))
         return self.record
+
+
+def record_path(directory, name):
+    return os.path.join(directory, "record", f"{name}.json")
+
+
+def write_too_large(directory, name):
+    """Write the record of a picture that does not fit into memory, and return it. The same command tries it anew: there may be more by then."""
+    why = "does not fit into the device's memory; give the same command again with --cuda -1, or another --name NAME and --precision bf16 or --tile"
+    record = {"failed": why, "again": True}
+    write_text(record_path(directory, name), json.dumps(record, indent=1))
+    return record
 
 
 def finished_records(directory):
@@ -199,7 +213,8 @@ def samples_summary(records):
     if not found:
         return {}
     mean = lambda figure: float(np.mean([figure(one) for one in found]))
-    summary = {key: mean(lambda one: one[key]) for key in found[0] if key.startswith(("spread", "within_two"))}
+    kinds = dict.fromkeys(key for one in found for key in one if key.startswith(("spread", "within_two")))
+    summary = {key: float(np.mean([one[key] for one in found if key in one])) for key in kinds}  # a mask without a hole has nothing missing
     if "mean" in found[0]:
         best = lambda one: max(one["each"], key=lambda figures: figures["psnr"])
         summary["mean"] = {metric: mean(lambda one: one["mean"][metric]) for metric in METRICS}

@@ -8,7 +8,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from experiment.recorder import LEFT, WHICH, ImageRecord, choose
+from experiment.recorder import LEFT, WHICH, ImageRecord, choose, write_too_large
 from experiment.stop import misfit, structure
 from guided_diffusion.ddim import Chain
 from guided_diffusion.blind import UnknownOperator
@@ -232,9 +232,9 @@ class Restoration:
             os.unlink(self.path)
 
 
-def restore(names, limit, build, solver, progress):
+def restore(directory, names, limit, build, solver, progress):
     """Run the batches that build(names) makes, of `limit` images at most, which is halved whenever a batch does not fit into
-    memory. Returns what the limit then is."""
+    memory; an image that does not fit alone fails. Returns what the limit then is."""
     while names:
         batch = names[:limit]
         try:
@@ -244,10 +244,12 @@ def restore(names, limit, build, solver, progress):
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            if len(batch) == 1:
-                raise UserError(f"{batch[0]}: one image does not fit into the device's memory; try --precision bf16 or --cuda -1") from None
         # Outside of the handler, which holds on to what filled the memory.
         torch.cuda.empty_cache()
+        if len(batch) == 1:
+            progress.on_image(batch[0], write_too_large(directory, batch[0]))
+            names = names[1:]
+            continue
         limit = len(batch) // 2
         print(f"warning: {len(batch)} images do not fit into memory, going on with {limit} at once (--batch-size {limit})", file=sys.stderr)
     return limit

@@ -54,10 +54,20 @@ def eps_of_any_size(model, args, size, prior_size, device):
     network cannot take."""
     if args.tile and (args.tile % model.stride or args.tile < prior_size):
         raise UserError(f"--tile {args.tile}: must be a multiple of {model.stride}, {prior_size} or more, for this prior")
-    tile = of_rank_0(args.tile or choose_tile(model, size, prior_size, args.batch_size or 1, device))
-    if tile and not args.tile:
-        print(f"{size[1]} x {size[0]} pixels do not fit into memory at once, going on with tiles (--tile {tile})", file=sys.stderr)
-    return AnySize(model, tile)
+    return AnySize(model, of_rank_0(args.tile or choose_tile(model, size, prior_size, args.batch_size or 1, device)))
+
+
+def keep_tile(args, eps, begun, size, directory):
+    """Where --tile does not say it, go on with the tile that the run was begun with: another one changes more than rounding. Raises UserError where
+    it was begun with whole pictures and `size` (H, W) does not fit into memory now."""
+    if eps and eps.tile and not args.tile:
+        short = f"{size[1]} x {size[0]} pixels do not fit into memory at once"
+        if not begun:
+            raise UserError(f"{directory}: was begun with whole pictures, now {short}; free memory or choose another --name NAME")
+        say(f"{short}, going on with tiles (--tile {begun})", "stderr")
+    args.tile = args.tile or begun
+    if eps:
+        eps.tile = args.tile
 
 
 def choose_batch_size(eps, size, device):
@@ -82,18 +92,22 @@ def batches_of(pictures, size):
     return [names[i : i + size] for names in alike.values() for i in range(0, len(names), size)]
 
 
-def device_of_rank(args, world):
-    """The device of this process: --cuda's or, under torchrun, a GPU of its own."""
+def choose_device_and_precision(args, world):
+    """The device of this process: --cuda's or, under torchrun, a GPU of its own. Where --precision does not say it, a GPU's convolutions compute in
+    TF32, as the published code leaves them, and a CPU in float32."""
     local = int(os.environ.get("LOCAL_RANK", 0)) if world > 1 else args.cuda
     if world > 1 and args.cuda != -1 and 0 < torch.cuda.device_count() <= local:
         raise UserError(f"--nproc-per-node: there are {torch.cuda.device_count()} GPUs, one a process; start fewer")
-    return choose_device(-1 if args.cuda == -1 else local, args.precision == "tf32")
+    device = choose_device(-1 if args.cuda == -1 else local, args.precision in (None, "tf32"))
+    args.precision = args.precision or ("tf32" if device.type == "cuda" else "fp32")
+    return device
 
 
 def lasting_settings(args, method, h, config, pictures):
     """What has to be the same when a run goes on. The rest (which images, how many at once, where) changes no more than rounding."""
-    fixed = {key: getattr(args, key) for key in ("dataset", "task", "data", "seed", "eta", "precision", "compile", "resize", "tile")}
+    fixed = {key: getattr(args, key) for key in ("dataset", "task", "data", "seed", "eta", "precision", "compile", "resize")}
     # Without their defaults: a run begun before there was such an option goes on.
+    fixed.update({"tile": args.tile} if args.tile else {})
     fixed.update({"samples": args.samples} if args.samples > 1 else {})
     fixed.update({"stop": args.stop} if args.stop != "discrepancy" else {})
     row = {name: value for name, value in dataclasses.asdict(h).items() if name != "sigma"}  # that is the problem's
@@ -137,13 +151,13 @@ def report(summary, directory):
 def restore_batches(directory, batches, limit, build, solver, progress, after):
     """Restore what is unfinished in `batches` of names and call after() when one is through. limit, build: see `restore`."""
     for batch in batches:
-        done = finished_records(directory)
+        done = [name for name, record in finished_records(directory).items() if not record.get("again")]
         state = os.path.join(directory, "record", f"{batch[0]}.state")
         unfinished = [name for name in batch if name not in done]
         progress.skip(len(batch) - len(unfinished))
         if unfinished:
             # With a state, its whole batch: it may have been killed between two of its records.
-            limit = restore(batch if os.path.exists(state) else unfinished, limit, build, solver, progress)
+            limit = restore(directory, batch if os.path.exists(state) else unfinished, limit, build, solver, progress)
             after()
         elif os.path.exists(state):
             os.unlink(state)
@@ -162,7 +176,7 @@ def run(doc, method):
     given = {"outer": args.outer, "inner": args.inner, "chain_steps": args.custom_steps}
     h = load_hyperparameters(method, args.task, args.preset, say, **given)
     pictures = (Measured if args.measured else Simulated)(args, side)
-    device = device_of_rank(args, world)
+    device = choose_device_and_precision(args, world)
     directory = os.path.join(args.logdir, args.dataset, args.task, args.name)
     if args.summarize and not finished_records(directory):
         raise UserError(f"{directory}: has no finished image to summarise yet")
@@ -177,8 +191,9 @@ def run(doc, method):
     metrics = None if args.summarize or args.measured else Metrics(device)
     fid = FrechetInceptionDistance(device) if args.fid and rank == 0 else None
     fixed = lasting_settings(args, method, h, config, pictures)
-    begun_with = open_run(directory, fixed, args.batch_size or possible)
-    args.batch_size = args.batch_size or of_rank_0(begun_with)  # not each its own, or an image might belong to nobody
+    begun_with = open_run(directory, fixed, {"batch_size": args.batch_size or possible, **({} if args.tile else {"tile": eps and eps.tile})})
+    args.batch_size = args.batch_size or of_rank_0(begun_with["batch_size"])  # not each its own, or an image might belong to nobody
+    keep_tile(args, eps, begun_with.get("tile"), largest, directory)
     pictures.refuse_others(directory)
     settings = {**vars(args), "device": str(device), "world": world, **fixed}
     head = {"method": method.name, "dataset": args.dataset, "task": args.task}

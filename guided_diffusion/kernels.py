@@ -53,7 +53,10 @@ def mirrored(x, border, dim):
 
 
 def mirrored_after(x, multiple, dim):
-    """x mirrored on at the end of an axis until its length is a multiple of `multiple`, without repeating the edge."""
+    """x mirrored on at the end of an axis until its length is a multiple of `multiple`, without repeating the edge; one pixel
+    alone is all that there is, and is repeated."""
+    if x.shape[dim] == 1:
+        return x.repeat_interleave(multiple, dim)
     while missing := -x.shape[dim] % multiple:
         more = min(missing, x.shape[dim] - 1)
         x = torch.cat([x, x.narrow(dim, x.shape[dim] - 1 - more, more).flip(dim)], dim)

@@ -24,14 +24,28 @@ from util.files import UserError, project, say, read_state_dict
 OPERATORS, NOISES = {}, {}
 
 
+def registering(table, name):
+    """Class decorator: table[name] is the class. Raises UserError where another class has that name; the same one, defined anew in a notebook,
+    takes its place."""
+    place = lambda cls: f"{cls.__module__}.{cls.__qualname__}"
+
+    def register(cls):
+        if name in table and place(table[name]) != place(cls):
+            raise UserError(f"{name}, asked for by {place(cls)}, is the name of {place(table[name])}; choose another one")
+        table[name] = cls
+        return cls
+
+    return register
+
+
 def operator(name):
-    """Class decorator: `name` is what a task file says under measurement.operator.name."""
-    return lambda cls: OPERATORS.setdefault(name, cls)
+    """Class decorator: `name` is what a task file says under measurement.operator.name. Raises UserError for a taken one."""
+    return registering(OPERATORS, name)
 
 
 def noise(name):
-    """Class decorator: `name` is what a task file says under measurement.noise.name."""
-    return lambda cls: NOISES.setdefault(name, cls)
+    """Class decorator: `name` is what a task file says under measurement.noise.name. Raises UserError for a taken one."""
+    return registering(NOISES, name)
 
 
 def load_task(path):

@@ -214,3 +214,15 @@ def test_a_large_picture_is_halved_and_taken_over_in_its_place(side, mirror, siz
     torch.testing.assert_close(found[..., inner, inner], x[..., inner, inner], rtol=0, atol=0.005)
     assert found.shape == x.shape and A.unknown.shape == (1, side, side) and A.unknown.sum() == pytest.approx(1, abs=1e-5)
     assert A.unknown[0, side // 2, side // 2] == A.unknown.max()
+
+
+def test_a_colour_picture_and_a_grey_one_are_one_run(script, tmp_path, tiny_prior, few_levels):
+    with Image.open("data/demo/astronaut.png") as image:
+        for name, mode in (("a", "RGB"), ("b", "L")):
+            (tmp_path / "photos").mkdir(exist_ok=True)
+            image.convert(mode).save(tmp_path / "photos" / f"{name}.png")
+    result = script("dmilo.py", "-t", "blind_deblur", "--data", tmp_path / "photos", "-l", tmp_path, "--name", "r", "--cuda", -1, "--inner", 1)
+    assert result.code == 0, result.err
+    folder = tmp_path / "demo" / "blind_deblur" / "r"
+    a, b, summary = (json.loads((folder / file).read_text()) for file in ("record/a.json", "record/b.json", "summary.json"))
+    assert summary["measurement"]["psnr"] == pytest.approx((a["measurement"]["psnr"] + b["measurement"]["psnr"]) / 2)

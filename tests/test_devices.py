@@ -2,11 +2,13 @@
 import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import experiment.runner
 from conftest import shortened
 from experiment.hyperparameters import load_hyperparameters, load_presets
 from experiment.methods import OURS, load_method
@@ -87,3 +89,54 @@ def test_a_large_block_stays_in_the_process():
     )
     freed, kept = map(int, subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split())
     assert kept > freed + 250
+
+
+@pytest.mark.parametrize("gpu, asked, precision, tf32", [
+    (True, None, "tf32", True), (True, "fp32", "fp32", False), (True, "bf16", "bf16", False),
+    (False, None, "fp32", True), (False, "tf32", "tf32", True),
+])
+def test_a_gpu_computes_as_the_published_code_does_unless_it_is_told_otherwise(monkeypatch, gpu, asked, precision, tf32):
+    told = []
+
+    def choose(cuda, allowed):
+        told.append(allowed)
+        return torch.device("cuda" if gpu else "cpu")
+
+    monkeypatch.setattr(experiment.runner, "choose_device", choose)
+    args = SimpleNamespace(cuda=0, precision=asked)
+    device = experiment.runner.choose_device_and_precision(args, 1)
+    assert (device.type == "cuda") == gpu and args.precision == precision and told == [tf32]
+
+
+def control_group(folder, limit, taken, cache):
+    """A control group's files below `folder`, in megabytes; limit: or "max"."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.max").write_text(f"{limit}000000\n" if limit != "max" else "max\n")
+    (folder / "memory.current").write_text(f"{taken}000000\n")
+    (folder / "memory.stat").write_text(f"anon 1\ninactive_file {cache}000000\nactive_file 7\n")
+
+
+@pytest.mark.parametrize("job, step, room", [
+    ((8000, 3000, 0), (2000, 500, 0), [5000, 1500]),  # the step's own limit counts
+    ((8000, 3000, 2000), ("max", 500, 0), [7000]),  # pages of files are given back when memory is asked for
+    ((8000, 9000, 0), (2000, 1900, 1950), [0, 2000]),  # and no more than there is, and no less than nothing
+    (("max", 3000, 0), ("max", 500, 0), []),
+])
+def test_every_control_group_from_the_process_up_leaves_its_room(tmp_path, job, step, room):
+    (tmp_path / "membership").write_text("12:cpu:/elsewhere\n0::/slurm/job_1/step_0\n")
+    control_group(tmp_path / "root" / "slurm" / "job_1", *job)
+    control_group(tmp_path / "root" / "slurm" / "job_1" / "step_0", *step)
+    found = devices.room_in_groups(tmp_path / "membership", tmp_path / "root")
+    assert sorted(found) == sorted(1_000_000 * megabytes for megabytes in room)
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path):
+    assert devices.room_in_groups(tmp_path / "membership", tmp_path) == []
+    (tmp_path / "membership").write_text("0::/../../outside\n")  # of a parent's name space
+    assert devices.room_in_groups(tmp_path / "membership", tmp_path) == []
+
+
+def test_available_memory_is_the_least_room(monkeypatch):
+    monkeypatch.setattr(devices, "room_in_groups", lambda: [3e6, 5e6])
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert devices.available_memory(torch.device("cpu")) == 1.5e6

@@ -147,6 +147,19 @@ def test_a_mask_without_a_hole_is_said_and_copied(photos, restore):
     assert json.load(open(run.folder / "record" / "a.json"))["network_evaluations"] == 0
 
 
+def test_samples_under_a_mask_without_a_hole_have_no_spread_of_missing_pixels(photos, restore):
+    Image.new("L", (45, 37), 255).save(photos / "masks" / "a.png")
+    run = restore("dmilo.py", "--measured", photos / "photos", "--mask", photos / "masks", "--samples", 2)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    a, b, summary = (json.loads((run.folder / file).read_text(), parse_constant=refuse) for file in ("record/a.json", "record/b.json", "summary.json"))
+    assert a["samples"] == {"count": 2, "spread": 0.0, "spread_measured": 0.0}
+    assert summary["samples"]["spread_missing"] == b["samples"]["spread_missing"] > 0  # of those that have one
+    assert summary["samples"]["spread"] == pytest.approx(b["samples"]["spread"] / 2)
+
+
 def arguments(**given):
     empty = dict.fromkeys(("mask", "kernel", "blind", "scale", "sigma", "data", "number"))
     return SimpleNamespace(**{**empty, "flip_kernel": False, "task": "t", "begin_number": 0, "end_number": -1, "stop": "discrepancy", **given})
@@ -299,6 +312,28 @@ def test_tiles_are_chosen_where_memory_is_short(demo_model, monkeypatch):
     for free, size, tile in cases:
         monkeypatch.setattr("experiment.runner.available_memory", lambda device: free)
         assert choose_tile(demo_model, size, 64, 1, "cpu") == tile
+
+
+def test_a_run_keeps_the_tile_that_memory_chose(photos, script, tiny_prior, monkeypatch):
+    save(str(photos / "large.png"), smooth((72, 70)))
+    command = ("dmilo.py", "--measured", photos / "large.png", "-l", photos / "runs", "--name", "r", *SHORT)
+    settings = photos / "runs" / "demo" / "denoising" / "r" / "settings.json"
+
+    def with_free_memory(free, *more):
+        monkeypatch.setattr("experiment.runner.available_memory", lambda device: free)
+        return script(*command, *more)
+
+    tiles, whole = 1e6, 1e12
+    assert "70 x 72 pixels do not fit into memory at once, going on with tiles (--tile 64)" in with_free_memory(tiles).err
+    assert json.loads(settings.read_text())["tile"] == 64
+    for more in ([], ["--tile", 64], ["--summarize"]):
+        assert with_free_memory(whole, *more).code == 0
+        assert json.loads((settings.parent / "summary.json").read_text())["settings"]["tile"] == 64
+    assert "was begun with tile 64, now it is 72" in with_free_memory(whole, "--tile", 72).err
+    settings.write_text(settings.read_text().replace('"tile": 64', '"tile": null'))  # as of a run with whole pictures, or of an older version
+    assert with_free_memory(whole).code == 0
+    result = with_free_memory(tiles)
+    assert result.code == 2 and "r: was begun with whole pictures, now 70 x 72 pixels do not fit into memory at once; free memory or" in result.err
 
 
 def test_no_row_sets_sigma(workspace):

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from guided_diffusion.kernels import blurring
-from guided_diffusion.measurements import load_measurement
+from guided_diffusion.kernels import blurring, mirrored_after
+from guided_diffusion.measurements import NOISES, OPERATORS, load_measurement, noise, operator
 from motionblur.motionblur import Kernel
 from experiment.arguments import named_by
 from util.config import load_yaml
@@ -181,3 +181,27 @@ def test_kernel_larger_than_the_image_and_scale_that_does_not_divide():
     config["measurement"]["operator"]["scale_factor"] = 5
     with pytest.raises(UserError, match="scale_factor is 5, must be a whole number that divides 64"):
         load_measurement(config, "task.yaml", (SIZE, SIZE), SIZE)
+
+
+def test_a_side_of_one_pixel_is_mirrored_onto_itself():
+    x = pictures()[..., :1]
+    assert torch.equal(mirrored_after(x, 8, -1), x.expand(-1, -1, -1, 8))
+
+
+@pytest.mark.parametrize("register, table", [(operator, OPERATORS), (noise, NOISES)])
+def test_a_taken_name_is_refused_and_the_same_class_may_come_again(monkeypatch, register, table):
+    monkeypatch.setattr("guided_diffusion.measurements.OPERATORS", dict(OPERATORS))
+    monkeypatch.setattr("guided_diffusion.measurements.NOISES", dict(NOISES))
+
+    def define(name):
+        @register(name)
+        class Mine:
+            pass
+
+        return Mine
+
+    taken = next(iter(table))
+    with pytest.raises(UserError, match=f"{taken}.*is the name of .*guided_diffusion.measurements"):
+        define(taken)
+    first, second = define("mine"), define("mine")  # a notebook's cell that is run again
+    assert first is not second

@@ -52,6 +52,19 @@ def test_a_picture_is_drawn_to_what_is_not_linear(task):
     assert not is_linear(A, x) and (misfit(found) < 0.05 * misfit(x)).all()
 
 
+@pytest.mark.parametrize("scale", [1e-6, 1e-4, 1.0, 1e7])
+def test_whether_an_operator_is_linear_does_not_depend_on_its_scale(scale):
+    M = torch.randn(3 * 64, 5000, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+    assert is_linear(lambda x: scale * (x.flatten(1) @ M), x)
+    assert not is_linear(lambda x: scale * x.tanh(), x)
+    assert not is_linear(lambda x: scale * (x + 1), x)
+
+
+def test_an_operator_that_gives_nothing_is_linear():
+    assert is_linear(lambda x: 0 * x, torch.ones(1, 3, 8, 8))
+
+
 def test_of_several_samples_every_image_keeps_the_one_that_explains_it_best():
     truth = like(2)
     near, far = truth + 0.1, truth + 1

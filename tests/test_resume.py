@@ -236,13 +236,25 @@ def test_batches_that_do_not_fit_are_halved_from_then_on(run_method, monkeypatch
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("no memory"), RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED")])
-def test_one_image_that_does_not_fit_is_one_line(script, tmp_path, monkeypatch, error):
-    def full(*arguments):
-        raise error
+def test_an_image_that_does_not_fit_fails_alone_and_is_tried_again(script, tmp_path, monkeypatch, error):
+    search, tried = experiment.restoration.search, []
 
-    monkeypatch.setattr(experiment.restoration, "search", full)
-    result = script("dmilo.py", "-t", "inpainting", "-l", tmp_path, "-n", 1, "--cuda", -1)
-    assert result.code == 2 and "does not fit into the device's memory" in result.err
+    def full_at_first(*arguments):
+        tried.append(arguments)
+        if len(tried) == 1:
+            raise error
+        return search(*arguments)
+
+    monkeypatch.setattr(experiment.restoration, "search", full_at_first)
+    command = ("dmilo.py", "-t", "inpainting", "-l", tmp_path, "--name", "r", "--batch-size", 1, "--outer", 1, "--inner", 1, "--cuda", -1)
+    result = script(*command)
+    assert result.code == 1 and "warning: astronaut: does not fit into the device's memory" in result.err, result.err
+    folder = tmp_path / "demo" / "inpainting" / "r"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["images"] == 1 and "does not fit into the device's memory" in summary["failed"]["astronaut"]
+    assert "does not fit" in json.loads((folder / "record" / "astronaut.json").read_text())["failed"] and "astronaut: failed" in (folder / "log.txt").read_text()
+    assert script(*command).code == 0 and len(tried) == 3
+    assert json.loads((folder / "summary.json").read_text())["images"] == 2
 
 
 def test_a_full_disk_is_one_line(script, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """train.py: what it writes can be loaded, and a kill costs nothing but time."""
 import copy
+import io
 import os
 import subprocess
 import sys
@@ -7,8 +8,11 @@ import zipfile
 
 import pytest
 import torch
+from PIL import Image
 
+from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.prior import build_model, load_model_config
+from guided_diffusion.unet import create_model
 from train import Optimizer, draw_timesteps, learning_rate_factor, noise_prediction_loss, training_batch
 
 CONFIG = """
@@ -125,6 +129,72 @@ def test_the_loss_weighs_noisy_timesteps_more():
     abar = torch.tensor([0.25, 1e-4])
     loss = lambda t: noise_prediction_loss(silent, x0, x0 + 1, torch.tensor([t, t]), abar, False).item()
     assert loss(0) == pytest.approx(2) and loss(1) == pytest.approx(100)
+
+
+def test_a_traced_network_is_trained_as_a_plain_one():
+    """As --compile does it, but without the machine code, which takes minutes."""
+    torch.manual_seed(0)
+    shape = dict(image_size=8, num_channels=8, num_res_blocks=1, channel_mult="1", learn_sigma=True, attention_resolutions=8, norm_groups=4,
+                 use_scale_shift_norm=True, num_head_channels=8)
+    model, alphas_cumprod, gradients = create_model(**shape), linear_alphas_cumprod(), []
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    torch.compiler.reset()
+    for network in (model, torch.compile(model, backend="aot_eager", dynamic=False)):
+        loss = noise_prediction_loss(network, *training_batch(images, 2, 0, 0, 0, torch.device("cpu")), alphas_cumprod, True)
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
+    assert torch.isfinite(gradients[0]).all() and torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.99
+    assert gradients[1].norm() == pytest.approx(gradients[0].norm().item(), rel=0.02)
+
+
+@pytest.mark.slow
+def test_a_compiled_training_takes_the_steps_of_a_plain_one(train, tmp_path):
+    assert train("plain.pt", 3, "--bf16").code == 0
+    torch.compiler.reset()
+    result = train("compiled.pt", 3, "--bf16", "--compile")
+    assert result.code == 0, result.err
+    plain, compiled = (torch.load(tmp_path / name, weights_only=True) for name in ("plain.pt", "compiled.pt"))
+    torch.manual_seed(0)
+    begun = build_model(load_model_config(tmp_path / "config.yaml"), "config.yaml").state_dict()
+    moved = [torch.cat([(state[name] - begun[name]).flatten() for name in begun]) for state in (plain, compiled)]
+    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.95 and 0.9 < moved[1].norm() / moved[0].norm() < 1.1
+
+
+@pytest.mark.parametrize("steps", [2, 21], ids=["at the end", "on the way"])
+def test_a_loss_that_is_not_finite_ends_a_training_and_spoils_no_file(train, tmp_path, monkeypatch, steps):
+    assert train("model.pt", 1).code == 0
+    before = {name: (tmp_path / name).read_bytes() for name in ("model.pt", "model.pt.training")}
+    monkeypatch.setattr("guided_diffusion.ddim.linear_alphas_cumprod", lambda: torch.full((1000,), float("nan")))
+    result = train("model.pt", 1 + steps)
+    assert result.code == 2 and len(result.err.splitlines()) == 1, result.err
+    assert f"step {min(1 + steps, 20)}: the loss or the weights are not finite any more; {tmp_path}/model.pt.training holds" in result.err
+    states = [torch.load(io.BytesIO(content), weights_only=True) for content in (before["model.pt.training"], (tmp_path / "model.pt.training").read_bytes())]
+    assert all(torch.equal(states[0]["ema"][name], states[1]["ema"][name]) for name in states[0]["ema"]) and states[1]["progress"]["step"] == 1
+    assert (tmp_path / "model.pt").read_bytes() == before["model.pt"]
+
+
+def test_other_images_are_refused_whatever_became_of_the_first(train, tmp_path):
+    assert train("model.pt", 1).code == 0
+    with zipfile.ZipFile(tmp_path / "faces.zip") as archive:
+        archive.extractall(tmp_path / "moved")
+    (tmp_path / "faces.zip").unlink()
+    assert "going on from step 1" in train("model.pt", 2, data="moved").out  # the same images elsewhere, as a folder
+    (tmp_path / "moved" / "folder" / "grace_hopper.png").unlink()
+    result = train("model.pt", 3, data="moved")
+    assert result.code == 2 and "was begun with data.content 2 images, digest " in result.err and ", now it is 1 images, digest " in result.err
+    Image.open("data/demo/grace_hopper.png").rotate(180).save(tmp_path / "moved" / "folder" / "grace_hopper.png")
+    result = train("model.pt", 3, data="moved")
+    assert result.code == 2 and "now it is 2 images, digest " in result.err and len(result.err.splitlines()) == 1
+
+
+def test_another_checkpoint_to_start_from_is_refused(train, tmp_path):
+    assert train("first.pt", 1).code == 0 and train("second.pt", 2).code == 0
+    assert train("model.pt", 1, "--init", tmp_path / "first.pt").code == 0
+    os.replace(tmp_path / "first.pt", tmp_path / "moved.pt")
+    result = train("model.pt", 2, "--init", tmp_path / "second.pt")
+    assert result.code == 2 and "was begun with init.digest " in result.err
+    assert train("model.pt", 2, "--init", tmp_path / "moved.pt").code == 0
 
 
 @pytest.mark.parametrize("data", ["nowhere.zip", "config.yaml"])

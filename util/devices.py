@@ -6,6 +6,7 @@ import platform
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,13 +44,13 @@ def driver_trouble():
 
 
 def choose_device(cuda, tf32=False):
-    """The GPU of that number or, where there is none at all, the CPU with a line of warning; -1 is the CPU without it.
-    Raises UserError for a number that none of the GPUs has, and for a GPU that this PyTorch cannot use."""
+    """The GPU of that number or, where there is none at all, the CPU with a line of warning; -1 is the CPU without it. tf32: may a GPU's
+    convolutions compute in it? Raises UserError for a number that none of the GPUs has, and for a GPU that this PyTorch cannot use."""
     gpus = torch.cuda.device_count()
     if cuda >= gpus > 0:
         raise UserError(f"--cuda {cuda}: the GPUs here are 0 to {gpus - 1}; choose one of them, or -1 for the CPU")
     if 0 <= cuda < gpus:
-        # The same convolutions in every run and, but for rounding, on every device: TF32, PyTorch's default, only if asked for.
+        # The same convolutions in every run; without TF32, but for rounding, on every device.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, tf32
         device = torch.device("cuda", cuda)
         try:
@@ -80,8 +81,26 @@ def compile_network(network, device):
     return torch.compile(network, dynamic=False)
 
 
+def room_in_groups(membership="/proc/self/cgroup", root="/sys/fs/cgroup"):
+    """Bytes that the limit of each control group (Linux's, version 2) above this process leaves, a container's or a Slurm step's; [] where there is
+    no limit. Pages of files that nobody uses are no hindrance: the system gives them back when memory is asked for."""
+    try:
+        own = next(line[3:] for line in Path(membership).read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):  # no Linux, or version 1
+        own = "/"
+    group, room = Path(root, own.lstrip("/")), []
+    for folder in (group, *group.parents):
+        try:
+            limit, taken = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        except (OSError, ValueError):  # no such group here, or "max": none of its own
+            continue
+        room.append(max(0, limit - max(0, taken - int(stat.get("inactive_file", 0)))))
+    return room
+
+
 def available_memory(device):
-    """Bytes that this process may still take: a GPU's free ones; on a CPU what the system and the container's limit leave, shared
+    """Bytes that this process may still take: a GPU's free ones; on a CPU what the system and the limits of `room_in_groups` leave, shared
     among the processes that torchrun has started. Infinite where the system does not say (Windows)."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -91,12 +110,7 @@ def available_memory(device):
             free += [1024 * int(line.split()[1]) for line in f if line.startswith("MemAvailable")]
     elif hasattr(os, "sysconf"):  # macOS says what there is, not what is free
         free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2)
-    try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as taken:
-            free.append(int(limit.read()) - int(taken.read()))
-    except (OSError, ValueError):  # no container, or "max": one without a limit
-        pass
-    return min(free) / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(free + room_in_groups()) / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def is_out_of_memory(error):
