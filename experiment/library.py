@@ -10,10 +10,9 @@ from experiment.hyperparameters import load_hyperparameters, row_names
 from experiment.methods import OURS, load_method
 from experiment.problem import SMALLEST, Problem
 from experiment.restoration import Iterates
-from experiment.runner import choose_tile
 from guided_diffusion.physics import as_task, is_physics
 from guided_diffusion.prior import load_model_config, load_prior
-from guided_diffusion.tiles import AnySize
+from guided_diffusion.tiles import AnySize, choose_tile
 from solvers.least_squares import is_linear, silent
 from util.devices import first_line
 from util.files import UserError

@@ -19,15 +19,13 @@ from experiment.problem import Simulated
 from experiment.recorder import WHICH, finished_records, write_summary
 from experiment.restoration import Progress, Restoration, restore
 from guided_diffusion.prior import load_model_config, load_prior
-from guided_diffusion.tiles import AnySize, kept_per_pixel
-from util.devices import available_memory, choose_device, compile_network
+from guided_diffusion.tiles import AnySize, choose_tile
+from util.devices import choose_device, compile_network
 from util.files import UserError, project, say
 from util.rng import BatchRandom
 
 CPU_BATCH_PIXELS = 4 * 64 * 64  # up to here a larger batch makes the CPU faster (benchmark.py inner)
 GPU_BATCH = 64  # at most; beyond it no GPU gets faster
-MEMORY_SHARE = 0.25  # of what is free, for what the network keeps for its gradient; it works with two or three times as much
-LARGEST_TILE = 4  # sides of the prior's pictures: attention's time grows with the fourth power of a tile's side
 
 
 def of_rank_0(value):
@@ -36,17 +34,6 @@ def of_rank_0(value):
     if dist.is_initialized():
         dist.broadcast_object_list(shared)
     return shared[0]
-
-
-def choose_tile(model, size, prior_size, batch, device):
-    """The side of the tiles in which `batch` pictures of `size` (H, W) at once go through the network if nobody says: None, whole,
-    where that fits into memory, as pictures no larger than the prior's are taken to do. GPU's batches come down to what fits."""
-    if max(size) <= prior_size:
-        return None
-    room = MEMORY_SHARE * available_memory(device) / kept_per_pixel(model, prior_size, device) / batch
-    if size[0] * size[1] <= room:
-        return None
-    return max(prior_size, min(LARGEST_TILE * prior_size, int(room**0.5) // model.stride * model.stride))
 
 
 def eps_of_any_size(model, args, size, prior_size, device):

@@ -16,10 +16,9 @@ from experiment.hyperparameters import load_hyperparameters
 from experiment.methods import load_method
 from experiment.measured import Measured, sigma_of_observed
 from experiment.restoration import Progress
-from experiment.runner import choose_tile
 from guided_diffusion.kernels import blurring, correlating
 from guided_diffusion.measurements import load_measurement
-from guided_diffusion.tiles import AnySize, kept_per_pixel, tile_starts, tile_weights
+from guided_diffusion.tiles import AnySize, choose_tile, kept_per_pixel, tile_starts, tile_weights
 from guided_diffusion.unet import AttentionBlock
 from solvers.ilo import Hyperparameters
 from solvers.least_squares import silent
@@ -310,7 +309,7 @@ def test_tiles_are_chosen_where_memory_is_short(demo_model, monkeypatch):
     assert 2e9 < whole < 4e9
     cases = (1.01 * whole, (512, 512), None), (0.99 * whole, (512, 512), 256), (whole / 12, (512, 512), 144), (1e6, (512, 512), 64), (1e6, (64, 64), None)
     for free, size, tile in cases:
-        monkeypatch.setattr("experiment.runner.available_memory", lambda device: free)
+        monkeypatch.setattr("guided_diffusion.tiles.available_memory", lambda device: free)
         assert choose_tile(demo_model, size, 64, 1, "cpu") == tile
 
 
@@ -320,7 +319,7 @@ def test_a_run_keeps_the_tile_that_memory_chose(photos, script, tiny_prior, monk
     settings = photos / "runs" / "demo" / "denoising" / "r" / "settings.json"
 
     def with_free_memory(free, *more):
-        monkeypatch.setattr("experiment.runner.available_memory", lambda device: free)
+        monkeypatch.setattr("guided_diffusion.tiles.available_memory", lambda device: free)
         return script(*command, *more)
 
     tiles, whole = 1e6, 1e12
