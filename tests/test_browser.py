@@ -112,10 +112,11 @@ def test_the_slider_moves_by_touch(chromium, run_page):
     tab.left_alone()
 
 
-def test_zoom_shows_hard_pixels_and_keeps_the_split_in_sight(chromium, run_page):
-    tab = Tab(chromium, run_page)
-    tab.run("const s = document.querySelector('.zoom'); s.value = 8; s.dispatchEvent(new Event('input', {bubbles: true}))")
+def test_zoom_shows_hard_pixels_and_keeps_the_split_in_sight(chromium, tmp_path):
+    tab = Tab(chromium, write_report(make_run(tmp_path, {"large": make_record()}, side=500)))
     look = "const f = document.querySelector('.frame'), s = document.querySelector('.stack'); return "
+    assert tab.run(look + "f.offsetWidth") == 384 and tab.run(look + "getComputedStyle(s.children[0]).imageRendering") == "auto"
+    tab.run("const s = document.querySelector('.zoom'); s.value = 8; s.dispatchEvent(new Event('input', {bubbles: true}))")
     assert tab.run(look + "s.offsetWidth / f.offsetWidth") == pytest.approx(8, abs=0.1)
     assert tab.run(look + "getComputedStyle(s.children[0]).imageRendering") == "pixelated"
     assert tab.split() == pytest.approx(50, abs=1)

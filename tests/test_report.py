@@ -30,13 +30,13 @@ def make_record(psnr=(20.0, 24.0, 23.0), **more):
             "seconds": 12.5, "network_evaluations": 10 * n, "made_with": MADE_WITH, **more}
 
 
-def make_run(folder, records, method="dmilo", task="inpainting", pictures=("measurement", "origin", "final", "result", "0_x", "1_x", "2_x"), **settings):
-    """A run's folder as it would be left, its pictures of 8 x 8 pixels."""
+def make_run(folder, records, method="dmilo", task="inpainting", pictures=("measurement", "origin", "final", "result", "0_x", "1_x", "2_x"), side=8, **settings):
+    """A run's folder as it would be left, its pictures of side x side pixels."""
     for name, record in records.items():
         for which in pictures:
             path = os.path.join(folder, "images", name, f"{which}.png")
             os.makedirs(os.path.dirname(path), exist_ok=True)
-            Image.new("RGB", (8, 8), "teal").save(path)
+            Image.new("RGB", (side, side), "teal").save(path)
         path = os.path.join(folder, "record", f"{name}.json")
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w") as f:
