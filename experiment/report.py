@@ -30,7 +30,7 @@ from util.images import listed, natural
 PER_PAGE = 200  # images of a run
 SHOWN = 8  # images of a run in a page of several
 THUMBNAIL = 160  # pixels, the longer side of the copies that a page of several runs holds
-VIEW = 384  # pixels, the side of the picture under the slider; small ones are enlarged by whole numbers
+VIEW = 384  # pixels, about the longer side of the picture under the slider; small ones are enlarged by whole numbers
 WIDTH, HEIGHT, LEFT, BOTTOM, MARGIN = 340, 190, 52, 34, 10  # of a plot
 DECIMALS = {"psnr": 2, "ssim": 3, "lpips_alex": 4, "residual": 4}
 TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips_alex": "LPIPS", "residual": "residual"}
@@ -102,8 +102,10 @@ def plot(key, x_title, x, y, names, line=None):
     across, x_marks = axis(x, LEFT, WIDTH - MARGIN, x_title != EVALUATIONS)
     up, y_marks = axis(y, HEIGHT - BOTTOM, MARGIN, key == "residual")
     points = [{"x": across(a), "y": up(b), "name": name} for a, b, name in zip(x, y, names)]
-    for before, point in zip([points[0], *points], points):
-        point["below"] = (before["y"] < point["y"]) == (point is points[-1])  # where the line does not come from or, before the last, go to
+    named = [point for point in points if point["name"]]
+    for point in named:  # a name stands below the lower ones of the points that have one, or where the line does not come from
+        others = [other["y"] for other in named if other is not point] or [points[-2:][0]["y"]]
+        point["below"] = (point["y"], point is not named[-1]) > (statistics.fmean(others), False)
     return {"title": TITLES[key], "x_title": x_title, "points": points, "line": points if line is None else [points[i] for i in line],
             "x_marks": [(a, text) for a, text in x_marks if a >= LEFT], "y_marks": y_marks, "from_to": f"{y[0]:.4g} to {y[-1]:.4g}" if line is None else ""}
 
@@ -169,7 +171,7 @@ def shown_size(directory, name):
     except OSError:
         size = 1, 1
     times = VIEW / max(size)
-    return {"size": size, "width": round(size[0] * (math.floor(times) if times >= 1 else times)), "enlarged": times >= 1}
+    return {"size": size, "width": round(size[0] * (round(times) if times >= 1 else times)), "enlarged": times >= 1}
 
 
 def facts_of(record):
@@ -304,9 +306,9 @@ def thumbnails(run, names, which, folder):
 
 
 def front(cells):
-    """A plot of PSNR over seconds, joined where nothing faster is as good; None where there are no two methods with PSNR."""
+    """A plot of PSNR over seconds, joined where nothing faster is as good; None where no three methods have PSNR."""
     cells = [cell for cell in cells if "psnr" in cell["means"]]
-    if len(cells) < 2:
+    if len(cells) < 3:
         return None
     x, y = ([cell["means"][key] for cell in cells] for key in ("seconds", "psnr"))
     by_time = sorted(range(len(x)), key=lambda i: (x[i], -y[i]))
