@@ -107,7 +107,7 @@ def plot(key, x_title, x, y, names, line=None):
         others = [other["y"] for other in named if other is not point] or [points[-2:][0]["y"]]
         point["below"] = (point["y"], point is not named[-1]) > (statistics.fmean(others), False)
     return {"title": TITLES[key], "x_title": x_title, "points": points, "line": points if line is None else [points[i] for i in line],
-            "x_marks": [(a, text) for a, text in x_marks if a >= LEFT], "y_marks": y_marks, "from_to": f"{y[0]:.4g} to {y[-1]:.4g}" if line is None else ""}
+            "x_marks": x_marks, "y_marks": y_marks, "from_to": f"{y[0]:.4g} to {y[-1]:.4g}" if line is None else ""}
 
 
 def told_of(record):
@@ -192,6 +192,7 @@ def strips(record, found):
     """{title: [Picture]} of an image: what belongs together. found: makes the Picture of a file's name, a label and a note, or None."""
     told = told_of(record)
     figure = lambda i: f"{record['psnr'][i]:.2f} dB" if "psnr" in record else f"{record['residual'][i]:.4f}"
+    note = lambda i: " ".join(filter(None, (figure(i), told.get(i))))
     at = lambda which: next((figure(i) for i in told if which in told[i] and i >= 0), "")
     figures = record.get("samples", {})
     each = [f"{one['psnr']:.2f} dB" for one in figures.get("each", [])] or [""] * figures.get("count", 0)
@@ -200,7 +201,7 @@ def strips(record, found):
         "Pictures": [found("measurement"), found("result", note=at("best" if "psnr" in record else "chosen")), found("final", note=at("final")),
                      found("origin", "truth"), found("mask"), found("kernel", "kernel found" if found("kernel_true") else "kernel"),
                      found("kernel_true", "true kernel")],
-        "Iterates": [found("init"), *(found(name, note=" ".join(filter(None, (figure(i), told.get(i))))) for i, name in enumerate(record["iterates"]))],
+        "Iterates": [found("init"), *(found(name, note=note(i)) for i, name in enumerate(record["iterates"]))],
         "Samples": [*(found(f"sample_{k}", f"sample {k}", said) for k, said in enumerate(each)), found("mean", note=mean), found("spread")],
     }
     shown = {title: list(filter(None, pictures)) for title, pictures in groups.items()}
@@ -231,8 +232,8 @@ def write_run(run):
     columns = [key for key in FIGURES if any(key in view["figures"].get("final", {}) for view in views)]
     pages = list(dict.fromkeys(page_name(number) for number in range(len(views))))
     sigma = next((view["record"]["sigma"] for view in views if view["record"].get("sigma") is not None), None)
-    shared = {"summary": run.summary, "settings": list(flat(run.summary["settings"])), "columns": columns, "pages": pages, "all": views, "sigma": sigma,
-              "known": any("psnr" in view["record"] for view in views)}
+    shared = {"summary": run.summary, "settings": list(flat(run.summary["settings"])), "columns": columns, "pages": pages, "all": views,
+              "sigma": sigma, "known": any("psnr" in view["record"] for view in views)}
     for n, page in enumerate(pages):
         write_page(os.path.join(run.directory, page), "run.html", n=n, views=views[n * PER_PAGE : (n + 1) * PER_PAGE], **shared)
     return os.path.join(run.directory, pages[0])

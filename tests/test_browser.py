@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+from urllib.parse import quote
 
 import pytest
 
@@ -9,8 +10,8 @@ from experiment.report import write_report
 from test_report import ODD_NAMES, make_record, make_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--hide-scrollbars"]
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--hide-scrollbars"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ class Tab:
         chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False})
         for log in ("browser", "performance"):
             chromium.get_log(log)  # what was there before
-        chromium.get("file://" + os.path.abspath(path))
+        chromium.get("file://" + quote(os.path.abspath(path)))
 
     def one(self, selector):
         return self.driver.find_element("css selector", selector)
@@ -103,7 +104,8 @@ def test_the_slider_moves_by_touch(chromium, run_page):
     tab = Tab(chromium, run_page, width=400)
     tab.run("document.querySelector('.frame').scrollIntoView()")
     box = tab.run("const b = document.querySelector('.frame').getBoundingClientRect(); return [b.left, b.top, b.width]")
-    touch = lambda kind, *at: chromium.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": box[1] + 50} for x in at]})
+    points = lambda at: [{"x": x, "y": box[1] + 50} for x in at]
+    touch = lambda kind, *at: chromium.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points(at)})
     touch("touchStart", box[0] + box[2] / 2)
     for share in (0.4, 0.3, 0.2):
         touch("touchMove", box[0] + share * box[2])
@@ -175,7 +177,7 @@ def test_odd_names_do_nothing(chromium, tmp_path, kind):
     records = {name: make_record() for name in ODD_NAMES}
     for run in ("a", "b"):
         folder = make_run(tmp_path / "#1? %" / run, records, method=f"<b>{run}", task="<script>alert(2)</script>")
-    tab = Tab(chromium, write_report(folder if kind == "run" else str(tmp_path / "#1? %")).replace("%", "%25").replace("#", "%23").replace("?", "%3F"))
+    tab = Tab(chromium, write_report(folder if kind == "run" else str(tmp_path / "#1? %")))
     tab.run("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
     loaded = "return [...document.images].every(i => i.complete && i.naturalWidth > 0)"
     assert any(tab.run(loaded) or tab.run("return new Promise(done => setTimeout(done, 200))") for _ in range(20))
