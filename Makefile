@@ -16,7 +16,7 @@ demo: $(VENV)/installed
 	@echo "Open results/make-demo/report.html in a browser: all pictures side by side."
 
 # Two processes of one thread each: faster than one of two.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist worksteal
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -rs -n 2 --dist worksteal
 
 test: $(VENV)/installed
 	$(TESTS) -m "not slow"

@@ -323,7 +323,7 @@ def cell_of(run, label, number, id, names, folder):
     facts = [f"{found['psnr']:.2f} dB" if "psnr" in found else f"residual {found['residual']:.4f}", f"{found['network_evaluations']:.0f} evaluations",
              f"{found['seconds']:.1f} s", f"{len(run.records)} images" if len(run.records) > 1 else ""]
     return {"label": label, "number": number, "id": id, "means": found, "marks": {}, "facts": filter(None, facts),
-            "report": link(os.path.relpath(run.directory, folder), "report.html"),
+            "report": os.path.exists(os.path.join(run.directory, "report.html")) and link(os.path.relpath(run.directory, folder), "report.html"),
             "pictures": thumbnails(run, names, "final" if "psnr" in found else "result", folder)}
 
 

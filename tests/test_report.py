@@ -136,8 +136,7 @@ def test_names_of_any_letters_stand_in_a_table_too(tmp_path, name):
     seen = Page(write_report(str(folder)))
     assert len(seen.all("script")) == 1 and not seen.all("b", "other") and "b" not in [tag for tag, a in seen.tags if not a.get("class")]
     assert not any(attribute.startswith("on") for _, attributes in seen.tags for attribute in attributes)
-    pictures = [file for file in seen.files() if file.endswith(b".png")]
-    assert len(pictures) >= 4 and all(os.path.exists(os.path.join(os.fsencode(folder), file)) for file in pictures)
+    assert len(seen.files()) >= 8 and all(os.path.exists(os.path.join(os.fsencode(folder), file)) for file in seen.files())
 
 
 @pytest.mark.usefixtures("tiny_prior", "short_searches")
@@ -227,6 +226,12 @@ def test_a_table_holds_copies_of_its_first_pictures(table):
     copies = [a["src"] for a in seen.all("img") if a["src"].startswith("data:image/webp;base64,")]
     assert len(copies) == 2 * (2 + 3) * report.SHOWN
     assert Image.open(io.BytesIO(base64.b64decode(copies[0].partition(",")[2]))).size == (8, 8)
+
+
+def test_a_table_leads_to_the_pages_of_its_runs(table):
+    assert b"runs/dps/inpainting/report.html" not in Page(write_report(str(table))).files()  # an old run, which has none
+    write_report(str(table / "runs" / "dps" / "inpainting"))
+    assert b"runs/dps/inpainting/report.html" in Page(write_report(str(table))).files()
 
 
 def test_the_front_leaves_out_what_is_slower_and_no_better(tmp_path):
