@@ -17,6 +17,7 @@ from experiment.metrics import Metrics
 from experiment.pictures import write_grid
 from experiment.problem import Simulated
 from experiment.recorder import WHICH, finished_records, write_summary
+from experiment.report import write_report
 from experiment.restoration import Progress, Restoration, restore
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize, choose_tile
@@ -132,7 +133,7 @@ def report(summary, directory):
     for name, why in summary["failed"].items():
         print(f"warning: {name} has failed: {why}", file=sys.stderr)
     restored = "restored/, " if os.path.isdir(os.path.join(directory, "restored")) else ""
-    print(f"wrote {directory}/ ({restored}log.txt, summary.json, grid.png, images/, record/)")
+    print(f"wrote {directory}/ ({restored}log.txt, summary.json, grid.png, report.html, images/, record/)")
 
 
 def restore_batches(directory, batches, limit, build, solver, progress, after):
@@ -200,7 +201,9 @@ def run(doc, method):
     if world > 1:
         dist.barrier()
     if rank == 0:
-        report(summarise(directory, head, settings, fid), directory)
+        summary = summarise(directory, head, settings, fid)
+        write_report(directory)  # not after every batch, as the rest is: of many images it takes seconds
+        report(summary, directory)
     if world > 1:
         dist.barrier()  # torchrun ends every process as soon as one has ended with code 1, and rank 0 may still be writing
         dist.destroy_process_group()
