@@ -8,15 +8,21 @@ import time
 
 import torch
 
+from experiment.measured import measured_files
 from experiment.stop import RULES
 from guided_diffusion.ddim import TRAINING_STEPS
+from guided_diffusion.kernels import FILTERS
 from util.config import Section, load_yaml
 from util.devices import first_line, keep_memory
 from util.files import UserError, project, project_files
+from util.photographs import is_transparent
 from util.rng import LAST_SEED
 
 # What a measured picture's task is by the option that comes with it.
-MEASURED_TASKS = {"mask": "inpainting", "kernel": "motion_deblur", "blind": "blind_deblur", "scale": "super_resolution", None: "denoising"}
+MEASURED_TASKS = {"scale": "super_resolution", "mask": "inpainting", "kernel": "motion_deblur", "blind": "blind_deblur", None: "denoising"}
+# Options that say more of another one's files.
+BELONGS_TO = {"flip_kernel": ("kernel",), "centre_kernel": ("kernel",), "invert_mask": ("mask",), "grow": ("mask",),
+              "filter": ("scale",), "linear": ("kernel", "blind", "scale")}
 GOES_ON = "what was finished is on disk, the same command (a restoration's with its --name NAME) goes on"
 
 
@@ -109,12 +115,25 @@ def operator_name(path):
     return Section(load_yaml(path), path).section("measurement").section("operator").take("name", str)
 
 
+def refuse_alone(args):
+    """Raise UserError for an option that means nothing without another one, or not with it."""
+    for option, needed in BELONGS_TO.items():
+        if getattr(args, option) and not any(getattr(args, one) is not None for one in needed):
+            names = " or ".join(f"--{one}" for one in needed)
+            raise UserError(f"--{option.replace('_', '-')}: belongs to {names}, which is not given")
+    if args.keep_observed and args.mask is None and not args.transparent:
+        raise UserError("--keep-observed: there are no holes to fill; name them with --mask")
+    if args.scale is not None and (args.mask is not None or args.blind is not None):
+        raise UserError(f"--scale: not with --{'mask' if args.mask is not None else 'blind'}, only alone or with --kernel; restore one after the other")
+
+
 def infer_task(args):
     """Complete the arguments of a run on measured pictures, `--task` by what is given beside them. Raises UserError for options that
     contradict each other."""
     given = [option for option in MEASURED_TASKS if option and getattr(args, option) is not None]
+    args.transparent = False
     if not args.measured:
-        for option in given + ["flip_kernel"] * args.flip_kernel:
+        for option in given + [option for option in (*BELONGS_TO, "keep_observed") if getattr(args, option)]:
             raise UserError(f"--{option.replace('_', '-')}: belongs to a picture that was measured; name it with --measured")
         args.task, args.number = args.task or "super_resolution", args.number or 10
         args.data = args.data or project(f"data/{args.dataset}")
@@ -122,9 +141,10 @@ def infer_task(args):
     for option in ("data", "resize"):
         if getattr(args, option):
             raise UserError(f"--{option}: is for pictures that a run degrades itself; with --measured leave it out")
-    if args.flip_kernel and args.kernel is None:
-        raise UserError("--flip-kernel: there is no kernel to flip; name it with --kernel")
-    inferred = MEASURED_TASKS[given[0] if given else None]
+    # A hole that was rubbed out needs no mask.
+    args.transparent = not given and any(map(is_transparent, measured_files(args)[0]))
+    refuse_alone(args)
+    inferred = MEASURED_TASKS["mask" if args.transparent else given[0] if given else None]
     task = args.task or inferred
     if operator_name(task_file(args.dataset, task)) != operator_name(task_file(args.dataset, inferred)):
         means = f"--{given[0]} means" if given else "none of --mask, --kernel, --blind and --scale means"
@@ -150,13 +170,21 @@ def parse_arguments(doc, method):
     add("--measured", type=typed_path, metavar="FILE|DIR", nargs="+", help="photographs to restore, whose truth nobody knows; beside them --mask, "
         "--kernel, --blind or --scale, without which they are denoised; without --preset then: " + usual)
     beside = parser.add_mutually_exclusive_group().add_argument
-    beside("--mask", type=typed_path, metavar="FILE|DIR", help="where it is dark, pixels are missing (inpainting); a folder: by the picture's name")
+    beside("--mask", type=typed_path, metavar="FILE|DIR", help="where it is not white, pixels are missing (inpainting); a folder: by the picture's name, "
+           "a.png or a_mask.png. Without it, what is transparent is missing")
     beside("--kernel", type=typed_path, metavar="FILE|DIR", help="picture or .npy of the kernel it is blurred by, as a cross-correlation: "
            "y[i] = sum_j k[j] x[i + j - centre] (deblurring); a folder: by the picture's name")
     beside("--blind", type=number(int, 3), metavar="PIXELS", help="it is blurred by a kernel that nobody knows, of at most so many pixels a side "
            "(odd; an even number counts as the one below): kernel and picture are found together")
-    beside("--scale", type=number(int, 2), help="enlarge it so many times (super-resolution)")
+    add("--scale", type=number(int, 2), help="enlarge it so many times (super-resolution); with --kernel: it was blurred, then reduced")
+    add("--invert-mask", action="store_true", help="the mask is white where pixels are missing, as other programs have it")
+    add("--grow", type=number(int, 1), metavar="PIXELS", help="let the mask's holes grow by so much on every side")
+    add("--keep-observed", action="store_true", help="measured pixels stay as they are in the photograph, noise included; only holes are filled")
     add("--flip-kernel", action="store_true", help="the kernel files mean a convolution: turn them by 180 degrees")
+    add("--centre-kernel", action="store_true", help="move a kernel's centre of mass to its middle, so that the result does not move")
+    add("--filter", choices=tuple(FILTERS), help="how the picture was reduced: bicubic (MATLAB's and Pillow's, default), lanczos (Pillow's), area (means of "
+        "squares: OpenCV's INTER_AREA), cubic (without antialiasing: OpenCV's INTER_CUBIC), nearest (each N-th pixel)")
+    add("--linear", action="store_true", help="blur and reduction were made in linear light, as a lens and a sensor do; the result is sRGB again")
     add("--sigma", type=number(float, 0, 1), help="the noise's standard deviation in units of [-1, 1] (2 of them are 255 "
         "levels); default: the task file's noise, of measured pictures an estimate; the methods are told it")
     add("-n", "--number", type=count, help="how many of the images, sorted by name, 2 before 10 (default 10, of measured ones all)")

@@ -21,12 +21,13 @@ from experiment.restoration import Progress, Restoration, restore
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize, kept_per_pixel
 from util.devices import available_memory, choose_device, compile_network
-from util.files import UserError, project, say
+from util.files import UserError, project, say, warn
 from util.rng import BatchRandom
 
 CPU_BATCH_PIXELS = 4 * 64 * 64  # up to here a larger batch makes the CPU faster (benchmark.py inner)
 GPU_BATCH = 64  # at most; beyond it no GPU gets faster
 MEMORY_SHARE = 0.25  # of what is free, for what the network keeps for its gradient; it works with two or three times as much
+UNEXPLAINED = 2.0  # times the noise that may be left of a photograph's measurement
 LARGEST_TILE = 4  # sides of the prior's pictures: attention's time grows with the fourth power of a tile's side
 
 
@@ -103,16 +104,32 @@ def lasting_settings(args, method, h, config, pictures, uses_prior):
     return fixed
 
 
-def summarise(directory, head, settings, fid=None):
-    """Write the summary of what is finished and return it, None if nothing is. fid: a FrechetInceptionDistance, if asked for."""
+def summarise(directory, head, settings, failed, fid=None):
+    """Write the summary of what is finished and return it, None if nothing is. failed: {name: why} of pictures that could not be begun; fid: a
+    FrechetInceptionDistance, if asked for."""
+    unread = {name: {"failed": why} for name, why in failed.items()}
     records = finished_records(directory)
     if not records:
         return None
+    records = {**unread, **records}
     if fid:
         head = {**head, "fid": fid(directory, [name for name in records if "failed" not in records[name]])}
-        records = finished_records(directory)  # it takes minutes, in which another slice may have ended
+        records = {**unread, **finished_records(directory)}  # it takes minutes, in which another slice may have ended
     write_grid(directory, records)
     return write_summary(directory, head, records, settings)
+
+
+def unexplained(records):
+    """{name: a line} for the photographs of which far more than the noise is left: what was said of them does not hold."""
+    found = {}
+    for name, record in records.items():
+        if "failed" in record or "psnr" in record:
+            continue
+        left = record["misfit"][record["chosen"]["iterate"]]
+        if left > UNEXPLAINED * record["sigma"]:
+            found[name] = (f"what is left of the measurement, {left:.3f}, is {left / record['sigma']:.1f} times its noise: is this how it was made? (the "
+                           "--kernel, its --flip-kernel, the --filter of a reduction, the --mask, --linear)")
+    return found
 
 
 def report(summary, directory):
@@ -130,6 +147,8 @@ def report(summary, directory):
               f"spread {samples['spread']:.4f}")
     for name, why in summary["failed"].items():
         print(f"warning: {name} has failed: {why}", file=sys.stderr)
+    for name, why in unexplained(finished_records(directory)).items():
+        print(f"warning: {name}: {why}", file=sys.stderr)
     restored = "restored/, " if os.path.isdir(os.path.join(directory, "restored")) else ""
     print(f"wrote {directory}/ ({restored}log.txt, summary.json, grid.png, images/, record/)")
 
@@ -184,6 +203,8 @@ def run(doc, method, solver, kind, uses_prior):
     head = {"method": method, "dataset": args.dataset, "task": args.task}
     if rank == 0 and args.measured:
         print("\n".join(pictures.report))
+        for line in [*pictures.warnings, *pictures.failed.values()]:
+            warn(line)
 
     def build(names):
         rng = BatchRandom([args.seed] * len(names))
@@ -193,16 +214,16 @@ def run(doc, method, solver, kind, uses_prior):
     # What `search` yields an end of, in inner steps: the passes' differ.
     outer = [1] * h.outer if h.searches == 1 else [getattr(row, "inner", 1) for row in h.passes for _ in range(row.starts)]
     progress = Progress(sum(map(len, batches)), outer, hidden=rank > 0)
-    restore_batches(directory, batches, args.batch_size, build, solver, progress, lambda: rank == 0 and summarise(directory, head, settings))
+    restore_batches(directory, batches, args.batch_size, build, solver, progress, lambda: rank == 0 and summarise(directory, head, settings, pictures.failed))
 
     if world > 1:
         dist.barrier()
     if rank == 0:
-        report(summarise(directory, head, settings, fid), directory)
+        report(summarise(directory, head, settings, pictures.failed, fid), directory)
     if world > 1:
         dist.barrier()  # torchrun ends every process as soon as one has ended with code 1, and rank 0 may still be writing
         dist.destroy_process_group()
-    if any("failed" in record for name, record in finished_records(directory).items() if name in pictures.names):
+    if pictures.failed or any("failed" in record for name, record in finished_records(directory).items() if name in pictures.names):
         sys.exit(1)
 
 
