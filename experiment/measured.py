@@ -1,5 +1,6 @@
 """Pictures that were measured, with their masks or kernels, as a command line names them: Problems without a truth."""
 import hashlib
+import math
 import os
 
 import numpy as np
@@ -19,6 +20,7 @@ from util.noise import estimate_noise
 from util.photographs import read_photograph
 
 LEAST_SIGMA = 1 / 255  # of an 8-bit file, in units of [-1, 1]: half a level
+STEP = 1.1  # between two estimates that count as different; they err by more
 LARGEST_SIGMA = 0.5  # beyond it what an estimate finds is no noise
 CLIPPED = 1 - 1 / 255  # what is brighter, in all channels, may have been brighter than white
 NOT_WHITE = {
@@ -278,7 +280,8 @@ class Measured:
         self.warnings += [one for one in warnings if one not in self.warnings]
 
     def _sigma(self, path, y, mask, complete):
-        """(the noise's standard deviation in two digits, so that pictures of one camera share a batch; where it is from; of what kind)."""
+        """(the noise's standard deviation, an estimate in steps of STEP, so that pictures of one camera share batches; where it is from; of what
+        kind)."""
         if self.args.sigma:
             return self.args.sigma, "--sigma", None
         noise = None if complete else estimate_noise(y, mask)
@@ -288,7 +291,7 @@ class Measured:
             return LEAST_SIGMA, "an 8-bit file's least", noise and noise.kind
         sigma = min(noise.sigma, LARGEST_SIGMA)
         kind = noise.kind if sigma == noise.sigma else "dithered"
-        return float(f"{sigma:.2g}"), "estimated" if mask.all() else "estimated from the observed pixels", kind
+        return STEP ** round(math.log(sigma, STEP)), "estimated" if mask.all() else "estimated from the observed pixels", kind
 
     def key(self, name):
         return self.keys[name]

@@ -11,7 +11,7 @@ OF_WHITE = {8: (0.767, 0.860), 16: (0.878, 0.933)}
 LARGEST = 1 << 20  # pixels; of larger pictures evenly spread squares of SQUARE pixels a side are looked at
 SQUARE = 64
 WHITE = 0.75  # fine noise over all noise, at least, where it is white; demosaiced, resized or JPEG's has 0.15 to 0.65
-LEVELS_OFF = 1.4  # noise of blocks of 16 over that of blocks of 8, at most; what is texture goes on growing
+LEVELS_OFF = 1.5  # noise of blocks of 16 over that of blocks of 8, at most; what is texture goes on growing
 CLEAR = 2.0  # standard deviations that a block's mean keeps from black and white, where noise is cut off
 TO_SIGMA = 0.6744897501960817  # the median of |n|, n standard normal (Donoho & Johnstone 1994)
 
