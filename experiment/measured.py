@@ -15,7 +15,7 @@ from guided_diffusion.measurements import masking, reducing
 from util.files import UserError
 from util.images import find_images, load_image, say_unread
 from util.kernel_files import load_kernel
-from util.masks import HALF_GONE, load_mask, mask_of, without_masks
+from util.masks import HALF_GONE, around_holes, load_mask, mask_of, without_masks
 from util.noise import estimate_noise
 from util.photographs import read_photograph
 
@@ -231,7 +231,7 @@ class Measured:
     def __init__(self, args, prior_size):
         if args.sigma == 0:
             raise UserError("--sigma 0: no file is without noise, of 8 bits it is 1/255 at least; leave the option out for an estimate")
-        self.args, self.kind = args, kind_of(args)
+        self.args, self.kind, self.margin = args, kind_of(args), prior_size // 2
         self.lasting = {"measured": True, **{key: getattr(args, key) for key in LASTING}}
         self.lasting.update({key: getattr(args, key) for key in LASTING_GIVEN if getattr(args, key)})
         paths, folder, unread = measured_files(args)
@@ -263,19 +263,27 @@ class Measured:
             raise UserError(f"{self.paths[name]}: nothing of it is left to restore it from; it is transparent or clipped where its mask is white")
         return photo.x * given.get("mask", 1), given, told, warnings
 
+    def _window(self, given):
+        """(rows, columns) of the picture that are worked through: where the rest stays as it is, what lies around the holes."""
+        if not self.args.keep_observed or given["mask"].all():
+            return slice(None), slice(None)
+        return around_holes(given["mask"], self.margin)
+
     def _look_at(self, name, path, photo):
         y, given, told, warnings = self._measurement(name, photo)
-        mask = given.get("mask", torch.ones_like(y[:, :1]))
+        mask, whole = given.get("mask", torch.ones_like(y[:, :1])), y.shape[-2:]
         complete = isinstance(self.kind, Inpainting) and self.args.mask is not None and bool(mask.all())
         sigma, source, kind = self._sigma(path, y, mask, complete)
         warnings += [f"{path}: {NOT_WHITE[kind]}"] if kind in NOT_WHITE else []
+        y, share = y[..., *self._window(given)], 1 - mask.mean().item()
+        told += [f"{y.shape[-1]} x {y.shape[-2]} around the holes worked through"] if y.shape[-2:] != whole else []
         self.keys[name] = (tuple(self.kind.size(y, given)), tuple(y.shape), sigma, photo.grey, complete)
         self.digests[name] = digest(y[0].numpy())
         about = "its mask has no hole: nothing to do, copied" if complete else f"sigma {sigma:.4f} ({source})"
-        missing = [f"{1 - mask.mean().item():.1%} missing"] if isinstance(self.kind, Inpainting) and not mask.all() else []
+        missing = [f"{share:.1%} missing"] if isinstance(self.kind, Inpainting) and not mask.all() else []
         form = f"{'grey' if photo.grey else 'RGB'}{' with opacity' if photo.alpha is not None else ''}, {photo.bits} bits"
         assumed = [self.kind.assumed] if self.kind.assumed else []
-        parts = [f"{y.shape[-1]} x {y.shape[-2]}", self.args.task, about, *missing, *told, *assumed, form, *photo.remarks]
+        parts = [f"{whole[1]} x {whole[0]}", self.args.task, about, *missing, *told, *assumed, form, *photo.remarks]
         self.report.append(f"{name}: {', '.join(parts)}")
         self.warnings += [one for one in warnings if one not in self.warnings]
 
@@ -301,13 +309,17 @@ class Measured:
         size, _, sigma, grey, complete = self.keys[names[0]]
         photos = [read_photograph(self.paths[name], self.args.linear) for name in names]
         ys, given, *_ = zip(*(self._measurement(name, photo) for name, photo in zip(names, photos)))
-        drawn = {key: torch.cat([one[key] for one in given]).to(device) for key in given[0]}
+        windows = [self._window(one) for one in given]
+        ys = [y[..., *window] for y, window in zip(ys, windows)]
+        cut = lambda key, value, window: value[..., *window] if key == "mask" else value
+        drawn = {key: torch.cat([cut(key, one[key], window) for one, window in zip(given, windows)]).to(device) for key in given[0]}
         A = self.kind.operator(drawn, size, device)
         if "mask" in drawn:
             seen = masking(drawn["mask"])
             if drawn["mask"].all():
                 del drawn["mask"]
-        brought = [{"bits": photo.bits, "alpha": photo.alpha, "tags": photo.tags} for photo in photos]
+        brought = [{"bits": photo.bits, "alpha": photo.alpha, "tags": photo.tags, "whole": photo.x[0], "window": window}
+                   for photo, window in zip(photos, windows)]
         operator = (lambda x: seen(A(x))) if "mask" in drawn else A
         return Problem(names, operator, torch.cat(ys).to(device), sigma, drawn, size, None, self.kind.border(drawn), grey, complete,
                        brought=brought, linear=self.args.linear, keep=self.args.keep_observed)

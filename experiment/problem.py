@@ -27,8 +27,9 @@ class Problem:
     a picture of one channel, which stands in x and y three times? complete: is y the picture already? nearest: where the
     measurement cannot tell pictures apart, a function of x and truth, (3, H, W): the one of them that is nearest to truth, and which it is.
     informed: where `operator` has to find a part of itself and somebody knows it, the operator with that part.
-    brought: of photographs, what their results' files take over, {"bits", "alpha", "tags"} of `util.images.save_image` each; linear: are x and
-    y in linear light? keep: are measured pixels of the result those of y?
+    brought: of photographs, what their results' files take over, {"bits", "alpha", "tags"} of `util.images.save_image` each, and the
+    photograph and where x lies in it, {"whole": (3, H', W'), "window": (rows, columns)}; linear: are x and y in linear light? keep: are
+    measured pixels of the result those of y?
     """
 
     names: list

@@ -41,7 +41,8 @@ class ImageRecord:
         self.pictures = os.path.join(directory, "images", name)
         self.record_path = os.path.join(directory, "record", f"{name}.json")
         self.truth, self.metrics, self.nearest = truth, metrics, nearest
-        self.rule, self.single, self.brought = rule, single, brought or {}
+        self.rule, self.single, self.brought = rule, single, dict(brought or {})
+        self.whole, self.window = self.brought.pop("whole", None), self.brought.pop("window", None)
         figures = METRICS if truth is not None else ()
         self.record = {"sigma": sigma, **{key: [] for key in (*figures, *LEFT, "iterates", "evaluations", "elapsed")}}
         if truth is not None:
@@ -66,6 +67,14 @@ class ImageRecord:
 
     def _save(self, picture, x):
         save_image(os.path.join(self.pictures, f"{picture}.png"), x)
+
+    def _in_its_place(self, x):
+        """x as a part of the photograph of which no more was worked through; else x."""
+        if self.window in (None, (slice(None), slice(None))):
+            return x
+        whole = self.whole[: len(x)].clone()
+        whole[:, *self.window] = x.to(whole)
+        return whole
 
     def _nearest(self, x):
         """(of the pictures that the measurement cannot tell from x, the one nearest to the truth, which it is)."""
@@ -95,7 +104,7 @@ class ImageRecord:
         self.record["chosen"] = {"rule": self.rule if self.single else "final", "iterate": chosen, "reached": reached}
         best = chosen if self.truth is None else int(np.argmax(self.record["psnr"]))
         if best == len(self.record["iterates"]) - 1:
-            save_image(os.path.join(self.pictures, "result.png"), x, **self.brought)
+            save_image(os.path.join(self.pictures, "result.png"), self._in_its_place(x), **self.brought)
 
     def found(self, kernel):
         """The kernel, (k, k), that an operator has found along with the picture."""

@@ -234,6 +234,19 @@ def test_measured_pixels_can_be_kept_as_they_are(run):
     assert "--keep-observed: there are no holes to fill" in run("--measured", "a.png", "--keep-observed", code=2).err
 
 
+@pytest.mark.parametrize("grey", [False, True])
+def test_of_a_large_picture_that_is_kept_only_what_lies_around_the_holes_is_worked_through(run, grey):
+    pixels, mask = noisy(size=(200, 300)), holed((200, 300))
+    pixels = pixels[..., 0] if grey else pixels
+    save("p.png", pixels)
+    save("m.png", mask)
+    result = run("--measured", "p.png", "--mask", "m.png", "--keep-observed")
+    assert "p: 300 x 200, inpainting" in result.out and "0.2% missing" in result.out and "67 x 52 around the holes worked through" in result.out
+    found = np.asarray(result.result("p"))
+    assert found.shape == pixels.shape and np.array_equal(found[mask > 0], pixels[mask > 0]) and not np.array_equal(found, pixels)
+    assert np.load(os.path.join(result.folder, "images", "p", "measurement.npy")).shape == (3, 52, 67)
+
+
 # ---------------------------------------------------------------------------------------------------------- kernels (4, 11, 12, 23)
 
 

@@ -100,3 +100,12 @@ def load_mask(path, invert=False, grow=0):
     if not there.any():
         raise UserError(f"{path}: this mask leaves nothing of the picture; white means that it is there (--invert-mask for the other way round)")
     return torch.from_numpy(there).float()[None, None], said
+
+
+def around_holes(mask, margin):
+    """The slices (rows, columns) of a mask, (1, 1, H, W), that hold all its holes and `margin` pixels around them, or up to its border."""
+    found = []
+    for dim, side in ((-1, mask.shape[-2]), (-2, mask.shape[-1])):
+        holes = (mask[0, 0] == 0).any(dim).nonzero()
+        found.append(slice(max(0, int(holes.min()) - margin), min(side, int(holes.max()) + 1 + margin)))
+    return tuple(found)
