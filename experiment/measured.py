@@ -5,12 +5,11 @@ import os
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from experiment.pictures import kernel_picture, picture
 from experiment.problem import Problem, chosen, refuse_small
 from guided_diffusion.blind import UnknownBlur
-from guided_diffusion.kernels import FILTERS, correlating
+from guided_diffusion.kernels import FILTERS, correlating, lit_beyond_white
 from guided_diffusion.measurements import masking, reducing
 from util.files import UserError
 from util.images import find_images, load_image, say_unread
@@ -50,7 +49,7 @@ class Denoising:
         return {}, [], []
 
     def unclipped(self, photo, given):
-        """(1, 1, h, w), 0 where light may have been lost that A would need."""
+        """(1, 1, h, w), 0 where light was lost that A would need."""
         return torch.ones_like(photo.x[:, :1])
 
     def border(self, given):
@@ -105,12 +104,9 @@ class Deblurring(Denoising):
         return {"kernel": kernel}, [f"kernel {w} x {h}"], [f"{file}: {one}" for one in warnings]
 
     def unclipped(self, photo, given):
-        """A lamp brighter than white shines into what is around it more than any picture in [-1, 1] can say: of what is clipped, the part
-        within the kernel's reach of what is not. Farther inside all that was blurred was white."""
+        """A lamp brighter than white shines into what is around it more than any picture in [-1, 1] can say."""
         clipped = (photo.x > CLIPPED).all(1, keepdim=True).float()
-        reach = [side // 2 for side in given["kernel"].shape[-2:]]
-        near = F.max_pool2d(1 - clipped, [2 * one + 1 for one in reach], 1, reach)
-        return 1 - clipped * near
+        return 1 - lit_beyond_white(photo.x, given["kernel"], clipped) if clipped.any() else 1 - clipped
 
     def border(self, given):
         h, w = given["kernel"].shape[-2:]
@@ -256,7 +252,7 @@ class Measured:
         given, told, warnings = self.kind.given(self.paths[name], name, photo)
         if self.kind.knows_mask and "mask" not in given:
             visible, unclipped = photo.visible, self.kind.unclipped(photo, given)
-            parts = [(visible, "transparent"), (unclipped, "clipped at white")]
+            parts = [(visible, "transparent"), (unclipped, "lit by lamps brighter than white")]
             told += [f"{1 - part.mean().item():.1%} {why} and left out of the measurement" for part, why in parts if not part.all()]
             given["mask"] = visible * unclipped
         if "mask" in given and not given["mask"].any():

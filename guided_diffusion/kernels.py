@@ -2,6 +2,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 
 from motionblur.motionblur import Kernel
@@ -96,6 +97,25 @@ def correlating(kernels, size):
     (height, width), (h, w) = size, kernels.shape[-2:]
     spectrum = torch.fft.rfft2(kernels, (height, width))[:, None].conj()
     return lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * spectrum, (height, width))[..., : height - h + 1, : width - w + 1]
+
+
+def lit_beyond_white(y, kernel, clipped):
+    """Which pixels of y, (1, 3, h, w) in [-1, 1], a cross-correlation with kernel, (1, k, l), may be lit by a lamp brighter than white: (1, 1, h, w),
+    0 or 1. clipped: likewise, where y is cut off at white.
+
+    A clipped pixel means that all was white under the kernel, or that something there was brighter. If all was, what lies beside cannot be
+    darker than the part of the kernel that still covers white; where it is, by a fifth of the range, there is a lamp, and whatever the kernel
+    may have spread its light to is given.
+    """
+    weights, taps = kernel[:, None], (kernel > 0.01 * kernel.max()).float()[:, None]
+    white = (F.conv_transpose2d(clipped, taps) > 0).float()  # of what was blurred: it is larger by a kernel
+    too_dark = ((y.mean(1, keepdim=True) + 1) / 2 < F.conv2d(white, weights) - 0.2).float()
+    doubted = white * (F.conv_transpose2d(too_dark, taps) > 0)
+    labels, _ = ndimage.label(clipped[0, 0].numpy(), np.ones((3, 3)))
+    beside_lamps = (F.conv2d(doubted, taps) > 0)[0, 0].numpy()
+    lamps = np.isin(labels, np.setdiff1d(labels[beside_lamps], 0))
+    lamps = torch.from_numpy(lamps).float()[None, None]
+    return (F.conv2d((F.conv_transpose2d(lamps, taps) > 0).float(), taps) > 0).float()
 
 
 def blurring(kernels, size):

@@ -8,7 +8,7 @@ ENOUGH = 20  # blocks, or windows, below which nothing is told
 PERCENTILE = 0.07  # of the blocks: the flattest ones, where there is noise and little else
 # What the flattest blocks have of white noise of deviation 1: {side: (fine part, all of it)}, means of 512 x 512 pixels.
 OF_WHITE = {8: (0.767, 0.860), 16: (0.878, 0.933)}
-LARGEST = 1 << 20  # pixels; of larger pictures evenly spread squares of SQUARE pixels a side are looked at
+LARGEST = 1 << 18  # pixels; of larger pictures evenly spread squares of SQUARE pixels a side are looked at
 SQUARE = 64
 WHITE = 0.75  # fine noise over all noise, at least, where it is white; demosaiced, resized or JPEG's has 0.15 to 0.65
 LEVELS_OFF = 1.5  # noise of blocks of 16 over that of blocks of 8, at most; what is texture goes on growing
@@ -61,22 +61,26 @@ def _spoilt(x, observed):
     return torch.where(F.max_pool2d(1 - observed, 3, 1, 1) > 0, 100.0, blank.float())
 
 
-def _of_blocks(x, spoilt, side, sigma):
-    """(deviation of the blocks' fine part, of what a quadratic polynomial leaves of them), of the flattest blocks, means over the channels;
-    None where too few blocks say anything. sigma: a first guess, by which blocks keep clear of black and white."""
+def _figures(x, spoilt, side):
+    """Of each block of each channel its mean, the deviations of its fine part and of what a quadratic polynomial leaves of it, and whether it
+    says anything: each (C, blocks), None where a picture is smaller than a block."""
     if min(x.shape[-2:]) < side:
         return None
-    basis, found = _plane(side), []
-    for values, fine, bad in zip(*(_blocks(one, side) for one in (x, _fine(x), spoilt))):
-        whole = bad.mean(1) < 0.1
-        clear = whole & (values.mean(1).abs() < 1 - CLEAR * sigma)
+    values, fine, bad, basis = _blocks(x, side), _blocks(_fine(x), side), _blocks(spoilt, side), _plane(side)
+    # What lies along the orthonormal basis is taken off, in squares.
+    rest = ((values.square().sum(2) - (values @ basis).square().sum(2)) / (side**2 - 6)).clamp(min=0)
+    return values.mean(2), fine.square().mean(2).sqrt(), rest.sqrt(), bad.mean(2) < 0.1
+
+
+def _flattest(figures, side, sigma):
+    """(deviation of the fine part, of all but a quadratic polynomial) of the flattest blocks, means over the channels; None where too few say
+    anything. sigma: a first guess, by which blocks keep clear of black and white."""
+    found = []
+    for mean, *deviations, whole in zip(*figures) if figures else ():
+        clear = whole & (mean.abs() < 1 - CLEAR * sigma)
         chosen = clear if clear.sum() >= ENOUGH else whole
-        if chosen.sum() < ENOUGH:
-            continue
-        values, fine = values[chosen], fine[chosen]
-        rest = values - values @ basis @ basis.T
-        deviations = fine.square().mean(1).sqrt(), (rest.square().sum(1) / (side**2 - 6)).sqrt()
-        found.append([torch.quantile(one, PERCENTILE).item() / white for one, white in zip(deviations, OF_WHITE[side])])
+        if chosen.sum() >= ENOUGH:
+            found.append([torch.quantile(one[chosen], PERCENTILE).item() / white for one, white in zip(deviations, OF_WHITE[side])])
     return [sum(column) / len(found) for column in zip(*found)] if found else None
 
 
@@ -99,8 +103,9 @@ def estimate_noise(x, observed):
     """
     x, observed = _squares(x), _squares(observed)
     spoilt, sigma = _spoilt(x, observed), 0.0
+    figures = {side: _figures(x, spoilt, side) for side in (8, 16)}
     for _ in range(3):  # the guess by which blocks keep clear
-        small, large = (_of_blocks(x, spoilt, side, sigma) for side in (8, 16))
+        small, large = (_flattest(figures[side], side, sigma) for side in (8, 16))
         if small is None:
             break
         sigma = min(small[0], (large or small)[0])  # a smaller block finds a flatter place
