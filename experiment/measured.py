@@ -271,7 +271,7 @@ class Measured:
         complete = isinstance(self.kind, Inpainting) and self.args.mask is not None and bool(mask.all())
         sigma, source, kind = self._sigma(path, y, mask, complete)
         warnings += [f"{path}: {NOT_WHITE[kind]}"] if kind in NOT_WHITE else []
-        y, share = y[..., *self._window(given)], 1 - mask.mean().item()
+        y, share = y[(..., *self._window(given))], 1 - mask.mean().item()
         told += [f"{y.shape[-1]} x {y.shape[-2]} around the holes worked through"] if y.shape[-2:] != whole else []
         self.keys[name] = (tuple(self.kind.size(y, given)), tuple(y.shape), sigma, photo.grey, complete)
         self.digests[name] = digest(y[0].numpy())
@@ -306,8 +306,8 @@ class Measured:
         photos = [read_photograph(self.paths[name], self.args.linear) for name in names]
         ys, given, *_ = zip(*(self._measurement(name, photo) for name, photo in zip(names, photos)))
         windows = [self._window(one) for one in given]
-        ys = [y[..., *window] for y, window in zip(ys, windows)]
-        cut = lambda key, value, window: value[..., *window] if key == "mask" else value
+        ys = [y[(..., *window)] for y, window in zip(ys, windows)]
+        cut = lambda key, value, window: value[(..., *window)] if key == "mask" else value
         drawn = {key: torch.cat([cut(key, one[key], window) for one, window in zip(given, windows)]).to(device) for key in given[0]}
         A = self.kind.operator(drawn, size, device)
         if "mask" in drawn:

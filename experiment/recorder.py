@@ -73,7 +73,7 @@ class ImageRecord:
         if self.window in (None, (slice(None), slice(None))):
             return x
         whole = self.whole[: len(x)].clone()
-        whole[:, *self.window] = x.to(whole)
+        whole[(slice(None), *self.window)] = x.to(whole)
         return whole
 
     def _nearest(self, x):
