@@ -7,7 +7,7 @@ import torch
 
 from experiment.pictures import picture
 from guided_diffusion.measurements import load_measurement, load_task
-from util.files import UserError, say
+from util.files import PictureError, UserError, say
 from util.images import find_images, image_names, is_grey, load_image, say_unread
 from util.photographs import from_linear
 
@@ -75,7 +75,7 @@ def refuse_small(path, size, prior_size):
     """Raise UserError for a picture of `size` (H, W) that is too small for the network and the metrics."""
     smallest = min(SMALLEST, prior_size)
     if min(size) < smallest:
-        raise UserError(f"{path}: {size[1]} x {size[0]} pixels are too few to restore, {smallest} x {smallest} are the least; enlarge it first")
+        raise PictureError(f"{path}: {size[1]} x {size[0]} pixels are too few to restore, {smallest} x {smallest} are the least; enlarge it first")
 
 
 class Simulated:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from util.files import UserError, atomic, warn
+from util.files import PictureError, UserError, atomic, warn
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif", ".jp2", ".j2k",
             ".ppm", ".pgm", ".pbm", ".pnm", ".tga")
@@ -128,7 +128,7 @@ def full_scale(image, white, name):
     low, top = float(values.min()), float(values.max())
     white = white or probable_white(top, image.mode == "F")
     if not low == top == 0 and not (low >= 0 and white):
-        raise UserError(f"{name}: its values, {low:g} to {top:g}, do not tell what white is; scale them to 0 … 255 and save them as 8 bits: "
+        raise PictureError(f"{name}: its values, {low:g} to {top:g}, do not tell what white is; scale them to 0 … 255 and save them as 8 bits: "
                         "Image.fromarray((255 * values / white).round().astype('uint8')).save(…)")
     return (values / (white or 1)).clip(0, 1)
 
@@ -142,13 +142,13 @@ def refuse_dark_colours(file, name):
     """Raise UserError for a TIFF of 16 bits a channel, of which Pillow keeps the upper 8, whose values may have fewer."""
     is_wide = file.format == "TIFF" and max(file.tag_v2.get(258, (8,))) == 16 and len(file.getbands()) > 1
     if is_wide and 0 < max(high for _, high in file.getextrema()[:3]) < 64:
-        raise UserError(f"{name}: its 16-bit values do not tell what white is (of 12 or 14 bits?); scale them and save 8 bits a channel")
+        raise PictureError(f"{name}: its 16-bit values do not tell what white is (of 12 or 14 bits?); scale them and save 8 bits a channel")
 
 
 def unreadable(path, error, what):
     """The UserError for a file that the system does not give (its reason) or that is not `what`."""
     reason = getattr(error, "strerror", None)
-    return UserError(f"{path}: cannot be read ({reason})" if reason else f"{path}: cannot be read as {what}")
+    return PictureError(f"{path}: cannot be read ({reason})" if reason else f"{path}: cannot be read as {what}")
 
 
 def open_rgb(file, name):

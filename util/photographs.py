@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from util.files import UserError
+from util.files import PictureError, UserError
 from util.images import UNREADABLE, declared_white, full_scale, is_grey_mode, refuse_dark_colours, unreadable
 
 RAW = (".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".rwl")
@@ -147,7 +147,7 @@ def read_photograph(path, linear=False):
     """A file -> its Photograph, upright, its colours in sRGB or, `linear`, in linear light. Raises UserError, with what to do, for what cannot
     be read."""
     if path.lower().endswith(RAW):
-        raise UserError(f"{path}: is a camera's raw file; develop it first (darktable, RawTherapee, the maker's program) and save 16-bit TIFF or PNG")
+        raise PictureError(f"{path}: is a camera's raw file; develop it first (darktable, RawTherapee, the maker's program) and save 16-bit TIFF or PNG")
     remarks = []
     try:
         with Image.open(path) as opened:
