@@ -187,6 +187,8 @@ def run(doc, method, solver, kind, uses_prior):
         raise UserError(f"{directory}: has no finished image to summarise yet")
     largest = max((pictures.key(name)[0] for name in pictures.names), key=math.prod)
     eps, possible = None, len(pictures.names)
+    if args.measured:  # by as many as there may be, and as large
+        possible = choose_batch_size(None, largest, torch.device("cpu"))
     if uses_prior and not args.summarize:
         eps = eps_of_any_size(load_prior(config, args.model_config, device, args.precision), args, largest, side, device)
         possible = min(choose_batch_size(eps, largest, device), -(-possible // world))  # work for every rank

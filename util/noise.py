@@ -102,13 +102,13 @@ def estimate_noise(x, observed):
     less than there is, it is either noise that is not white, of which larger blocks hold hardly more, or texture, of which they do.
     """
     x, observed = _squares(x), _squares(observed)
-    spoilt, sigma = _spoilt(x, observed), 0.0
+    spoilt, guess = _spoilt(x, observed), 0.0
     figures = {side: _figures(x, spoilt, side) for side in (8, 16)}
     for _ in range(3):  # the guess by which blocks keep clear
-        small, large = (_flattest(figures[side], side, sigma) for side in (8, 16))
+        small, large = (_flattest(figures[side], side, guess) for side in (8, 16))
         if small is None:
             break
-        sigma = min(small[0], (large or small)[0])  # a smaller block finds a flatter place
+        sigma, guess = min(small[0], (large or small)[0]), small[1]  # a smaller block finds a flatter place
     if small is None:
         sigma = _of_windows(x, torch.where(observed == 1, (spoilt == 1).float(), 100.0))
         if sigma is None and observed.mean() > 0.5:
