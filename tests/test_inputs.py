@@ -506,6 +506,15 @@ def test_a_file_that_was_mended_is_restored_by_the_same_command(script, here):
     assert script(*command).code == 0 and os.path.exists("runs/demo/denoising/r/restored/1.png")
 
 
+def test_what_is_wrong_with_one_mask_of_many_is_said_of_that_picture(run):
+    for name in ("a", "b"):
+        save(f"set/{name}.png", noisy())
+        save(f"masks/{name}.png", holed())
+    open("masks/b.png", "wb").write(b"x")
+    result = run("--measured", "set", "--mask", "masks", code=1)
+    assert "warning: b has failed: masks/b.png: cannot be read as a mask" in result.err and os.listdir(os.path.join(result.folder, "restored")) == ["a.png"]
+
+
 def test_pictures_are_read_when_their_turn_comes(here):
     """What is held of each at the beginning is less than a hundredth of its pixels."""
     import pickle
@@ -514,6 +523,15 @@ def test_pictures_are_read_when_their_turn_comes(here):
         save(f"set/{seed}.png", noisy(seed=seed))
     held = Measured(arguments(measured=["set"], mask=save("m.png", holed())), 64)
     assert len(pickle.dumps([held.keys, held.digests, held.report, held.paths])) < 4 * 500
+
+
+def test_many_photographs_are_batches_for_a_method_without_a_network_too(run, monkeypatch):
+    for seed in range(12):
+        save(f"set/{seed}.png", noisy(seed=0))
+    batches, problem = [], Measured.problem
+    monkeypatch.setattr(Measured, "problem", lambda self, names, *arguments: batches.append(len(names)) or problem(self, names, *arguments))
+    run("--measured", "set")
+    assert sum(batches) == 12 and max(batches) <= 4 * 64 * 64 // (48 * 64)
 
 
 @pytest.mark.parametrize("given, said", [
