@@ -134,7 +134,8 @@ class Restoration:
             drawn = {key: value[i] for key, value in problem.drawn.items()}
             truth = None if truths is None else truths[i]
             about = metrics, problem.sigma, problem.nearest, rule, h.searches == 1
-            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, *about))
+            brought = problem.brought[i] if problem.brought else None
+            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, *about, brought))
         self.path = os.path.join(directory, "record", f"{problem.names[0]}.state")
 
     @property
