@@ -123,11 +123,12 @@ def unexplained(records):
     """{name: a line} for the photographs of which far more than the noise is left: what was said of them does not hold."""
     found = {}
     for name, record in records.items():
-        if "failed" in record or "psnr" in record:
+        if "failed" in record or "psnr" in record or "misfit" not in record:  # which a run of the past may lack
             continue
         left = record["misfit"][record["chosen"]["iterate"]]
         if left > UNEXPLAINED * record["sigma"]:
-            found[name] = (f"what is left of the measurement, {left:.3f}, is {left / record['sigma']:.1f} times its noise: is this how it was made? (the "
+            times = left / record["sigma"]
+            found[name] = (f"what is left of the measurement, {left:.3f}, is {times:.1f} times its noise: is this how it was made? (the "
                            "--kernel, its --flip-kernel, the --filter of a reduction, the --mask, --linear)")
     return found
 
@@ -216,7 +217,8 @@ def run(doc, method, solver, kind, uses_prior):
     # What `search` yields an end of, in inner steps: the passes' differ.
     outer = [1] * h.outer if h.searches == 1 else [getattr(row, "inner", 1) for row in h.passes for _ in range(row.starts)]
     progress = Progress(sum(map(len, batches)), outer, hidden=rank > 0)
-    restore_batches(directory, batches, args.batch_size, build, solver, progress, lambda: rank == 0 and summarise(directory, head, settings, pictures.failed))
+    after = lambda: rank == 0 and summarise(directory, head, settings, pictures.failed)
+    restore_batches(directory, batches, args.batch_size, build, solver, progress, after)
 
     if world > 1:
         dist.barrier()
