@@ -125,7 +125,8 @@ def refuse_alone(args):
     if args.keep_observed and args.mask is None and not args.transparent:
         raise UserError("--keep-observed: there are no holes to fill; name them with --mask")
     if args.scale is not None and (args.mask is not None or args.blind is not None):
-        raise UserError(f"--scale: not with --{'mask' if args.mask is not None else 'blind'}, only alone or with --kernel; restore one after the other")
+        other = "mask" if args.mask is not None else "blind"
+        raise UserError(f"--scale: not with --{other}, only alone or with --kernel; restore one after the other")
 
 
 def infer_task(args):
@@ -174,8 +175,8 @@ def add_photographs(parser, usual):
     add("--measured", type=typed_path, metavar="FILE|DIR", nargs="+", help="photographs to restore, whose truth nobody knows; beside them --mask, "
         "--kernel, --blind or --scale, without which they are denoised; without --preset then: " + usual)
     beside = group.add_mutually_exclusive_group().add_argument
-    beside("--mask", type=typed_path, metavar="FILE|DIR", help="where it is not white, pixels are missing (inpainting); a folder: by the picture's name, "
-           "a.png or a_mask.png. Without it, what is transparent is missing")
+    beside("--mask", type=typed_path, metavar="FILE|DIR", help="where it is not white, pixels are missing (inpainting); a folder: by the "
+           "picture's name, a.png or a_mask.png. Without it, what is transparent is missing")
     beside("--kernel", type=typed_path, metavar="FILE|DIR", help="picture or .npy of the kernel it is blurred by, as a cross-correlation: "
            "y[i] = sum_j k[j] x[i + j - centre] (deblurring); a folder: by the picture's name")
     beside("--blind", type=number(int, 3), metavar="PIXELS", help="it is blurred by a kernel that nobody knows, of at most so many pixels a side "
@@ -186,8 +187,8 @@ def add_photographs(parser, usual):
     add("--keep-observed", action="store_true", help="measured pixels stay as they are in the photograph, noise included; only holes are filled")
     add("--flip-kernel", action="store_true", help="the kernel files mean a convolution: turn them by 180 degrees")
     add("--centre-kernel", action="store_true", help="move a kernel's centre of mass to its middle, so that the result does not move")
-    add("--filter", choices=tuple(FILTERS), help="how the picture was reduced: bicubic (MATLAB's and Pillow's, default), lanczos (Pillow's), area (means of "
-        "squares: OpenCV's INTER_AREA), cubic (without antialiasing: OpenCV's INTER_CUBIC), nearest (each N-th pixel)")
+    add("--filter", choices=tuple(FILTERS), help="how the picture was reduced: bicubic (MATLAB's and Pillow's, default), lanczos (Pillow's), area "
+        "(means of squares: OpenCV's INTER_AREA), cubic (without antialiasing: OpenCV's INTER_CUBIC), nearest (each N-th pixel)")
     add("--linear", action="store_true", help="blur and reduction were made in linear light, as a lens and a sensor do; the result is sRGB again")
     add("--sigma", type=number(float, 0, 1), help="the noise's standard deviation in units of [-1, 1] (2 of them are 255 "
         "levels); default: the task file's noise, of measured pictures an estimate; the methods are told it")

@@ -62,9 +62,8 @@ class Inpainting(Denoising):
         share = 1 - mask.mean().item()
         told = [f"{os.path.basename(file)}: {said}"] if said else []
         told += [] if visible.all() else ["what is transparent is missing, too"]
-        hint = [] if share <= HALF_GONE or self.invert else [f"{file}: {share:.0%} of {path} is missing; if this mask is white where the hole is, give "
-                                                             "--invert-mask"]
-        return {"mask": mask * visible}, told, hint
+        hint = f"{file}: {share:.0%} of {path} is missing; if this mask is white where the hole is, give --invert-mask"
+        return {"mask": mask * visible}, told, [hint] if share > HALF_GONE and not self.invert else []
 
 
 class Deblurring(Denoising):

@@ -18,13 +18,13 @@ from util.noise import estimate_noise
 from util.photographs import read_photograph
 
 LEAST_SIGMA = 1 / 255  # of an 8-bit file, in units of [-1, 1]: half a level
-STEP = 1.1  # between two estimates that count as different; they err by more
+STEP = 1.05  # between two estimates that count as different; they err by more
 LARGEST_SIGMA = 0.5  # beyond it what an estimate finds is no noise
 NOT_WHITE = {
-    "coloured": "its noise is not white (a camera's, a JPEG's, a resized picture's) and is not removed well; reduce the picture by two first, or say a "
-    "sigma that suits you with --sigma",
-    "dithered": "its pixels differ by more than noise, as those of dithered or black and white pictures do; reduce it by four first, or say --sigma",
-    "hidden": "no place in it is flat enough to tell noise from texture; its sigma holds for white noise, say --sigma for a JPEG or a resized picture",
+    "coloured": "its noise is not white (a camera's, a JPEG's, a resized picture's) and is not removed well; reduce the picture by two first, or "
+    "say a sigma that suits you with --sigma",
+    "dithered": "its pixels differ by more than noise, as in dithered or black and white pictures; reduce it by four first, or say --sigma",
+    "hidden": "no place in it is flat enough to tell noise from texture; its sigma holds for white noise, say --sigma for a JPEG or a resized one",
 }
 LASTING = ("scale", "blind", "sigma", "stop")  # settings that have to be the same when a run goes on; and, where they are given:
 LASTING_GIVEN = ("filter", "invert_mask", "grow", "centre_kernel", "linear", "keep_observed")

@@ -40,7 +40,7 @@ class Progress:
 
     def __init__(self, images, outer, hidden=False):
         self.total, self.parts, self.hidden = images, outer, hidden
-        self.finished, self.done, self.begun = 0, 0, time.monotonic()
+        self.finished, self.skipped, self.done, self.begun = 0, 0, 0, time.monotonic()
         self.told = self.begun
         bar = dict(disable=hidden or None, leave=False, dynamic_ncols=True)
         self.images = tqdm(total=images, desc="images", unit="image", **bar)
@@ -57,6 +57,11 @@ class Progress:
             self.inner.set_postfix(loss=f"{loss.item():.5f}")
             self.shown = time.monotonic()
 
+    def left(self, now):
+        """About how long the images take that are not finished, in words; nothing before one is."""
+        here = self.finished - self.skipped
+        return f", about {(now - self.begun) / here * (self.total - self.finished) / 60:.0f} min left" if here else ""
+
     def begin(self, done):
         """A search begins, or goes on after so many outer iterations."""
         self.outer.reset()
@@ -71,16 +76,20 @@ class Progress:
         now = time.monotonic()
         if self.outer.disable and not self.hidden and now - self.told >= LINE_EVERY:
             print(f"{self.finished} of {self.total} images finished, outer iteration {self.done} of {len(self.parts)} of the next, "
-                  f"{(now - self.begun) / 60:.0f} min")
+                  f"{(now - self.begun) / 60:.0f} min{self.left(now)}")
             self.told = now
 
     def skip(self, images):
         """That many images were finished already."""
+        self.finish(images)
+        self.skipped += images
+
+    def finish(self, images):
         self.images.update(images)
         self.finished += images
 
     def on_image(self, name, record):
-        self.skip(1)
+        self.finish(1)
         if "failed" in record:
             tqdm.write(f"warning: {name}: {record['failed']}", file=sys.stderr)
         elif "psnr" in record:

@@ -138,11 +138,12 @@ def unexplained(records):
     """{name: a line} for the photographs of which far more than the noise is left: what was said of them does not hold."""
     found = {}
     for name, record in records.items():
-        if "failed" in record or "psnr" in record:
+        if "failed" in record or "psnr" in record or "misfit" not in record:  # which a run of the past may lack
             continue
         left = record["misfit"][record["chosen"]["iterate"]]
         if left > UNEXPLAINED * record["sigma"]:
-            found[name] = (f"what is left of the measurement, {left:.3f}, is {left / record['sigma']:.1f} times its noise: is this how it was made? (the "
+            times = left / record["sigma"]
+            found[name] = (f"what is left of the measurement, {left:.3f}, is {times:.1f} times its noise: is this how it was made? (the "
                            "--kernel, its --flip-kernel, the --filter of a reduction, the --mask, --linear)")
     return found
 

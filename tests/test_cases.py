@@ -542,11 +542,14 @@ def test_a_run_goes_on_with_its_folder_written_otherwise(least_squares, tmp_path
 
 def test_without_a_terminal_there_is_a_line_an_outer_iteration(run_method, monkeypatch):
     short = {"iterations": ("-n", 1, "--outer", 2, "--inner", 1)}
+    several = {"iterations": ("-n", 2, "--outer", 1, "--inner", 1, "--batch-size", 1)}
     assert "outer iteration" not in run_method("dmilo", "inpainting", name="short", **short).out  # under a minute
     monkeypatch.setattr(experiment.restoration, "LINE_EVERY", 0)
     out = run_method("dmilo", "inpainting", name="long", **short).out
     assert [line for line in out.splitlines() if "outer iteration" in line] == [
         f"0 of 1 images finished, outer iteration {n} of 2 of the next, 0 min" for n in (1, 2)]
+    out = run_method("dmilo", "inpainting", name="several", **several).out
+    assert "1 of 2 images finished, outer iteration 1 of 1 of the next, 0 min, about 0 min left" in out
 
 
 def test_torchrun_leaves_every_option_alone(script):

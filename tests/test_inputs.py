@@ -142,9 +142,9 @@ def test_the_noise_of_photographs(name, blank):
 
 def test_pictures_of_one_camera_share_a_batch(here):
     from experiment.runner import batches_of
-    for seed in range(6):
+    for seed in range(12):
         save(f"set/{seed}.png", noisy(0.05, (96, 96), seed))
-    assert len(batches_of(Measured(arguments(measured=["set"]), 64), 8)) <= 2
+    assert len(batches_of(Measured(arguments(measured=["set"]), 64), 12)) <= 4
 
 
 # ------------------------------------------------------------------------------------------------------ masks (3, 5, 6, 14, 20)

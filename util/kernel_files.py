@@ -45,8 +45,9 @@ def load_kernel(path, flip=False, centre=False):
     kernel = kernel.clip(0)
     border = np.concatenate([kernel[0], kernel[-1], kernel[:, 0], kernel[:, -1]])
     if min(kernel.shape) > 2 and kernel.min() < kernel.max() and np.median(border) > BRIGHT_BORDER * kernel.max():
-        said.append(f"its border is not dark ({np.median(border) / kernel.max():.0%} of its largest value) and counts as blur: subtract the background, "
-                    "turn black on white round, cut a plot's frame off")
+        share = np.median(border) / kernel.max()
+        said.append(f"its border is not dark ({share:.0%} of its largest value) and counts as blur: subtract the background, turn black on white round, "
+                    "cut a plot's frame off")
     kernel = np.pad(kernel, [(0, 1 - side % 2) for side in kernel.shape])
     kernel = kernel[::-1, ::-1] if flip else kernel
     kernel = kernel / kernel.sum()
@@ -54,6 +55,6 @@ def load_kernel(path, flip=False, centre=False):
     if centre:
         kernel = centred(kernel)
     elif max(abs(down), abs(right)) >= OFF_CENTRE:
-        said.append(f"its centre of mass lies {abs(down):.1f} px {'below' if down > 0 else 'above'} and {abs(right):.1f} px {'right' if right > 0 else 'left'} "
-                    "of its middle, by which the result moves (--centre-kernel)")
+        rows, columns = f"{abs(down):.1f} px {'below' if down > 0 else 'above'}", f"{abs(right):.1f} px {'right' if right > 0 else 'left'}"
+        said.append(f"its centre of mass lies {rows} and {columns} of its middle, by which the result moves (--centre-kernel)")
     return torch.from_numpy(np.ascontiguousarray(kernel)).float()[None], said

@@ -43,11 +43,12 @@ def mask_of(given, path, name):
         found = [file for file in found if os.path.isfile(file) and not os.path.samefile(file, path)]
         exact = [file for file in found if os.path.splitext(os.path.basename(file))[0] == stem]
         if len(exact or found) > 1:
-            raise UserError(f"--mask {given}: has several masks for {path} ({listed([os.path.basename(file) for file in exact or found])}); leave one there")
+            several = listed([os.path.basename(file) for file in exact or found])
+            raise UserError(f"--mask {given}: has several masks for {path} ({several}); leave one there")
         if found:
             return (exact or found)[0]
-    raise UserError(f"--mask {given}: has no file called {os.path.basename(name)} or {os.path.basename(name)}_mask, for {path}; put it there or name one "
-                    "file for all")
+    stem = os.path.basename(name)
+    raise UserError(f"--mask {given}: has no file called {stem} or {stem}_mask, for {path}; put it there or name one file for all")
 
 
 def _brightness(path):

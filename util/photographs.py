@@ -120,7 +120,8 @@ def _values(path, opened, remarks):
     if wide and not is_grey_mode(opened.mode):
         refuse_dark_colours(opened, path)
         pixels = _wide_colours(path, opened)
-        if pixels is not None and pixels.dtype == np.uint16 and pixels.shape[:2] == opened.size[::-1] and pixels.ndim == 3 and pixels.shape[2] in (3, 4):
+        expected = [(*opened.size[::-1], channels) for channels in (3, 4)]
+        if pixels is not None and pixels.dtype == np.uint16 and pixels.shape in expected:
             if turn:
                 planes = [Image.fromarray(pixels[..., c].copy()).transpose(Image.Transpose[turn]) for c in range(pixels.shape[2])]
                 pixels = np.stack([np.asarray(plane) for plane in planes], -1)
@@ -147,7 +148,7 @@ def read_photograph(path, linear=False):
     """A file -> its Photograph, upright, its colours in sRGB or, `linear`, in linear light. Raises UserError, with what to do, for what cannot
     be read."""
     if path.lower().endswith(RAW):
-        raise PictureError(f"{path}: is a camera's raw file; develop it first (darktable, RawTherapee, the maker's program) and save 16-bit TIFF or PNG")
+        raise PictureError(f"{path}: is a camera's raw file; develop it first (darktable, RawTherapee, …) and save 16-bit TIFF or PNG")
     remarks = []
     try:
         with Image.open(path) as opened:
