@@ -45,6 +45,7 @@ class Annealed:
     zeta: float = field(default=1.0, metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"})
     guided: bool = False
     runs: int = 1
+    finds_unknown = True  # also what an operator does not know of itself
 
     def __call__(self, g, task, sigma, on_step):
         if isinstance(task, UnknownTask):
