@@ -12,10 +12,11 @@ demo: $(VENV)/installed
 	    $(BIN)/python $$method.py --task $$task --preset fast -l results/make-demo/$$method --name demo --cuda -1; done; done
 	$(BIN)/python dmilo.py --measured data/photo/scratched.png --mask data/photo/scratched_mask.png --preset fast \
 	    -l results/make-demo/photo --name demo --cuda -1
-	@echo; echo "Look at (origin | measurement | final):"; ls -1 results/make-demo/*/demo/*/demo/grid.png
+	@$(BIN)/python -m experiment.report results/make-demo
+	@echo "Open results/make-demo/report.html in a browser: all pictures side by side."
 
 # Two processes of one thread each: faster than one of two.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -n 2 --dist worksteal
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -rs -n 2 --dist worksteal
 
 test: $(VENV)/installed
 	$(TESTS) -m "not slow"

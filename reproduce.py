@@ -6,8 +6,9 @@
 
 Writes table.md, table.csv, table.tex (mean ± standard deviation over the images, best value in bold; `final` is the last
 iterate, `chosen` where a rule would have stopped without the truth, `best` the one that an oracle chose by its PSNR), strips.png (origin,
-measurement, each method's final picture; a row an image) and convergence.png (PSNR and residual against network evaluations). A table
-with the key `memory` is the first three of peak memory by the length of the chain, as `benchmark.py memory` measures it.
+measurement, each method's final picture; a row an image), convergence.png (PSNR and residual against network evaluations) and report.html
+(a page with all of it, two pictures at a time under a slider). A table with the key `memory` is the first three of peak memory by the
+length of the chain, as `benchmark.py memory` measures it.
 """
 import argparse
 import json
@@ -25,6 +26,7 @@ from experiment.jobs import Job, command, folder, has_images, images, left, run_
 from experiment.methods import BASELINES, OURS
 from experiment.pictures import picture, write_strips
 from experiment.recorder import METRICS, WHICH, statistics
+from experiment.report import load_run, write_runs
 from util.config import Section, load_yaml
 from util.devices import choose_device
 from util.files import UserError, here_or_project, project
@@ -201,6 +203,12 @@ def convergence_groups(jobs):
     return groups
 
 
+def finished_runs(jobs):
+    """The runs of those jobs that have finished images, with these alone, for a page."""
+    found = {job: sound_records(job) for job in jobs if os.path.exists(os.path.join(folder(job), "summary.json"))}
+    return [load_run(folder(job))._replace(records=records) for job, records in found.items()]
+
+
 def write_memory(out, path, cuda):
     """The table of a file with the key `memory`."""
     header, rows = memory_table(*load_memory_table(path), choose_device(cuda))
@@ -278,8 +286,9 @@ def main():
     if blocks:
         write_strips(os.path.join(out, "strips.png"), blocks)
     plots.convergence(os.path.join(out, "convergence.png"), convergence_groups(table))
+    write_runs(out, finished_runs(table))
     print("\n".join(lines))
-    print(f"wrote {out}/ (table.md, table.csv, table.tex, strips.png, convergence.png, runs/)")
+    print(f"wrote {out}/ (table.md, table.csv, table.tex, strips.png, convergence.png, report.html, runs/)")
     if broken:
         raise UserError(f"{broken} of {len(jobs)} runs failed, their own messages stand above; the same command tries them again")
     if incomplete:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from guided_diffusion.ddim import ABAR, Level, predict_x0
 from solvers.least_squares import adjoint, noise_level
 from solvers.method import Iterate, Method, Row
 from util.files import UserError
@@ -26,14 +25,7 @@ class DeepinvDiffPIRHyperparameters(Row):
 
 def denoiser(g):
     """The chain's network as deepinv's denoisers are called: f(x, sigma), x (B, 3, H, W) in [0, 1] with noise of sigma."""
-
-    def denoised(x, sigma):
-        abar = 1 / (1 + (2 * float(sigma)) ** 2)
-        level = Level(min(range(len(ABAR)), key=lambda t: abs(ABAR[t] - abar)), abar, 1.0)
-        noisy = abar**0.5 * (2 * x - 1)
-        return (predict_x0(noisy, g.eps(noisy, level), abar) + 1) / 2
-
-    return denoised
+    return lambda x, sigma: (g.denoised(2 * x - 1, 2 * float(sigma)) + 1) / 2
 
 
 def deepinv_diffpir(g, operator, y, z_0, h, on_step, state=None):

@@ -10,10 +10,9 @@ from experiment.hyperparameters import load_hyperparameters, row_names
 from experiment.methods import OURS, load_method
 from experiment.problem import SMALLEST, Problem
 from experiment.restoration import Iterates
-from experiment.runner import choose_tile
 from guided_diffusion.physics import as_task, is_physics
 from guided_diffusion.prior import load_model_config, load_prior
-from guided_diffusion.tiles import AnySize
+from guided_diffusion.tiles import AnySize, choose_tile
 from solvers.least_squares import is_linear, silent
 from util.devices import first_line
 from util.files import UserError
@@ -48,12 +47,29 @@ def refuse(y, sigma, task, size, seed, samples):
         raise UserError(f"task: is {task!r}, must be one of {', '.join(sorted(row_names()))}")
 
 
+def is_of_one_channel(A, y, size):
+    """Is y what A makes of pictures of one channel, (B, 1, H, W), and of no others?"""
+
+    def shape(channels):
+        try:
+            with torch.no_grad():
+                return A(torch.zeros(len(y), channels, *size, device=y.device)).shape
+        except Exception:  # whatever an operator of somebody's says of pictures that it is not made for
+            return None
+
+    return shape(3) != y.shape == shape(1)
+
+
 def problem_of(y, operator, sigma, size):
-    """The Problem of y = operator(x) + noise, or of a physics of deepinv, for pictures x of `size` (H, W). Raises UserError for what cannot
-    be one."""
+    """The Problem of y = operator(x) + noise, or of a physics of deepinv, for pictures x of `size` (H, W). Those of one channel stand in x three
+    times, as grey photographs do. Raises UserError for what cannot be one."""
     try:
+        grey = is_of_one_channel(operator, y, size)
         if is_physics(operator):
-            y, operator, sigma = as_task(operator, y, sigma, size)
+            y, operator, sigma = as_task(operator, y, sigma, (1 if grey else 3, *size))
+        if grey:
+            one, y = operator, torch.cat([y] * 3, 1)
+            operator = lambda x: torch.cat([one(channel) for channel in x.split(1, 1)], 1)
         x = torch.zeros(len(y), 3, *size, device=y.device, requires_grad=True)
         out = operator(x)
         torch.autograd.grad(out.sum(), x)
@@ -64,7 +80,7 @@ def problem_of(y, operator, sigma, size):
         raise UserError(f"operator: {said}; it must be a differentiable function of (B, 3, H, W), say their size=(H, W)") from error
     if out.shape != y.shape:
         raise UserError(f"y: is {tuple(y.shape)}, operator gives {tuple(out.shape)} for pictures of {size[0]} x {size[1]}; say their size=(H, W)")
-    return Problem([str(i) for i in range(len(y))], operator, y, sigma, {}, tuple(size), None)
+    return Problem([str(i) for i in range(len(y))], operator, y, sigma, {}, tuple(size), None, grey=grey)
 
 
 def device_of(device, y):
@@ -114,6 +130,6 @@ def restore(y, operator, sigma=0.01, prior="demo", method="dmilo", preset="fast"
             if not torch.isfinite(iterate.x).all():
                 raise UserError(f"restore: {iterate.name} is not finite; the operator's values or gradients may be too large, scale it and y")
             if on_iterate:
-                on_iterate(iterate.name, iterate.x)
-        found.append(iterate.x)
-    return torch.stack(found) if samples > 1 else iterate.x
+                on_iterate(iterate.name, problem.shown(iterate.x))
+        found.append(problem.shown(iterate.x))
+    return torch.stack(found) if samples > 1 else found[0]

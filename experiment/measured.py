@@ -1,196 +1,135 @@
-"""Pictures that were measured, with their masks or kernels, as a command line names them: Problems without a truth."""
+"""Pictures that were measured, as a command line names them: Problems without a truth. What was measured of them stands in `kinds`."""
+import hashlib
+import math
 import os
 
 import numpy as np
-import pywt
 import torch
-import torch.nn.functional as F
-from skimage.restoration import estimate_sigma
 
+from experiment.kinds import Inpainting, beside, kind_of
 from experiment.pictures import kernel_picture, picture
 from experiment.problem import Problem, chosen, refuse_small
-from guided_diffusion.blind import UnknownBlur
-from guided_diffusion.kernels import correlating
-from guided_diffusion.measurements import masking, reducing
-from util.files import UserError
-from util.images import is_grey, list_images, load_image, load_kernel, load_mask
+from guided_diffusion.measurements import masking
+from util.files import PictureError, UserError
+from util.images import find_images, load_image, say_unread
+from util.kernel_files import load_kernel
+from util.masks import around_holes, without_masks
+from util.noise import estimate_noise
+from util.photographs import read_photograph
 
 LEAST_SIGMA = 1 / 255  # of an 8-bit file, in units of [-1, 1]: half a level
-ENOUGH = 100  # blocks of pixels from whose median the noise is told
-TO_SIGMA = 0.6744897501960817  # the median of |n|, n standard normal (Donoho & Johnstone 1994)
+STEP = 1.1  # between two estimates that count as different; they err by more
+LARGEST_SIGMA = 0.5  # beyond it what an estimate finds is no noise
+NOT_WHITE = {
+    "coloured": "its noise is not white (a camera's, a JPEG's, a resized picture's) and is not removed well; reduce the picture by two first, or say a "
+    "sigma that suits you with --sigma",
+    "dithered": "its pixels differ by more than noise, as those of dithered or black and white pictures do; reduce it by four first, or say --sigma",
+    "hidden": "no place in it is flat enough to tell noise from texture; its sigma holds for white noise, say --sigma for a JPEG or a resized picture",
+}
+LASTING = ("scale", "blind", "sigma", "stop")  # settings that have to be the same when a run goes on; and, where they are given:
+LASTING_GIVEN = ("filter", "invert_mask", "grow", "centre_kernel", "linear", "keep_observed")
 
 
-def sigma_of_observed(y, mask):
-    """The noise's standard deviation, in y's units, from observed pixels alone; y: (1, 3, H, W), mask: (1, 1, H, W).
-
-    The median size of what a wavelet's diagonal high pass (Daubechies 2, as skimage's estimate_sigma takes it; the shorter Haar
-    where little is left) says of blocks that lack no pixel. None where there are too few of those, too.
-    """
-    for wavelet in ("db2", "haar"):
-        taps = torch.tensor(pywt.Wavelet(wavelet).dec_hi)
-        n = len(taps)
-        whole = F.conv2d(mask, torch.ones(1, 1, n, n)) == n * n
-        if whole.sum() >= ENOUGH:
-            details = F.conv2d(y.transpose(0, 1), torch.outer(taps, taps)[None, None])
-            return details.masked_select(whole).abs().median().item() / TO_SIGMA
-    return None
-
-
-class Denoising:
-    """The picture itself, under noise; the other kinds of measurement say what differs.
-
-    given(path, y): what the command line's files say of one picture, as a Problem's `drawn`; size(y, given): (H, W) of the picture
-    that is restored; operator(given, size, device): A; border: see Problem; sigma(y, given): an estimate of the noise, or None.
-    """
-
-    estimated = "estimated"
-
-    def __init__(self, args):
-        pass
-
-    def given(self, path, y):
-        return {}
-
-    def border(self, given):
-        return 0, 0
-
-    def size(self, y, given):
-        rows, columns = self.border(given)
-        return y.shape[-2] + 2 * rows, y.shape[-1] + 2 * columns
-
-    def operator(self, given, size, device):
-        return lambda x: x
-
-    def sigma(self, y, given):
-        return float(estimate_sigma(y[0].numpy(), channel_axis=0, average_sigmas=True))
+def measured_files(args):
+    """(paths, what the names are relative to or None, {folder: what else is in it}) of --measured: files, and the images of folders, without the
+    masks that lie beside them."""
+    paths, unread = [], {}
+    for one in args.measured:
+        if os.path.isdir(one):
+            found, unread[one] = find_images(one, "--measured")
+            paths += [os.path.join(one, name) for name in found]
+        else:
+            paths.append(one)
+    paths = without_masks(paths) if args.mask else paths
+    if len(args.measured) == 1 and os.path.isdir(args.measured[0]):
+        return paths, args.measured[0], unread
+    own_names = {os.path.splitext(os.path.basename(path))[0].lower() for path in paths}
+    if len(own_names) == len(paths):
+        return paths, None, unread
+    return paths, os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]), unread
 
 
-def beside(option, given, path):
-    """The file that belongs to the picture `path`: `given` itself or, in that folder, the one of the same name."""
-    if not os.path.isdir(given):
-        return given
-    name = os.path.splitext(os.path.basename(path))[0]
-    found = sorted(file for file in os.listdir(given) if os.path.splitext(file)[0] == name)
-    if not found:
-        raise UserError(f"--{option} {given}: has no file called {name}, for {path}; put it there or name one file for all")
-    return os.path.join(given, found[0])
-
-
-class Inpainting(Denoising):
-    """Pixels are missing where a mask is dark."""
-
-    estimated = "estimated from the observed pixels"
-
-    def __init__(self, args):
-        self.masks = args.mask
-
-    def given(self, path, y):
-        file = beside("mask", self.masks, path)
-        mask = load_mask(file)
-        if mask.shape[-2:] != y.shape[-2:]:
-            sizes = [f"{x.shape[-1]} x {x.shape[-2]}" for x in (mask, y)]
-            raise UserError(f"{file}: is {sizes[0]}, {path} is {sizes[1]}; make the mask of the picture's size")
-        return {"mask": mask}
-
-    def operator(self, given, size, device):
-        return masking(given["mask"].to(device))
-
-    def sigma(self, y, given):
-        return sigma_of_observed(y, given["mask"])
-
-
-class Deblurring(Denoising):
-    """Blurred by a kernel. What lies beyond the border has been blurred into the picture and is restored along with it, half a kernel
-    wide: nothing has to be assumed of it."""
-
-    def __init__(self, args):
-        self.kernels, self.flip = args.kernel, args.flip_kernel
-
-    def given(self, path, y):
-        file = beside("kernel", self.kernels, path)
-        kernel = load_kernel(file, self.flip)
-        (h, w), (height, width) = kernel.shape[-2:], y.shape[-2:]
-        if h > height or w > width:
-            raise UserError(f"{file}: this kernel, {w} x {h}, is larger than {path}, {width} x {height}; cut its dark border off")
-        return {"kernel": kernel}
-
-    def border(self, given):
-        h, w = given["kernel"].shape[-2:]
-        return h // 2, w // 2
-
-    def operator(self, given, size, device):
-        return correlating(given["kernel"].to(device), size)
-
-
-class BlindDeblurring(Denoising):
-    """Blurred by a kernel that nobody knows, of at most --blind pixels a side; the border as in `Deblurring`."""
-
-    def __init__(self, args):
-        self.largest, self.side = args.blind, (args.blind - 1) | 1  # odd
-
-    def given(self, path, y):
-        if self.side > min(y.shape[-2:]) // 2:
-            raise UserError(f"--blind {self.largest}: is too large a kernel for {path}, {y.shape[-1]} x {y.shape[-2]}; half a side is the most")
-        return {}
-
-    def border(self, given):
-        return self.side // 2, self.side // 2
-
-    def operator(self, given, size, device):
-        return UnknownBlur(self.side, size, device, mirror=False)
-
-
-class SuperResolution(Denoising):
-    """Bicubically reduced by a whole factor."""
-
-    def __init__(self, args):
-        self.factor = args.scale
-
-    def size(self, y, given):
-        return y.shape[-2] * self.factor, y.shape[-1] * self.factor
-
-    def operator(self, given, size, device):
-        return reducing(size, self.factor, device)
-
-
-KINDS = {"mask": Inpainting, "kernel": Deblurring, "blind": BlindDeblurring, "scale": SuperResolution}
-
-
-def measured_files(given):
-    """The paths of --measured: files, and the images of folders."""
-    return [path for one in given for path in (list_images(one) if os.path.isdir(one) else [one])]
+def digest(y):
+    return hashlib.blake2b(np.ascontiguousarray(y).tobytes(), digest_size=16).digest()
 
 
 class Measured:
-    """The pictures of --measured; what a run asks of them stands at `experiment.problem.Simulated`. Raises UserError for a file that
-    cannot be what the command line says. `report` has a line a picture."""
+    """The pictures of --measured; what a run asks of them stands at `experiment.problem.Simulated`. Each is read at the beginning, to tell what
+    will be done with it, and again when its turn comes: none is kept. `failed`: {name: why} of those that cannot be restored while others
+    can; `report` has a line a picture, `warnings` what is worth a warning. Raises UserError for a file that cannot be what the command line
+    says, and where no picture is left."""
 
     def __init__(self, args, prior_size):
         if args.sigma == 0:
             raise UserError("--sigma 0: no file is without noise, of 8 bits it is 1/255 at least; leave the option out for an estimate")
-        self.kind = next((kind for option, kind in KINDS.items() if getattr(args, option) is not None), Denoising)(args)
-        self.lasting = {"measured": True, "scale": args.scale, "blind": args.blind, "sigma": args.sigma, "stop": args.stop}
-        paths = chosen(args, measured_files(args.measured), None)
-        self.names, self.y, self.given, self.keys, self.report = list(paths), {}, {}, {}, []
-        for name, path in paths.items():
-            y = load_image(path)
-            self.given[name] = given = self.kind.given(path, y)
-            complete = "mask" in given and bool(given["mask"].all())
-            size = self.kind.size(y, given)
-            refuse_small(path, size, prior_size)
-            sigma, source = (args.sigma, "--sigma") if args.sigma else self._estimate(path, y, given, complete)
-            self.y[name] = y * given.get("mask", 1)
-            self.keys[name] = (size, tuple(y.shape), sigma, is_grey(path), complete)
-            about = "its mask has no hole: nothing to do, copied" if complete else f"sigma {sigma:.4f} ({source})"
-            self.report.append(f"{name}: {y.shape[-1]} x {y.shape[-2]}, {args.task}, {about}")
+        self.args, self.kind, self.margin = args, kind_of(args), prior_size // 2
+        self.lasting = {"measured": True, **{key: getattr(args, key) for key in LASTING}}
+        self.lasting.update({key: getattr(args, key) for key in LASTING_GIVEN if getattr(args, key)})
+        paths, folder, unread = measured_files(args)
+        self.paths = chosen(args, paths, folder)
+        for one, others in unread.items():
+            say_unread(one, others)
+        self.keys, self.digests, self.failed, self.report, self.warnings = {}, {}, {}, [], []
+        for name, path in self.paths.items():
+            try:
+                photo = read_photograph(path, args.linear)
+                refuse_small(path, [side * (args.scale or 1) for side in photo.x.shape[-2:]], prior_size)
+                self._look_at(name, path, photo)
+            except PictureError as error:
+                self.failed[name] = str(error)
+        if not self.keys:
+            raise PictureError(next(iter(self.failed.values())))
+        self.names = list(self.keys)
 
-    def _estimate(self, path, y, given, complete):
-        sigma = 0.0 if complete else self.kind.sigma(y, given)
-        if sigma is None:
-            raise UserError(f"{path}: too few neighbouring pixels are observed to estimate the noise; say it with --sigma")
-        if sigma < LEAST_SIGMA:
-            return LEAST_SIGMA, "an 8-bit file's least"
-        return sigma, self.kind.estimated
+    def _measurement(self, name, photo):
+        """(y, what the kind is given of it, what is told of that, warnings)."""
+        given, told, warnings = self.kind.given(self.paths[name], name, photo)
+        if self.kind.knows_mask and "mask" not in given:
+            visible, unclipped = photo.visible, self.kind.unclipped(photo, given)
+            parts = [(visible, "transparent"), (unclipped, "lit by lamps brighter than white")]
+            told += [f"{1 - part.mean().item():.1%} {why} and left out of the measurement" for part, why in parts if not part.all()]
+            given["mask"] = visible * unclipped
+        if "mask" in given and not given["mask"].any():
+            raise PictureError(f"{self.paths[name]}: nothing of it is left to restore it from; it is transparent or clipped where its mask is white")
+        return photo.x * given.get("mask", 1), given, told, warnings
+
+    def _window(self, given):
+        """(rows, columns) of the picture that are worked through: where the rest stays as it is, what lies around the holes."""
+        if not self.args.keep_observed or given["mask"].all():
+            return slice(None), slice(None)
+        return around_holes(given["mask"], self.margin)
+
+    def _look_at(self, name, path, photo):
+        y, given, told, warnings = self._measurement(name, photo)
+        mask, whole = given.get("mask", torch.ones_like(y[:, :1])), y.shape[-2:]
+        complete = isinstance(self.kind, Inpainting) and self.args.mask is not None and bool(mask.all())
+        sigma, source, kind = self._sigma(path, y, mask, complete)
+        warnings += [f"{path}: {NOT_WHITE[kind]}"] if kind in NOT_WHITE else []
+        y, share = y[(..., *self._window(given))], 1 - mask.mean().item()
+        told += [f"{y.shape[-1]} x {y.shape[-2]} around the holes worked through"] if y.shape[-2:] != whole else []
+        self.keys[name] = (tuple(self.kind.size(y, given)), tuple(y.shape), sigma, photo.grey, complete)
+        self.digests[name] = digest(y[0].numpy())
+        about = "its mask has no hole: nothing to do, copied" if complete else f"sigma {sigma:.4f} ({source})"
+        missing = [f"{share:.1%} missing"] if isinstance(self.kind, Inpainting) and not mask.all() else []
+        form = f"{'grey' if photo.grey else 'RGB'}{' with opacity' if photo.alpha is not None else ''}, {photo.bits} bits"
+        assumed = [self.kind.assumed] if self.kind.assumed else []
+        parts = [f"{whole[1]} x {whole[0]}", self.args.task, about, *missing, *told, *assumed, form, *photo.remarks]
+        self.report.append(f"{name}: {', '.join(parts)}")
+        self.warnings += [one for one in warnings if one not in self.warnings]
+
+    def _sigma(self, path, y, mask, complete):
+        """(the noise's standard deviation, an estimate in steps of STEP, so that pictures of one camera share batches; where it is from; of what
+        kind)."""
+        if self.args.sigma:
+            return self.args.sigma, "--sigma", None
+        noise = None if complete else estimate_noise(y, mask)
+        if noise is None and not complete:
+            raise PictureError(f"{path}: too few neighbouring pixels are observed to estimate the noise; say it with --sigma")
+        if complete or noise.sigma < LEAST_SIGMA:
+            return LEAST_SIGMA, "an 8-bit file's least", noise and noise.kind
+        sigma = min(noise.sigma, LARGEST_SIGMA)
+        kind = noise.kind if sigma == noise.sigma else "dithered"
+        return STEP ** round(math.log(sigma, STEP)), "estimated" if mask.all() else "estimated from the observed pixels", kind
 
     def key(self, name):
         return self.keys[name]
@@ -198,20 +137,35 @@ class Measured:
     def problem(self, names, rng, device):
         """rng is not drawn from: the measurement is there."""
         size, _, sigma, grey, complete = self.keys[names[0]]
-        drawn = {key: torch.cat([self.given[name][key] for name in names]).to(device) for key in self.given[names[0]]}
-        y = torch.cat([self.y[name] for name in names]).to(device)
-        border = self.kind.border(drawn)
-        return Problem(names, self.kind.operator(drawn, size, device), y, sigma, drawn, size, None, border, grey, complete)
+        photos = [read_photograph(self.paths[name], self.args.linear) for name in names]
+        ys, given, *_ = zip(*(self._measurement(name, photo) for name, photo in zip(names, photos)))
+        windows = [self._window(one) for one in given]
+        ys = [y[(..., *window)] for y, window in zip(ys, windows)]
+        cut = lambda key, value, window: value[(..., *window)] if key == "mask" else value
+        drawn = {key: torch.cat([cut(key, one[key], window) for one, window in zip(given, windows)]).to(device) for key in given[0]}
+        A = self.kind.operator(drawn, size, device)
+        if "mask" in drawn:
+            seen = masking(drawn["mask"])
+            if drawn["mask"].all():
+                del drawn["mask"]
+        brought = [{"bits": photo.bits, "alpha": photo.alpha, "tags": photo.tags, "whole": photo.x[0], "window": window}
+                   for photo, window in zip(photos, windows)]
+        operator = (lambda x: seen(A(x))) if "mask" in drawn else A
+        return Problem(names, operator, torch.cat(ys).to(device), sigma, drawn, size, None, self.kind.border(drawn), grey, complete,
+                       brought=brought, linear=self.args.linear, keep=self.args.keep_observed)
 
     def refuse_others(self, directory):
         """Raise UserError where a run's folder has begun one of the pictures with another measurement or kernel."""
-        for name, y in self.y.items():
+        for name in self.names:
             folder = os.path.dirname(picture(directory, name, "measurement"))
             path = os.path.join(folder, "measurement.npy")
-            if os.path.exists(path) and not np.array_equal(np.load(path), y[0].numpy()):
+            if not os.path.exists(path):
+                continue
+            if digest(np.load(path)) != self.digests[name]:
                 raise UserError(f"{path}: is not the measurement that {name} is now; rename the new one or choose another --name NAME")
             path = os.path.join(folder, "kernel.png")
-            if os.path.exists(path) and "kernel" in self.given[name]:
-                then, now = load_image(path)[0, :1], kernel_picture(self.given[name]["kernel"][0])
+            if os.path.exists(path) and self.args.kernel is not None:
+                kernel = load_kernel(beside("kernel", self.args.kernel, self.paths[name], name), self.args.flip_kernel, self.args.centre_kernel)[0]
+                then, now = load_image(path)[0, :1], kernel_picture(kernel[0])
                 if then.shape != now.shape or (then - now).abs().max() > 2 / 255:
                     raise UserError(f"{path}: is not the kernel that {name} has now; choose another --name NAME")

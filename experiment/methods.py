@@ -8,7 +8,7 @@ import importlib
 from util.files import UserError
 
 OURS = ("dmilo", "dmilo-pgd")
-BASELINES = ("least_squares", "total_variation", "diffpir", "deepinv_diffpir", "dmplug", "dps", "reddiff", "daps")
+BASELINES = ("least_squares", "total_variation", "denoiser", "dpir", "diffpir", "deepinv_diffpir", "dmplug", "dps", "reddiff", "daps")
 
 
 def module(name):

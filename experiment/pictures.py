@@ -2,6 +2,7 @@
 import math
 import os
 
+import numpy as np
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
@@ -37,6 +38,12 @@ def fitted(image, side):
     return image.resize(size, Image.NEAREST if max(image.size) <= side else Image.LANCZOS)
 
 
+def in_8_bits(image):
+    """A result's picture as the others are: of 16 bits Pillow would paste the lower 8, and opacity has no place in a grid."""
+    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I") else image
+    return image.convert("RGB")
+
+
 def write_grid(directory, records):
     """grid.png: a row an image (the first ROWS that have not failed), read back from images/<name>/: the truth where there is one,
     the measurement, and the last iterate with its PSNR or, without a truth, the chosen one. Pictures are enlarged to CELL pixels,
@@ -47,7 +54,7 @@ def write_grid(directory, records):
         return
     known = any("psnr" in record for record in shown.values())
     columns = ["origin", "measurement", "final"] if known else ["measurement", "result"]
-    rows = [[Image.open(picture(directory, name, column)) for column in columns] for name in shown]
+    rows = [[in_8_bits(Image.open(picture(directory, name, column))) for column in columns] for name in shown]
     cell = min(max(CELL, *(max(row[-1].size) for row in rows)), LARGEST)
     rows = [[fitted(one, cell) for one in row] for row in rows]
     heights = [max(one.height for one in row) for row in rows]

@@ -7,8 +7,9 @@ import torch
 
 from experiment.pictures import picture
 from guided_diffusion.measurements import load_measurement, load_task
-from util.files import UserError, say
+from util.files import PictureError, UserError, say
 from util.images import find_images, image_names, is_grey, load_image, say_unread
+from util.photographs import from_linear
 
 SMALLEST = 32  # pixels a side; AlexNet, which measures LPIPS, needs as many
 
@@ -26,6 +27,9 @@ class Problem:
     a picture of one channel, which stands in x and y three times? complete: is y the picture already? nearest: where the
     measurement cannot tell pictures apart, a function of x and truth, (3, H, W): the one of them that is nearest to truth, and which it is.
     informed: where `operator` has to find a part of itself and somebody knows it, the operator with that part.
+    brought: of photographs, what their results' files take over, {"bits", "alpha", "tags"} of `util.images.save_image` each, and the
+    photograph and where x lies in it, {"whole": (3, H', W'), "window": (rows, columns)}; linear: are x and y in linear light? keep: are
+    measured pixels of the result those of y?
     """
 
     names: list
@@ -40,11 +44,16 @@ class Problem:
     complete: bool = False
     nearest: callable = None
     informed: callable = None
+    brought: list = None
+    linear: bool = False
+    keep: bool = False
 
     def shown(self, x):
-        """What of restored pictures x (B, 3, H, W) is kept: the measured part, and of a grey one the channels' mean."""
+        """What of restored pictures x (B, 3, H, W) is kept: the measured part, in sRGB, and of a grey one the channels' mean."""
         rows, columns = self.border
         x = x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns]
+        x = torch.where(self.drawn["mask"] > 0, self.y, x) if self.keep and "mask" in self.drawn else x
+        x = from_linear(x) if self.linear else x
         return x.mean(1, keepdim=True) if self.grey else x
 
 
@@ -66,7 +75,7 @@ def refuse_small(path, size, prior_size):
     """Raise UserError for a picture of `size` (H, W) that is too small for the network and the metrics."""
     smallest = min(SMALLEST, prior_size)
     if min(size) < smallest:
-        raise UserError(f"{path}: {size[1]} x {size[0]} pixels are too few to restore, {smallest} x {smallest} are the least; enlarge it first")
+        raise PictureError(f"{path}: {size[1]} x {size[0]} pixels are too few to restore, {smallest} x {smallest} are the least; enlarge it first")
 
 
 class Simulated:
@@ -74,7 +83,7 @@ class Simulated:
 
     What a run asks of its pictures, here and in `experiment.measured`: names; key(name): what those of one batch must share,
     first of all the size (H, W) that is restored; problem(names, rng, device); lasting: what has to be the same when the run
-    goes on; refuse_others(directory).
+    goes on; failed: {name: why} of what could not be read; refuse_others(directory).
     """
 
     def __init__(self, args, prior_size):
@@ -88,7 +97,7 @@ class Simulated:
         paths = chosen(args, [os.path.join(args.data, name) for name in found], args.data)
         say_unread(args.data, others)
         self.images = {name: load_image(path, prior_size if args.resize else None) for name, path in paths.items()}
-        self.measurements, self.keys = {}, {}
+        self.measurements, self.keys, self.failed = {}, {}, {}
         for name, path in paths.items():
             size = tuple(self.images[name].shape[-2:])
             refuse_small(path, size, prior_size)

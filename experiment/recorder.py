@@ -32,15 +32,17 @@ class ImageRecord:
     measurement: its y; drawn: its part of the Problem's; truth: (3, H, W) or, grey, (1, H, W), in [-1, 1], or None: then there are
     no metrics, and the chosen iterate is the result, which restored/<name>.png repeats; sigma: the noise's standard deviation, for the
     record; nearest: the Problem's. Where it has one, the record says in `turned` which picture was the nearest to the truth, has the PSNR of
-    the iterate itself in `psnr_unturned` and, if it is of a picture's shape, the measurement's figures; rule, single: see `experiment.stop.stop`.
+    the iterate itself in `psnr_unturned` and, if it is of a picture's shape, the measurement's figures; rule, single: see `experiment.stop.stop`;
+    brought: what the result's file takes over from a photograph's, see `Problem`.
     """
 
-    def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma, nearest, rule, single):
+    def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma, nearest, rule, single, brought=None):
         self.restored = os.path.join(directory, "restored", f"{name}.png")
         self.pictures = os.path.join(directory, "images", name)
         self.record_path = record_path(directory, name)
         self.truth, self.metrics, self.nearest = truth, metrics, nearest
-        self.rule, self.single = rule, single
+        self.rule, self.single, self.brought = rule, single, dict(brought or {})
+        self.whole, self.window = self.brought.pop("whole", None), self.brought.pop("window", None)
         figures = METRICS if truth is not None else ()
         self.record = {"sigma": sigma, **{key: [] for key in (*figures, *LEFT, "iterates", "ends_outer", "evaluations", "elapsed")}}
         if truth is not None:
@@ -66,6 +68,14 @@ class ImageRecord:
 
     def _save(self, picture, x):
         save_image(os.path.join(self.pictures, f"{picture}.png"), x)
+
+    def _in_its_place(self, x):
+        """x as a part of the photograph of which no more was worked through; else x."""
+        if self.window in (None, (slice(None), slice(None))):
+            return x
+        whole = self.whole[: len(x)].clone()
+        whole[(slice(None), *self.window)] = x.to(whole)
+        return whole
 
     def _nearest(self, x):
         """(of the pictures that the measurement cannot tell from x, the one nearest to the truth, which it is)."""
@@ -96,7 +106,7 @@ class ImageRecord:
         self.record["chosen"] = {"rule": self.rule if self.single else "final", "iterate": chosen, "reached": reached}
         best = chosen if self.truth is None else int(np.argmax(self.record["psnr"]))
         if best == len(self.record["iterates"]) - 1:
-            self._save("result", x)
+            save_image(os.path.join(self.pictures, "result.png"), self._in_its_place(x), **self.brought)
 
     def found(self, kernel):
         """The kernel, (k, k), that an operator has found along with the picture."""

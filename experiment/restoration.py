@@ -25,7 +25,7 @@ def draw_latents(rng, shape, h, device):
     The published code draws N + 1 latents before the chain overwrites all but the first; so does this, or the stream from which
     eta > 0 goes on drawing would be another one.
     """
-    count = -(-h.searches // 2)  # they come in opposite pairs
+    count = max(1, -(-h.searches // 2))  # they come in opposite pairs
     drawn = [rng.randn(shape) for _ in range(max(h.chain_steps + 1, count))]
     return [latent.to(device) for latent in drawn[:count]]
 
@@ -134,7 +134,8 @@ class Restoration:
             drawn = {key: value[i] for key, value in problem.drawn.items()}
             truth = None if truths is None else truths[i]
             about = metrics, problem.sigma, problem.nearest, rule, h.searches == 1
-            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, *about))
+            brought = problem.brought[i] if problem.brought else None
+            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, *about, brought))
         self.path = os.path.join(directory, "record", f"{problem.names[0]}.state")
 
     @property

@@ -17,17 +17,17 @@ from experiment.metrics import Metrics
 from experiment.pictures import write_grid
 from experiment.problem import Simulated
 from experiment.recorder import WHICH, finished_records, write_summary
+from experiment.report import write_report
 from experiment.restoration import Progress, Restoration, restore
 from guided_diffusion.prior import load_model_config, load_prior
-from guided_diffusion.tiles import AnySize, kept_per_pixel
-from util.devices import available_memory, choose_device, compile_network
-from util.files import UserError, project, say
+from guided_diffusion.tiles import AnySize, choose_tile
+from util.devices import choose_device, compile_network
+from util.files import UserError, project, say, warn
 from util.rng import BatchRandom
 
 CPU_BATCH_PIXELS = 4 * 64 * 64  # up to here a larger batch makes the CPU faster (benchmark.py inner)
 GPU_BATCH = 64  # at most; beyond it no GPU gets faster
-MEMORY_SHARE = 0.25  # of what is free, for what the network keeps for its gradient; it works with two or three times as much
-LARGEST_TILE = 4  # sides of the prior's pictures: attention's time grows with the fourth power of a tile's side
+UNEXPLAINED = 2.0  # times the noise that may be left of a photograph's measurement
 
 
 def of_rank_0(value):
@@ -36,17 +36,6 @@ def of_rank_0(value):
     if dist.is_initialized():
         dist.broadcast_object_list(shared)
     return shared[0]
-
-
-def choose_tile(model, size, prior_size, batch, device):
-    """The side of the tiles in which `batch` pictures of `size` (H, W) at once go through the network if nobody says: None, whole,
-    where that fits into memory, as pictures no larger than the prior's are taken to do. GPU's batches come down to what fits."""
-    if max(size) <= prior_size:
-        return None
-    room = MEMORY_SHARE * available_memory(device) / kept_per_pixel(model, prior_size, device) / batch
-    if size[0] * size[1] <= room:
-        return None
-    return max(prior_size, min(LARGEST_TILE * prior_size, int(room**0.5) // model.stride * model.stride))
 
 
 def eps_of_any_size(model, args, size, prior_size, device):
@@ -84,6 +73,19 @@ def choose_batch_size(eps, size, device):
     return max(1, min(GPU_BATCH, int(0.8 * free / taken)))
 
 
+def network_and_batch(args, method, config, largest, count, device, world):
+    """(the network for pictures of up to `largest`, (H, W), None where none is needed; how many of `count` pictures are restored at once if
+    nobody says)."""
+    possible = choose_batch_size(None, largest, torch.device("cpu")) if args.measured else count  # measured ones are read a batch at a time
+    if not method.uses_prior or args.summarize:
+        return None, of_rank_0(possible)
+    model = load_prior(config, args.model_config, device, args.precision)
+    eps = eps_of_any_size(model, args, largest, config["image_size"], device)
+    possible = min(choose_batch_size(eps, largest, device), -(-possible // world))  # work for every rank
+    eps.model = compile_network(eps.model, device) if args.compile else eps.model
+    return eps, of_rank_0(possible)  # their GPUs' free memory may differ, too
+
+
 def batches_of(pictures, size):
     """The pictures' names in batches of `size` at most, each of pictures that can be restored together."""
     alike = {}
@@ -117,16 +119,32 @@ def lasting_settings(args, method, h, config, pictures):
     return fixed
 
 
-def summarise(directory, head, settings, fid=None):
-    """Write the summary of what is finished and return it, None if nothing is. fid: a FrechetInceptionDistance, if asked for."""
+def summarise(directory, head, settings, failed, fid=None):
+    """Write the summary of what is finished and return it, None if nothing is. failed: {name: why} of pictures that could not be begun; fid: a
+    FrechetInceptionDistance, if asked for."""
+    unread = {name: {"failed": why} for name, why in failed.items()}
     records = finished_records(directory)
     if not records:
         return None
+    records = {**unread, **records}
     if fid:
         head = {**head, "fid": fid(directory, [name for name in records if "failed" not in records[name]])}
-        records = finished_records(directory)  # it takes minutes, in which another slice may have ended
+        records = {**unread, **finished_records(directory)}  # it takes minutes, in which another slice may have ended
     write_grid(directory, records)
     return write_summary(directory, head, records, settings)
+
+
+def unexplained(records):
+    """{name: a line} for the photographs of which far more than the noise is left: what was said of them does not hold."""
+    found = {}
+    for name, record in records.items():
+        if "failed" in record or "psnr" in record:
+            continue
+        left = record["misfit"][record["chosen"]["iterate"]]
+        if left > UNEXPLAINED * record["sigma"]:
+            found[name] = (f"what is left of the measurement, {left:.3f}, is {left / record['sigma']:.1f} times its noise: is this how it was made? (the "
+                           "--kernel, its --flip-kernel, the --filter of a reduction, the --mask, --linear)")
+    return found
 
 
 def report(summary, directory):
@@ -144,8 +162,10 @@ def report(summary, directory):
               f"spread {samples['spread']:.4f}")
     for name, why in summary["failed"].items():
         print(f"warning: {name} has failed: {why}", file=sys.stderr)
+    for name, why in unexplained(finished_records(directory)).items():
+        print(f"warning: {name}: {why}", file=sys.stderr)
     restored = "restored/, " if os.path.isdir(os.path.join(directory, "restored")) else ""
-    print(f"wrote {directory}/ ({restored}log.txt, summary.json, grid.png, images/, record/)")
+    print(f"wrote {directory}/ ({restored}log.txt, summary.json, grid.png, report.html, images/, record/)")
 
 
 def restore_batches(directory, batches, limit, build, solver, progress, after):
@@ -172,21 +192,15 @@ def run(doc, method):
     args = parse_arguments(doc, method.name)
     args.name = of_rank_0(args.name)  # their clocks may differ
     config = load_model_config(args.model_config)
-    side = config["image_size"]
     given = {"outer": args.outer, "inner": args.inner, "chain_steps": args.custom_steps}
     h = load_hyperparameters(method, args.task, args.preset, say, **given)
-    pictures = (Measured if args.measured else Simulated)(args, side)
+    pictures = (Measured if args.measured else Simulated)(args, config["image_size"])
     device = choose_device_and_precision(args, world)
     directory = os.path.join(args.logdir, args.dataset, args.task, args.name)
     if args.summarize and not finished_records(directory):
         raise UserError(f"{directory}: has no finished image to summarise yet")
     largest = max((pictures.key(name)[0] for name in pictures.names), key=math.prod)
-    eps, possible = None, len(pictures.names)
-    if method.uses_prior and not args.summarize:
-        eps = eps_of_any_size(load_prior(config, args.model_config, device, args.precision), args, largest, side, device)
-        possible = min(choose_batch_size(eps, largest, device), -(-possible // world))  # work for every rank
-        eps.model = compile_network(eps.model, device) if args.compile else eps.model
-    possible = of_rank_0(possible)  # their GPUs' free memory may differ, too
+    eps, possible = network_and_batch(args, method, config, largest, len(pictures.names), device, world)
 
     metrics = None if args.summarize or args.measured else Metrics(device)
     fid = FrechetInceptionDistance(device) if args.fid and rank == 0 else None
@@ -199,6 +213,8 @@ def run(doc, method):
     head = {"method": method.name, "dataset": args.dataset, "task": args.task}
     if rank == 0 and args.measured:
         print("\n".join(pictures.report))
+        for line in [*pictures.warnings, *pictures.failed.values()]:
+            warn(line)
 
     def build(names):
         rng = BatchRandom([args.seed] * len(names))
@@ -208,16 +224,19 @@ def run(doc, method):
     # What ends an outer iteration, in inner steps: the passes' differ.
     outer = [1] * h.outer if h.searches == 1 else [row.inner for row in h.passes for _ in range(row.starts)] or [1]
     progress = Progress(sum(map(len, batches)), outer, hidden=rank > 0)
-    restore_batches(directory, batches, args.batch_size, build, method.solver, progress, lambda: rank == 0 and summarise(directory, head, settings))
+    after = lambda: rank == 0 and summarise(directory, head, settings, pictures.failed)
+    restore_batches(directory, batches, args.batch_size, build, method.solver, progress, after)
 
     if world > 1:
         dist.barrier()
     if rank == 0:
-        report(summarise(directory, head, settings, fid), directory)
+        summary = summarise(directory, head, settings, pictures.failed, fid)
+        write_report(directory)  # not after every batch, as the rest is: of many images it takes seconds
+        report(summary, directory)
     if world > 1:
         dist.barrier()  # torchrun ends every process as soon as one has ended with code 1, and rank 0 may still be writing
         dist.destroy_process_group()
-    if any("failed" in record for name, record in finished_records(directory).items() if name in pictures.names):
+    if pictures.failed or any("failed" in record for name, record in finished_records(directory).items() if name in pictures.names):
         sys.exit(1)
 
 

@@ -3,6 +3,8 @@
 Source: Song et al., "Denoising Diffusion Implicit Models", ICLR 2021, eq. 12, with the timesteps and the clipping that
 the published DMILO code uses (StarNextDay/DMILO, ddim_sampler.py).
 """
+import bisect
+import math
 from collections import namedtuple
 from functools import partial
 
@@ -48,6 +50,15 @@ def ddim_step(x, eps, abar, abar_prev, eta=0.0, noise=None):
 
 
 Level = namedtuple("Level", "t abar abar_prev")  # a layer's timestep, and the noise levels it leads from and to
+
+
+def level_of_noise(sigma):
+    """The Level at which a picture in [-1, 1] lies under noise of standard deviation sigma, (1 - abar) / abar = sigma^2. Its timestep is a
+    fraction between those of the training, and the first or last one for less or more noise than the training knows."""
+    sigmas = [((1 - abar) / abar) ** 0.5 for abar in ABAR]
+    after = min(max(bisect.bisect(sigmas, sigma), 1), TRAINING_STEPS - 1)
+    share = math.log(max(sigma, 1e-9) / sigmas[after - 1]) / math.log(sigmas[after] / sigmas[after - 1])
+    return Level(after - 1 + min(max(share, 0.0), 1.0), 1 / (1 + sigma**2), 1.0)
 
 
 class Chain:
@@ -98,6 +109,13 @@ class Chain:
         """The noise that the network sees in x at a level: (B, 3, H, W)."""
         self.evaluations += 1
         return self.model(x, torch.full((1,), float(level.t), device=x.device))[:, :3]
+
+    def denoised(self, x, sigma):
+        """The mean of the pictures that may lie behind x, (B, 3, H, W) in [-1, 1] under noise of standard deviation sigma, by one
+        evaluation of the network."""
+        level = level_of_noise(sigma)
+        noised = level.abar**0.5 * x
+        return predict_x0(noised, self.eps(noised, level), level.abar)
 
     def _layer(self, level, x):
         noise = self.rng.randn(x.shape[1:], x.device) if self.eta > 0 else None

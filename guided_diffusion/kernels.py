@@ -2,32 +2,60 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 
 from motionblur.motionblur import Kernel
 
 
-def bicubic_matrix(size, factor):
-    """(size / factor, size) float32: bicubic reduction of one axis as MATLAB's imresize does it.
+def cubic(x, a=-0.5):
+    """The cubic interpolation kernel (Keys 1981), 0 beyond 2."""
+    x = np.abs(x)
+    inner = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    outer = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return np.where(x <= 1, inner, np.where(x <= 2, outer, 0))
 
-    The cubic (a = -0.5) is widened by the factor against aliasing, its weights are normalised to one, and the signal is
-    mirrored at its ends with the edge sample repeated. Source: assafshocher/ResizeRight's predecessor, Resizer.
-    """
 
-    def cubic(x):
-        x = np.abs(x)
-        inner = 1.5 * x**3 - 2.5 * x**2 + 1
-        outer = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-        return np.where(x <= 1, inner, np.where(x <= 2, outer, 0))
-
+def resampling_matrix(size, factor, weight, reach, width):
+    """(size / factor, size) float32: reduction of one axis by weight((centre - tap) / width), 0 beyond `reach` widths, normalised to one; the
+    signal is mirrored at its ends with the edge sample repeated. width: the factor, against aliasing, or 1."""
     centres = (np.arange(size // factor) + 0.5) * factor - 0.5
-    taps = np.floor(centres - 2 * factor)[:, None] + np.arange(4 * factor + 2)
-    weights = cubic((centres[:, None] - taps) / factor)
+    taps = np.floor(centres - reach * width)[:, None] + np.arange(2 * reach * width + 2)
+    weights = weight((centres[:, None] - taps) / width)
     weights /= weights.sum(1, keepdims=True)
     mirror = np.concatenate([np.arange(size), np.arange(size)[::-1]])
     matrix = np.zeros((size // factor, size))
     np.add.at(matrix, (np.arange(size // factor)[:, None], mirror[taps.astype(int) % (2 * size)]), weights)
     return torch.from_numpy(matrix).float()
+
+
+def bicubic_matrix(size, factor):
+    """Bicubic reduction of one axis as MATLAB's imresize does it: the cubic (a = -0.5) is widened by the factor against aliasing. Source:
+    assafshocher/ResizeRight's predecessor, Resizer."""
+    return resampling_matrix(size, factor, cubic, 2, factor)
+
+
+def lanczos_matrix(size, factor):
+    """Lanczos reduction of one axis, three lobes, widened by the factor: Pillow's LANCZOS, but for its borders."""
+    return resampling_matrix(size, factor, lambda x: np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0), 3, factor)
+
+
+def plain_cubic_matrix(size, factor):
+    """Bicubic reduction of one axis without antialiasing, a = -0.75: OpenCV's INTER_CUBIC, PyTorch's interpolate, but for their borders."""
+    return resampling_matrix(size, factor, lambda x: cubic(x, -0.75), 2, 1)
+
+
+def area_matrix(size, factor):
+    """The mean of each `factor` samples of one axis: OpenCV's INTER_AREA, Pillow's BOX and reduce, a camera's binning."""
+    return torch.eye(size // factor).repeat_interleave(factor, 1) / factor
+
+
+def nearest_matrix(size, factor):
+    """The first of each `factor` samples of one axis: x[::factor], OpenCV's INTER_NEAREST, PyTorch's nearest."""
+    return torch.eye(size)[: size // factor * factor : factor]
+
+
+FILTERS = {"bicubic": bicubic_matrix, "lanczos": lanczos_matrix, "area": area_matrix, "cubic": plain_cubic_matrix, "nearest": nearest_matrix}
 
 
 def gaussian_kernel(size, sigma, numpy_rng, torch_rng):
@@ -72,6 +100,25 @@ def correlating(kernels, size):
     (height, width), (h, w) = size, kernels.shape[-2:]
     spectrum = torch.fft.rfft2(kernels, (height, width))[:, None].conj()
     return lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * spectrum, (height, width))[..., : height - h + 1, : width - w + 1]
+
+
+def lit_beyond_white(y, kernel, clipped):
+    """Which pixels of y, (1, 3, h, w) in [-1, 1], a cross-correlation with kernel, (1, k, l), may be lit by a lamp brighter than white: (1, 1, h, w),
+    0 or 1. clipped: likewise, where y is cut off at white.
+
+    A clipped pixel means that all was white under the kernel, or that something there was brighter. If all was, what lies beside cannot be
+    darker than the part of the kernel that still covers white; where it is, by a fifth of the range, there is a lamp, and whatever the kernel
+    may have spread its light to is given.
+    """
+    weights, taps = kernel[:, None], (kernel > 0.01 * kernel.max()).float()[:, None]
+    white = (F.conv_transpose2d(clipped, taps) > 0).float()  # of what was blurred: it is larger by a kernel
+    too_dark = ((y.mean(1, keepdim=True) + 1) / 2 < F.conv2d(white, weights) - 0.2).float()
+    doubted = white * (F.conv_transpose2d(too_dark, taps) > 0)
+    labels, _ = ndimage.label(clipped[0, 0].numpy(), np.ones((3, 3)))
+    beside_lamps = (F.conv2d(doubted, taps) > 0)[0, 0].numpy()
+    lamps = np.isin(labels, np.setdiff1d(labels[beside_lamps], 0))
+    lamps = torch.from_numpy(lamps).float()[None, None]
+    return (F.conv2d((F.conv_transpose2d(lamps, taps) > 0).float(), taps) > 0).float()
 
 
 def blurring(kernels, size):

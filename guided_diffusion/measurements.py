@@ -178,9 +178,10 @@ class Inpainting(Operator):
 # ---------------------------------------------------------------------------------------------- super-resolution
 
 
-def reducing(size, factor, device):
-    """Bicubic reduction by an integer factor as a function: (B, 3, H, W) -> (B, 3, H / factor, W / factor); size: (H, W)."""
-    by_height, by_width = (bicubic_matrix(side, factor).to(device) for side in size)
+def reducing(size, factor, device, matrix=bicubic_matrix):
+    """Reduction by an integer factor as a function: (B, 3, H, W) -> (B, 3, H / factor, W / factor); size: (H, W); matrix: one of
+    `guided_diffusion.kernels.FILTERS`."""
+    by_height, by_width = (matrix(side, factor).to(device) for side in size)
 
     def reduce(x):
         # Height first, and the result laid out as (B, H, C, W) in memory: the published operator's order, which

@@ -23,11 +23,11 @@ def in_our_range(physics):
 
 
 def as_task(physics, y, sigma, size):
-    """What was measured by a physics of pictures in [0, 1], as (y, operator, sigma) of pictures in [-1, 1] and `size` (H, W). By a linear
+    """What was measured by a physics of pictures in [0, 1], as (y, operator, sigma) of pictures in [-1, 1] and `size` (C, H, W). By a linear
     one: physics.A(2 u - 1) = 2 physics.A(u) - physics.A(1)."""
     A = in_our_range(physics)
     with torch.no_grad():
-        offset = A(torch.ones(len(y), 3, *size, device=y.device)) if is_linear_physics(physics) else 0
+        offset = A(torch.ones(len(y), *size, device=y.device)) if is_linear_physics(physics) else 0
     return 2 * y - offset, A, 2 * sigma
 
 

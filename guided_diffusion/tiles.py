@@ -5,7 +5,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from guided_diffusion.kernels import mirrored_after
+from util.devices import available_memory
 
+MEMORY_SHARE = 0.25  # of what is free, for what the network keeps for its gradient; it works with two or three times as much
+LARGEST_TILE = 4  # sides of the prior's pictures: attention's time grows with the fourth power of a tile's side
 OVERLAP = 64  # pixels that neighbouring tiles share, or half a tile where that is less
 
 
@@ -76,3 +79,14 @@ def kept_per_pixel(model, prior_size, device):
         kept.pop(parameter.untyped_storage().data_ptr(), None)
     del out  # until here, or another tensor might have come to lie where a kept one was
     return sum(kept.values()) / side**2
+
+
+def choose_tile(model, size, prior_size, batch, device):
+    """The side of the tiles in which `batch` pictures of `size` (H, W) at once go through the network if nobody says: None, whole,
+    where that fits into memory, as pictures no larger than the prior's are taken to do. GPU's batches come down to what fits."""
+    if max(size) <= prior_size:
+        return None
+    room = MEMORY_SHARE * available_memory(device) / kept_per_pixel(model, prior_size, device) / batch
+    if size[0] * size[1] <= room:
+        return None
+    return max(prior_size, min(LARGEST_TILE * prior_size, int(room**0.5) // model.stride * model.stride))

@@ -58,6 +58,34 @@ def noised_on(X, z, level, zeta, rng):
 
 
 @torch.no_grad()
+def plug_and_play(g, task, z, sigma, levels, damping, on_step):
+    """The picture, (B, 3, H, W), that denoising at falling noise levels finds, with a step to the measurement between any two: half-quadratic
+    splitting with a network (Zhang et al., TPAMI 2021, DPIR). z: where it begins; damping: in units of (sigma / level)^2."""
+    for step, level in enumerate(levels):
+        x = g.denoised(z, level)
+        if step + 1 < len(levels):
+            z = task.drawn_to(x, damping * (sigma / level) ** 2)
+        on_step(step + 1, len(levels), (task.operator(x) - task.y).square().sum())
+    return x
+
+
+@torch.no_grad()
+def denoised(g, y, sigma, runs):
+    """The mean of the pictures behind y, (B, 3, H, W) with noise of sigma in each channel. Of a grey picture the noise is the same in all
+    channels, where the network expects three: to it y is the mean over three channels whose noise is sqrt(3) sigma. What they would differ by
+    is drawn `runs` times, in opposite pairs, and the results are averaged."""
+    if not (torch.equal(y[:, 0], y[:, 1]) and torch.equal(y[:, 0], y[:, 2])):
+        return g.denoised(y, sigma)
+    found = 0
+    for k in range(runs):
+        if k % 2 == 0:
+            colours = g.rng.randn(y.shape[1:], y.device)
+            colours = 3**0.5 * sigma * (colours - colours.mean(1, keepdim=True))
+        found = found + g.denoised(y + (-1) ** k * colours, 3**0.5 * sigma) / runs
+    return found
+
+
+@torch.no_grad()
 def explaining_best(samples, task):
     """Of the samples, (B, 3, H, W) each, every image's with the smallest residual. One that is not finite explains nothing."""
     best = least = None

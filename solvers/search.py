@@ -39,8 +39,8 @@ class Staged(Row):
     aim: Aim = field(default=Aim(), metadata={"part": Aim})
 
     def __post_init__(self):
-        if self.starts == 0 and self.start is None:
-            raise UserError("starts: is 0 in a row without a start, which leaves nothing to do; give it a start or 1 or more")
+        if self.starts == 0 and (self.before or self.start is None):
+            raise UserError("starts: is 0, which is for a row whose start is its result; give it a start and no passes before, or 1 or more")
 
 
 def as_task(operator, y, like):

@@ -6,9 +6,12 @@ start(g, task, sigma, on_step), it gives the picture, (B, 3, H, W) in [-1, 1]. g
 """
 from dataclasses import dataclass, field
 
-from solvers.annealing import annealed, explaining_best
+import torch
+
+from solvers.annealing import annealed, denoised, explaining_best, plug_and_play
 from solvers.least_squares import noise_level
 from solvers.unknown import UnknownTask, annealed_together
+from util.files import UserError
 
 
 def word(kind):
@@ -51,4 +54,44 @@ class Annealed:
         return explaining_best((annealed(g, task, [z], sigma, self.zeta, on_step, self.guided)[0] for z in noises), task)
 
 
-STARTS = {kind.kind: kind for kind in (Smooth, Annealed)}
+@dataclass(frozen=True, kw_only=True)
+class PlugAndPlay:
+    """Plug and play (DPIR: Zhang et al., TPAMI 2021): denoise and draw to the measurement in turns, at falling noise levels, without a gradient.
+
+    steps: evaluations of the network; top: the first level, in units of [-1, 1]; last: the last one in units of sigma; damping: of the steps
+    to the measurement, in units of (sigma / level)^2; contrast: see `Smooth`, whose picture is denoised first.
+    """
+
+    kind: str = word("plug_and_play")
+    steps: int
+    top: float = field(metadata={"low": 1e-9})
+    last: float = field(metadata={"low": 1e-9})
+    damping: float = 1.0
+    contrast: float = field(default=0.1, metadata={"low": 1e-9})
+
+    def __call__(self, g, task, sigma, on_step):
+        sigma = noise_level(sigma)
+        return plug_and_play(g, task, task.smooth(sigma**2 / self.contrast), sigma, self.levels(sigma), self.damping, on_step)
+
+    def levels(self, sigma):
+        """The noise levels, `steps` of them, falling geometrically."""
+        last = self.last * sigma
+        top = max(self.top, last)
+        return [top * (last / top) ** (k / max(1, self.steps - 1)) for k in range(self.steps)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoised:
+    """The mean of the pictures that may lie behind a noisy one, by one evaluation of the network at the noise's own level: nothing is nearer
+    in squares, if the network is right. Of denoising alone. runs: evaluations of a grey picture, see `denoised`."""
+
+    kind: str = word("denoised")
+    runs: int = 4
+
+    def __call__(self, g, task, sigma, on_step):
+        if task.y.shape != task.like.shape or not torch.equal(task.operator(task.like), task.like):
+            raise UserError("one evaluation of the network is for denoising alone; choose another row or method for this task")
+        return denoised(g, task.y, noise_level(sigma), self.runs)
+
+
+STARTS = {kind.kind: kind for kind in (Smooth, Annealed, PlugAndPlay, Denoised)}

@@ -17,6 +17,7 @@ from guided_diffusion.ddim import Chain
 from guided_diffusion.kernels import blurring, correlating, motion_kernel
 from guided_diffusion.measurements import load_measurement
 from solvers.ilo import Hyperparameters
+from solvers.least_squares import LinearTask
 from solvers.aims import Aim
 from solvers.method import Iterate
 from solvers.search import search
@@ -190,6 +191,34 @@ def test_a_kernel_to_be_found_has_an_odd_side():
 def test_who_would_never_look_for_the_kernel_is_refused(script, tmp_path, tiny_prior):
     result = script("baselines.dps", "-t", "blind_deblur", "-n", 1, "-l", tmp_path, "--cuda", -1)
     assert result.code == 2 and "would never look for the unknown kernel; take dmilo" in result.err and len(result.err.splitlines()) == 1
+
+
+def test_dmplug_looks_for_the_kernel_in_one_outer_iteration_too(script, tmp_path, tiny_prior):
+    """It was refused, with the advice to take dmplug."""
+    result = script("baselines.dmplug", "-t", "blind_deblur", "-n", 1, "--outer", 1, "--inner", 1, "-l", tmp_path, "--cuda", -1)
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize("aim", [Aim(variance=0.01), Aim(variance=0.01, sample_variance=0.05)])
+def test_a_search_sees_the_kernel_as_it_is_found(aim):
+    """A search that explains less than y kept the transpose of the kernel that it began with."""
+    x, A = picture(1, 3, 16, 16), UnknownBlur(5, (16, 16), "cpu", True)
+    y, seen = blurring(shakes(1, side=5), (16, 16))(x), []
+
+    def solver(g, operator, y, z_0, h, on_step, state=None):
+        for t in range(2):
+            seen.append(operator(0 * x))
+            yield Iterate(f"{t}_after", x, {"t": t + 1}, ends_outer=True)
+
+    h = Hyperparameters(outer=2, inner=1, lr_z=1.0, lr_nu=1.0, weight_nu=0.0, weight_z=0.0, sigma=0.01, aim=aim)
+    *_, last = search(solver, Chain(None, 3, None), A, y, [x], h, None)
+    found = UnknownBlur(5, (16, 16), "cpu", True)
+    task = LinearTask(found, y, x)
+    found.unknown = last.state["unknown"]  # as refitted twice, from the same picture
+    task.renew()
+    wanted = aim.shown(task, y, 0.01)[0](0 * x)
+    assert not torch.allclose(seen[0], wanted, atol=1e-3)
+    torch.testing.assert_close(seen[1], wanted, rtol=0, atol=0.05)
 
 
 @pytest.mark.parametrize("size, side, halvings", [((600, 520), 13, 1), ((300, 320), 25, 2), ((200, 200), 7, 0), ((100, 300), 13, 0)])

@@ -14,18 +14,19 @@ from baselines.least_squares import LeastSquaresHyperparameters, least_squares
 from conftest import edit
 from experiment.hyperparameters import load_hyperparameters
 from experiment.methods import load_method
-from experiment.measured import Measured, sigma_of_observed
+from experiment.measured import Measured
 from experiment.restoration import Progress
-from experiment.runner import choose_tile
 from guided_diffusion.kernels import blurring, correlating
 from guided_diffusion.measurements import load_measurement
-from guided_diffusion.tiles import AnySize, kept_per_pixel, tile_starts, tile_weights
+from guided_diffusion.tiles import AnySize, choose_tile, kept_per_pixel, tile_starts, tile_weights
 from guided_diffusion.unet import AttentionBlock
 from solvers.ilo import Hyperparameters
 from solvers.least_squares import silent
 from util.config import load_yaml
 from util.files import UserError
-from util.images import load_kernel, load_mask
+from util.kernel_files import load_kernel
+from util.masks import load_mask
+from util.noise import estimate_noise
 from util.rng import BatchRandom
 
 SHORT = ("--preset", "paper", "--outer", 1, "--inner", 1, "--cuda", -1)
@@ -155,14 +156,15 @@ def test_samples_under_a_mask_without_a_hole_have_no_spread_of_missing_pixels(ph
         raise AssertionError(f"{constant} is no JSON")
 
     a, b, summary = (json.loads((run.folder / file).read_text(), parse_constant=refuse) for file in ("record/a.json", "record/b.json", "summary.json"))
-    assert a["samples"] == {"count": 2, "spread": 0.0, "spread_measured": 0.0}
+    assert a["samples"]["spread"] == 0.0 and "spread_missing" not in a["samples"]
     assert summary["samples"]["spread_missing"] == b["samples"]["spread_missing"] > 0  # of those that have one
     assert summary["samples"]["spread"] == pytest.approx(b["samples"]["spread"] / 2)
 
 
 def arguments(**given):
-    empty = dict.fromkeys(("mask", "kernel", "blind", "scale", "sigma", "data", "number"))
-    return SimpleNamespace(**{**empty, "flip_kernel": False, "task": "t", "begin_number": 0, "end_number": -1, "stop": "discrepancy", **given})
+    empty = dict.fromkeys(("mask", "kernel", "blind", "scale", "sigma", "data", "number", "filter", "grow"))
+    flags = dict.fromkeys(("flip_kernel", "centre_kernel", "invert_mask", "linear", "keep_observed", "transparent"), False)
+    return SimpleNamespace(**{**empty, **flags, "task": "t", "begin_number": 0, "end_number": -1, "stop": "discrepancy", **given})
 
 
 def test_sigma_is_estimated_and_at_least_half_a_level(tmp_path):
@@ -181,24 +183,24 @@ def test_sigma_of_an_inpainting_is_of_the_observed_pixels(missing):
     g = torch.Generator().manual_seed(0)
     mask = (torch.rand(1, 1, 128, 128, generator=g) > missing).float()
     y = mask * (smooth((128, 128)) * 0.5 + 0.05 * torch.randn(1, 3, 128, 128, generator=g))
-    assert abs(sigma_of_observed(y, mask) - 0.05) < 0.01
-    assert sigma_of_observed(y, mask * 0) is None
+    assert abs(estimate_noise(y, mask).sigma - 0.05) < 0.01
+    assert estimate_noise(y, mask * 0) is None
 
 
 def test_kernel_files(tmp_path):
     path = str(tmp_path / "k.npy")
     np.save(path, np.array([[1, 2, 3, -9], [0, 0, 2, 0]]))
-    kernel = load_kernel(path)
+    kernel = load_kernel(path)[0]
     assert kernel.shape == (1, 3, 5)
     torch.testing.assert_close(kernel[0], torch.tensor([[1, 2, 3, 0, 0], [0, 0, 2, 0, 0], [0, 0, 0, 0, 0]]) / 8)
-    assert torch.equal(load_kernel(path, flip=True), kernel.flip(1, 2))
+    assert torch.equal(load_kernel(path, flip=True)[0], kernel.flip(1, 2))
     Image.fromarray(np.array([[0, 255, 0]], np.uint8)).save(tmp_path / "k.png")
-    assert torch.equal(load_kernel(str(tmp_path / "k.png")), torch.tensor([[[0.0, 1, 0]]]))
+    assert torch.equal(load_kernel(str(tmp_path / "k.png"))[0], torch.tensor([[[0.0, 1, 0]]]))
 
 
 def test_masks_are_dark_where_pixels_are_missing(tmp_path):
     Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8)).save(tmp_path / "m.png")
-    assert load_mask(str(tmp_path / "m.png")).flatten().tolist() == [0, 0, 1, 1]
+    assert load_mask(str(tmp_path / "m.png"))[0].flatten().tolist() == [0, 0, 0, 1]
 
 
 def test_a_cut_out_blur_is_restored_better_than_by_a_mirrored_border(tmp_path):
@@ -310,7 +312,7 @@ def test_tiles_are_chosen_where_memory_is_short(demo_model, monkeypatch):
     assert 2e9 < whole < 4e9
     cases = (1.01 * whole, (512, 512), None), (0.99 * whole, (512, 512), 256), (whole / 12, (512, 512), 144), (1e6, (512, 512), 64), (1e6, (64, 64), None)
     for free, size, tile in cases:
-        monkeypatch.setattr("experiment.runner.available_memory", lambda device: free)
+        monkeypatch.setattr("guided_diffusion.tiles.available_memory", lambda device: free)
         assert choose_tile(demo_model, size, 64, 1, "cpu") == tile
 
 
@@ -320,7 +322,7 @@ def test_a_run_keeps_the_tile_that_memory_chose(photos, script, tiny_prior, monk
     settings = photos / "runs" / "demo" / "denoising" / "r" / "settings.json"
 
     def with_free_memory(free, *more):
-        monkeypatch.setattr("experiment.runner.available_memory", lambda device: free)
+        monkeypatch.setattr("guided_diffusion.tiles.available_memory", lambda device: free)
         return script(*command, *more)
 
     tiles, whole = 1e6, 1e12
@@ -348,7 +350,7 @@ BAD = [
     (["--measured", "photos", "--mask", "masks/a.png"], "masks/a.png: is 45 x 37, photos/b.png is 32 x 40"),
     (["--measured", "photos/a.png", "--mask", "black.png"], "black.png: this mask leaves nothing of the picture"),
     (["--measured", "photos/a.png", "--mask", "photos/x.png"], "photos/x.png: cannot be read (No such file or directory)"),
-    (["--measured", "photos/a.png", "--mask", "empty"], "--mask empty: has no file called a, for photos/a.png"),
+    (["--measured", "photos/a.png", "--mask", "empty"], "--mask empty: has no file called a or a_mask, for photos/a.png"),
     (["--measured", "photos/a.png", "--kernel", "large.npy"], "large.npy: this kernel, 41 x 39, is larger than photos/a.png, 45 x 37"),
     (["--measured", "photos/a.png", "--kernel", "zero.npy"], "zero.npy: is no kernel"),
     (["--measured", "photos/a.png", "--kernel", "text.npy"], "text.npy: cannot be read as a kernel"),
@@ -360,9 +362,9 @@ BAD = [
     (["--measured", "photos/a.png", "-t", "inpainting"], "for none of --mask, --kernel, --blind and --scale means denoising"),
     (["--measured", "photos/a.png", "--data", "photos"], "--data: is for pictures that a run degrades itself"),
     (["--measured", "photos/a.png", "--resize"], "--resize: is for pictures that a run degrades itself"),
-    (["--measured", "photos/a.png", "--flip-kernel"], "--flip-kernel: there is no kernel to flip"),
+    (["--measured", "photos/a.png", "--flip-kernel"], "--flip-kernel: belongs to --kernel, which is not given"),
     (["--mask", "masks"], "--mask: belongs to a picture that was measured; name it with --measured"),
-    (["--measured", "photos/a.png", "masks/a.png"], "would share its folder of results"),
+    (["--measured", "photos/a.png", "photos/../photos/a.png"], "would share its folder of results"),
     (["--measured", "small.png"], "small.png: 20 x 40 pixels are too few to restore"),
     (["--measured", "photos/a.png", "--tile", "60"], "--tile 60: must be a multiple of 8, 64 or more"),
     (["--data", "photos", "-t", "super_resolution"], "photos/a.png: 45 x 37: configs/tasks/super_resolution_config.yaml: "

@@ -116,3 +116,14 @@ def test_the_readmes_three_lines_run_from_any_directory(tmp_path):
     code = block.removeprefix("python\n") + "\nassert x.shape == (1, 3, 64, 64) and x.abs().max() <= 1\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.getcwd()}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("tiny_network", "short_searches")
+@pytest.mark.parametrize("A", [lambda x: x * 0.5, lambda x: x[:, 0].flatten(1)[:, ::2] if x.shape[1] == 1 else 1 / 0], ids=["any channels", "one, flattened"])
+def test_an_operator_on_one_channel_gives_pictures_of_one_channel(A):
+    truth = faces()[:1].mean(1, keepdim=True)
+    heard = []
+    x = restore(A(truth), A, 0.02, size=(64, 64), on_iterate=lambda name, X: heard.append(X.shape[1]))
+    assert x.shape == (1, 1, 64, 64) and set(heard) == {1}
+    lost = restore(truth, lambda x: x.mean(1, keepdim=True), 0.02)  # that takes colours, and gives them back
+    assert lost.shape == (1, 3, 64, 64)

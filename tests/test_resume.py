@@ -88,7 +88,7 @@ def test_two_batches_of_which_each_was_killed_go_on_in_one_process(script, tmp_p
     save = experiment.restoration.Restoration.save
     states = tmp_path / "states"
     os.makedirs(states)
-    for name, saves in (("astronaut", 3), ("grace_hopper", 5)):  # as two slices leave them
+    for name, saves in (("astronaut", 2), ("grace_hopper", 4)):  # as two slices leave them
         monkeypatch.setattr(experiment.restoration.Restoration, "save", dying_after(saves, save))
         assert run().code == 130
         shutil.copy(tmp_path / "demo/inpainting/r/record" / f"{name}.state", states)

@@ -10,7 +10,7 @@ from PIL import Image
 from conftest import edit, no_network
 from util.images import load_image
 
-FILES = ["log.txt", "settings.json", "summary.json", "grid.png"]
+FILES = ["log.txt", "settings.json", "summary.json", "grid.png", "report.html"]
 
 
 @pytest.mark.usefixtures("tiny_prior")

@@ -88,7 +88,7 @@ def test_peak_memory_is_a_fresh_process():
 def test_a_table_from_nothing_and_again(table, reproduce):
     assert reproduce("--only", "inpainting").code == 0
     folder = table / "results" / "mine"
-    assert {"table.md", "table.csv", "table.tex", "strips.png", "convergence.png", "runs"} == set(os.listdir(folder))
+    assert {"table.md", "table.csv", "table.tex", "strips.png", "convergence.png", "report.html", "runs"} == set(os.listdir(folder))
     rows = {(row["method"], row["preset"]): row for row in csv.DictReader(open(folder / "table.csv")) if row["task"] == "inpainting"}
     summary = json.load(open(folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "summary.json"))
     ours = rows["dmilo", "paper"]

@@ -16,6 +16,10 @@ class UserError(Exception):
     """Something that the user can put right: one line that says what is wrong, where, and what to do."""
 
 
+class PictureError(UserError):
+    """A UserError of one picture that cannot be restored, while others of the same command can."""
+
+
 def say(line, stream="stdout"):
     """Print a line; of several processes under torchrun, the first one alone does."""
     if int(os.environ.get("RANK", 0)) == 0:

@@ -1,16 +1,19 @@
 """Images on disk <-> float tensors in [-1, 1]."""
 import os
 import re
+import struct
+import zlib
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from util.files import UserError, atomic, warn
+from util.files import PictureError, UserError, atomic, warn
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif", ".jp2", ".j2k",
             ".ppm", ".pgm", ".pbm", ".pnm", ".tga")
 BESIDE_IMAGES = ("readme", "license", "licence", "thumbs.db", "desktop.ini")  # how files that nobody takes for images begin
+UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError)  # as Pillow raises them
 LONGEST_NAME = 249  # bytes; a disk's 255 less ".state"
 FULL_SCALES = (255, 1023, 4095, 16383, 65535)  # of 8, 10, 12, 14 and 16 bits
 FULL_RANGE = ("PPM", "JPEG2000")  # formats that say what white is, which Pillow makes 65535
@@ -45,11 +48,12 @@ def files_below(folder):
     return found
 
 
-def find_images(folder):
+def find_images(folder, option="--data"):
     """-> (images, others), names within `folder` in natural order: its images or, where it has none itself, those in the folders
-    below; and what else is there, folders with a slash. Raises UserError where there is no folder or no image."""
+    below; and what else is there, folders with a slash. option: what the folder was named with. Raises UserError where there is no folder
+    or no image."""
     if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such folder; put the images there or name their folder with --data")
+        raise UserError(f"{folder}: no such folder; put the images there or name their folder with {option}")
     try:
         here = os.listdir(folder)
     except OSError as error:
@@ -61,7 +65,7 @@ def find_images(folder):
         images, others = split_names(files_below(folder), is_file)
     if not images:
         instead = f" but {listed(others)}" if others else ""
-        raise UserError(f"{folder}: no images in it{instead}; read are {', '.join(SUFFIXES)}: put some there or name a folder with --data")
+        raise UserError(f"{folder}: no images in it{instead}; read are {', '.join(SUFFIXES)}: put some there or name a folder with {option}")
     return images, others
 
 
@@ -117,29 +121,34 @@ def probable_white(top, is_float):
     return 65535 if 16383 < top < 65535 else None  # 15 bits are used nowhere
 
 
-def narrowed(image, white, name):
-    """A picture of 16 or 32 bits or of floats -> 8 bits, "L". white: as declared, or None. Raises UserError, with what to do, where
-    nobody can tell what white is. Pillow's own conversion would cut everything above 255 off."""
+def full_scale(image, white, name):
+    """A picture of 16 or 32 bits or of floats -> (H, W) float64 in [0, 1]. white: as declared, or None. Raises UserError, with what to do,
+    where nobody can tell what white is."""
     values = np.asarray(image).astype(np.float64)
     low, top = float(values.min()), float(values.max())
     white = white or probable_white(top, image.mode == "F")
     if not low == top == 0 and not (low >= 0 and white):
-        raise UserError(f"{name}: its values, {low:g} to {top:g}, do not tell what white is; scale them to 0 … 255 and save them as 8 bits: "
+        raise PictureError(f"{name}: its values, {low:g} to {top:g}, do not tell what white is; scale them to 0 … 255 and save them as 8 bits: "
                         "Image.fromarray((255 * values / white).round().astype('uint8')).save(…)")
-    return Image.fromarray((values * 255 / (white or 1)).round().clip(0, 255).astype(np.uint8))
+    return (values / (white or 1)).clip(0, 1)
+
+
+def narrowed(image, white, name):
+    """A picture of 16 or 32 bits or of floats -> 8 bits, "L"; Pillow's own conversion would cut everything above 255 off. See `full_scale`."""
+    return Image.fromarray((full_scale(image, white, name) * 255).round().astype(np.uint8))
 
 
 def refuse_dark_colours(file, name):
     """Raise UserError for a TIFF of 16 bits a channel, of which Pillow keeps the upper 8, whose values may have fewer."""
     is_wide = file.format == "TIFF" and max(file.tag_v2.get(258, (8,))) == 16 and len(file.getbands()) > 1
     if is_wide and 0 < max(high for _, high in file.getextrema()[:3]) < 64:
-        raise UserError(f"{name}: its 16-bit values do not tell what white is (of 12 or 14 bits?); scale them and save 8 bits a channel")
+        raise PictureError(f"{name}: its 16-bit values do not tell what white is (of 12 or 14 bits?); scale them and save 8 bits a channel")
 
 
 def unreadable(path, error, what):
     """The UserError for a file that the system does not give (its reason) or that is not `what`."""
     reason = getattr(error, "strerror", None)
-    return UserError(f"{path}: cannot be read ({reason})" if reason else f"{path}: cannot be read as {what}")
+    return PictureError(f"{path}: cannot be read ({reason})" if reason else f"{path}: cannot be read as {what}")
 
 
 def open_rgb(file, name):
@@ -157,7 +166,7 @@ def open_rgb(file, name):
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise unreadable(name, error, f"an image ({error})") from error
 
 
@@ -171,41 +180,18 @@ def load_image(path, resize=None):
     return torch.from_numpy((pixels * 2 - 1).transpose(2, 0, 1)).float()[None]
 
 
+def is_grey_mode(mode):
+    """Is it a mode of Pillow's of one channel (and perhaps alpha)?"""
+    return mode in ("1", "L", "LA", "La", "F") or mode.startswith("I")
+
+
 def is_grey(path):
     """Has an image file one channel (and perhaps alpha)? Raises UserError for what Pillow cannot read."""
     try:
         with Image.open(path) as image:
-            return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+            return is_grey_mode(image.mode)
+    except UNREADABLE as error:
         raise unreadable(path, error, f"an image ({error})") from error
-
-
-def load_mask(path):
-    """An image -> (1, 1, H, W) float32: 0, missing, where it is darker than half, else 1. Raises UserError for one that is
-    unreadable or leaves nothing."""
-    mask = torch.from_numpy(np.asarray(open_rgb(path, path).convert("L")) >= 128).float()[None, None]
-    if not mask.any():
-        raise UserError(f"{path}: this mask leaves nothing of the picture; dark means missing, so paint what is there white")
-    return mask
-
-
-def load_kernel(path, flip=False):
-    """An image or a .npy file -> (1, h, w) float32, a blur kernel for cross-correlation: negative values are set to 0, the sum is
-    one, h and w are odd (a last row or column of zeros is added). flip: turn it by 180 degrees, for a file that means
-    convolution. Raises UserError for one that is unreadable or empty."""
-    try:
-        if path.lower().endswith(".npy"):
-            kernel = np.load(path, allow_pickle=False).astype(np.float64)
-        else:
-            with Image.open(path) as image:
-                kernel = np.asarray(image if image.mode.startswith("I") else image.convert("L"), np.float64)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError) as error:
-        raise unreadable(path, error, f"a kernel ({error}); give an image or a .npy of two dimensions") from error
-    if kernel.ndim != 2 or not kernel.size or not np.isfinite(kernel).all() or not (kernel > 0).any():
-        raise UserError(f"{path}: is no kernel; it needs two dimensions of finite numbers, one of them above 0")
-    kernel = np.pad(kernel.clip(0), [(0, 1 - side % 2) for side in kernel.shape])
-    kernel = kernel[::-1, ::-1] if flip else kernel
-    return torch.from_numpy(kernel / kernel.sum()).float()[None]
 
 
 def to_pixels(x):
@@ -213,11 +199,38 @@ def to_pixels(x):
     return (x.detach().double().cpu().clamp(-1, 1).permute(1, 2, 0).numpy() + 1) / 2
 
 
-def save_image(path, x):
-    """Write (3, H, W), or (1, H, W) for a grey one, in [-1, 1] as an 8-bit PNG, whole."""
-    pixels = (to_pixels(x) * 255).round().astype(np.uint8)
+def save_image(path, x, bits=8, alpha=None, tags=None):
+    """Write (3, H, W), or (1, H, W) for a grey one, in [-1, 1] as a PNG of 8 or 16 bits, whole. alpha: (h, w) float32 in [0, 1], an opacity that
+    is enlarged to the picture; tags: what else Pillow's save takes (dpi, exif, icc_profile)."""
+    pixels = to_pixels(x)
+    if alpha is not None:
+        alpha = np.asarray(Image.fromarray(alpha).resize(pixels.shape[1::-1], Image.BICUBIC))
+        pixels = np.concatenate([pixels, alpha[..., None].clip(0, 1)], -1)
+    pixels = (pixels * (2**bits - 1)).round().astype(np.uint16 if bits == 16 else np.uint8)
+    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     with atomic(path) as tmp:
-        Image.fromarray(pixels[..., 0] if len(x) == 1 else pixels).save(tmp)
+        if bits == 16 and pixels.ndim == 3:
+            write_png16(tmp, pixels, tags or {})
+        else:
+            Image.fromarray(pixels).save(tmp, **(tags or {}))
+
+
+def write_png16(path, pixels, tags):
+    """Write (H, W, C) uint16 as a PNG, which Pillow cannot: 2, 3 or 4 channels (grey and opacity, RGB, RGBA). tags: see `save_image`."""
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    height, width, channels = pixels.shape
+    rows = pixels.astype(">u2").reshape(height, -1).view(np.uint8)
+    parts = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0))]
+    if "icc_profile" in tags:
+        parts.append(chunk(b"iCCP", b"profile\0\0" + zlib.compress(tags["icc_profile"])))
+    if "dpi" in tags:
+        parts.append(chunk(b"pHYs", struct.pack(">IIB", *(round(one / 0.0254) for one in tags["dpi"]), 1)))
+    if "exif" in tags:
+        parts.append(chunk(b"eXIf", tags["exif"].removeprefix(b"Exif\0\0")))
+    filtered = np.concatenate([np.zeros((height, 1), np.uint8), rows], 1)  # every row as it is, which its first byte says
+    parts += [chunk(b"IDAT", zlib.compress(filtered.tobytes(), 6)), chunk(b"IEND", b"")]
+    with open(path, "wb") as f:
+        f.write(b"".join(parts))
 
 
 def tile(rows, pad=2):

@@ -1,0 +1,119 @@
+"use strict";
+// One listener a kind of event for the whole page, however many pictures it has.
+document.documentElement.classList.add("script");
+
+const parts = (compare) => ({
+  frame: compare.querySelector(".frame"), stack: compare.querySelector(".stack"), slider: compare.querySelector("input"),
+  before: compare.querySelector(".before"), after: compare.querySelector(".after"),
+  left: compare.querySelector(".left"), right: compare.querySelector(".right"), name: compare.querySelector(".name"),
+});
+
+// The split stands at the slider's share of what the frame shows, wherever that has been scrolled to.
+function split(compare) {
+  const { frame, stack, slider } = parts(compare);
+  const at = frame.scrollLeft + frame.clientWidth * slider.value / 100;
+  stack.style.setProperty("--split", 100 * at / stack.offsetWidth + "%");
+}
+
+function show(compare, side, address) {
+  const { before, after, left, right, name } = parts(compare);
+  const [select, image] = side === "left" ? [left, before] : [right, after];
+  const option = [...select.options].find((one) => one.value === address);
+  if (!option) return;
+  select.value = address;
+  image.src = address;
+  image.alt = option.parentElement.label + ": " + option.label;
+  if (name) name.textContent = option.parentElement.label;
+}
+
+function zoom(compare, factor) {
+  const { frame, stack } = parts(compare);
+  const before = stack.offsetWidth;
+  const middle = [frame.scrollLeft + frame.clientWidth / 2, frame.scrollTop + frame.clientHeight / 2];
+  compare.classList.toggle("zoomed", factor > 1);
+  stack.style.setProperty("--zoom", factor);
+  const grown = stack.offsetWidth / before;
+  frame.scrollTo(middle[0] * grown - frame.clientWidth / 2, middle[1] * grown - frame.clientHeight / 2);
+  split(compare);
+}
+
+// A picture below or beside goes to the right; on its left stays what is there, unless that is of another image.
+function choose(thumb) {
+  const compare = thumb.closest("article").querySelector(".compare");
+  if (!compare) return;
+  const { left } = parts(compare), address = thumb.getAttribute("href");
+  const option = [...left.options].find((one) => one.value === address);
+  const group = option && option.parentElement;
+  if (compare.dataset.grouped && group !== left.selectedOptions[0].parentElement) show(compare, "left", group.children[0].value);
+  show(compare, "right", address);
+  for (const other of thumb.closest("article").querySelectorAll(".thumb")) other.classList.toggle("shown", other === thumb);
+  compare.scrollIntoView({ block: "nearest" });
+}
+
+document.addEventListener("input", (event) => {
+  const compare = event.target.closest(".compare");
+  if (!compare) return;
+  if (event.target.type === "range") split(compare);
+  else if (event.target.className === "zoom") zoom(compare, Number(event.target.value));
+  else show(compare, event.target.className, event.target.value);
+});
+document.addEventListener("scroll", (event) => {
+  if (event.target.className === "frame") split(event.target.closest(".compare"));
+}, true);
+// A page of several runs that stands alone has copies of its pictures only.
+document.addEventListener("error", (event) => {
+  const src = event.target.closest?.(".stack") && event.target.getAttribute("src");
+  const thumb = [...document.querySelectorAll("a.thumb")].find((one) => one.getAttribute("href") === src);
+  const copy = thumb && thumb.firstElementChild.src;
+  if (copy && copy.startsWith("data:")) event.target.src = copy;
+}, true);
+window.addEventListener("resize", () => document.querySelectorAll(".zoomed").forEach(split));
+
+// On the picture itself a finger or the mouse moves the split; of a zoomed one the mouse moves the picture, as fingers do by themselves.
+function drag(event) {
+  const compare = event.target.closest?.(".compare");
+  if (!compare || !event.buttons || !event.target.closest(".frame")) return;
+  const { frame, slider } = parts(compare);
+  if (!compare.classList.contains("zoomed")) {
+    const box = frame.getBoundingClientRect();
+    slider.value = 100 * (event.clientX - box.left) / box.width;
+    split(compare);
+  } else if (event.pointerType === "mouse" && event.type === "pointermove") {
+    frame.scrollBy(-event.movementX, -event.movementY);
+  }
+}
+document.addEventListener("pointerdown", (event) => {
+  if (event.target.closest?.(".script .frame")) event.target.setPointerCapture(event.pointerId);
+  drag(event);
+});
+document.addEventListener("pointermove", drag);
+document.addEventListener("dragstart", (event) => {
+  if (event.target.closest(".frame")) event.preventDefault();
+});
+
+// A column's heading sorts its table, names as people count; once more, the other way round. What has no figure stays last.
+function sort(heading) {
+  const table = heading.closest("table"), body = table.tBodies[0], column = heading.cellIndex;
+  const down = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+  const compareNames = new Intl.Collator(undefined, { numeric: true }).compare;
+  const text = (row) => row.cells[column] ? row.cells[column].textContent : "";
+  const compare = (a, b) => column === 0 ? compareNames(text(a), text(b)) : parseFloat(text(a)) - parseFloat(text(b));
+  const isFigure = (row) => column === 0 || !Number.isNaN(parseFloat(text(row)));
+  const rows = [...body.rows], figures = rows.filter(isFigure), others = rows.filter((row) => !isFigure(row));
+  body.append(...figures.sort((a, b) => down * compare(a, b)), ...others);
+  for (const cell of table.tHead.rows[0].cells) cell.removeAttribute("aria-sort");
+  heading.setAttribute("aria-sort", down === 1 ? "ascending" : "descending");
+}
+
+document.addEventListener("click", (event) => {
+  const heading = event.target.closest(".sortable th button");
+  if (heading) sort(heading.parentElement);
+  const thumb = event.target.closest("a.thumb");
+  if (thumb && !event.ctrlKey && !event.metaKey && thumb.closest("article").querySelector(".compare")) {
+    event.preventDefault();
+    choose(thumb);
+  }
+  const cell = event.target.closest("a.cell");
+  const first = cell && document.querySelector(cell.getAttribute("href") + " a.thumb");
+  if (first) choose(first);
+});
