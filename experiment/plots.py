@@ -71,12 +71,12 @@ def perception(path, groups):
     figure = Figure((3.8 * len(groups), 3.9), layout="constrained")
     panels = figure.subplots(1, len(groups), squeeze=False)
     for (title, curves), panel in zip(groups.items(), panels[0]):
-        panel.set(title=title, xlabel="PSNR (dB), nearer in squares →")
+        panel.set(title=title, xlabel="PSNR (dB) →")
         panel.grid(alpha=0.3)
         for (label, records), style in zip(curves.items(), styles()):
             psnr, lpips = (np.mean([record[key][-1] for record in records]) for key in ("psnr", "lpips_alex"))
             panel.plot(psnr, lpips, linestyle="none", marker=style["marker"], label=label, alpha=0.8)
-    panels[0][0].set_ylabel("LPIPS, nearer to the eye ↓")
+    panels[0][0].set_ylabel("LPIPS ↓")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(groups))
     save(figure, path)
 

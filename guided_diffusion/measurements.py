@@ -5,7 +5,11 @@ An operator is built from its task file, the pictures' size (H, W), and the side
 measurements, and those choices that can be looked at, {"mask": (B, 1, H, W)}, {"kernel": (B, k, k)} or {}. A noise is called with
 a measurement and the batch's `util.rng.BatchRandom`; its `sigma` is the standard deviation in units of [-1, 1].
 
-To add a task: write a class here under @operator("name"), and configs/tasks/<task>_config.yaml with that name.
+A solver knows an operator by calling it. One that has to find a part of itself has a contract, `guided_diffusion.blind.UnknownOperator`, by
+which `solvers.unknown` and DMPlug alone ask more of it.
+
+To add a task: write a class here under @operator("name"), and configs/tasks/<task>_config.yaml with that name
+(docs/operators.md).
 """
 import math
 import os
