@@ -37,6 +37,8 @@ TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips_alex": "LPIPS", "residual":
 EVALUATIONS = "network evaluations"
 LOWER_IS_BETTER = ("lpips_alex", "residual")
 
+NOTHING = {"iterates": [], "ends_outer": [], "evaluations": [], "residual": [], "network_evaluations": 0, "seconds": 0.0}
+
 Run = namedtuple("Run", "directory summary records")
 Picture = namedtuple("Picture", "label src note", defaults=("",))  # src: a relative address
 Copy = namedtuple("Copy", "name src content")  # an image's name, the file's address, what is embedded
@@ -146,7 +148,8 @@ def load_run(directory):
     records = finished_records(directory)
     if not (records and isinstance(summary, dict) and {"method", "task", "dataset", "settings"} <= summary.keys()):
         raise UserError(f"{path}: is no summary of a run; the run's command with --summarize writes it anew")
-    return Run(directory, summary, records)
+    # One that has failed before its first iterate says no more than why.
+    return Run(directory, summary, {name: {**NOTHING, **record} for name, record in records.items()})
 
 
 def link(*names):

@@ -4,7 +4,8 @@ import torch
 
 from guided_diffusion.ddim import Chain
 from guided_diffusion.prior import load_model_config, load_prior
-from test_solvers import METHODS, faces, last_iterate
+from experiment.methods import OURS
+from test_solvers import faces, last_iterate
 from solvers.ilo import Hyperparameters, identity, optimise_layer
 from experiment.runner import choose_batch_size
 from solvers.least_squares import silent
@@ -20,7 +21,7 @@ def gpu_model():
     return load_prior(load_model_config(CONFIG), CONFIG, choose_device(0))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OURS)
 @pytest.mark.parametrize("task", ["inpainting", "motion_deblur"])
 def test_a_gpu_gives_what_the_cpu_gives(demo_model, gpu_model, method, task):
     x = faces()

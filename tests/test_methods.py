@@ -125,7 +125,7 @@ left = lambda: (matplotlib.rcParams._get("backend"), torch.backends.cudnn.determ
 before = left()
 from dmilo import restore
 y = torch.zeros(1, 3, 32, 32, requires_grad=True)
-x = restore(y, lambda x: x, size=(32, 32))
+x = restore(y, lambda x: x, size=(32, 32), task="denoising")
 assert left() == before and not x.requires_grad and y.grad is None
 """
 

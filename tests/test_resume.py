@@ -189,7 +189,7 @@ def test_two_processes_give_what_one_gives(script, workspace, port, one_thread, 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*torchrun, *map(str, options), "-l", "two"], env=environment, check=True, capture_output=True)
     one, two = (contents(workspace / folder / "demo" / "inpainting" / "r") for folder in ("one", "two"))
-    assert len(one) == 3 * 9 + 3 + 4 and one == two
+    assert len(one) == 3 * 9 + 3 + 5 and one == two
     summaries = [json.load(open(workspace / f / "demo" / "inpainting" / "r" / "summary.json")) for f in ("one", "two")]
     assert summaries[0]["final"] == summaries[1]["final"]
 
