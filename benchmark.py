@@ -207,6 +207,7 @@ def add_photographs_arguments(sub):
                      help=f"of {' '.join(DAMAGES)} (default {' '.join(usual)})")
     sub.add_argument("--size", type=number(int, 80), default=SIDE, help=f"side of what is cut out of them (default {SIDE})")
     sub.add_argument("--runs", nargs="*", default=["dmilo/fast"], help="method/preset (default dmilo/fast)")
+    sub.add_argument("--once", nargs="*", default=[], metavar="DATASET", help="of noise, one evaluation of these priors, too")
     sub.add_argument("--out", type=typed_path, default="results/photographs", help="(default results/photographs)")
 
 

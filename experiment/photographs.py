@@ -1,5 +1,6 @@
 """`benchmark.py photographs`: photographs that come with scikit-image and scikit-learn, damaged, and restored by this project's command
 line and by what people use (`experiment.rivals`). All of them read the same 8-bit files and are judged by the files that they write."""
+import functools
 import os
 import statistics
 import sys
@@ -12,14 +13,17 @@ import skimage.data
 import torch
 from PIL import Image, ImageDraw
 
-from experiment.arguments import MEASURED_TASKS
+from experiment.arguments import MEASURED_TASKS, config_path
 from experiment.jobs import run_command
 from experiment.metrics import Metrics
 from experiment.pictures import write_strips
 from experiment.recorder import finished_records
-from experiment.rivals import installed
+from experiment.rivals import Rival, installed
+from guided_diffusion.ddim import ABAR, TRAINING_STEPS, predict_x0
 from guided_diffusion.kernels import correlating, motion_kernel
 from guided_diffusion.measurements import reducing
+from guided_diffusion.prior import load_model_config, load_prior
+from guided_diffusion.tiles import AnySize
 from util.files import UserError, atomic, project, write_text
 from util.images import load_image, save_image
 from util.tables import markdown
@@ -170,6 +174,23 @@ def theirs(rival, damage, folder, known):
     return restored
 
 
+@torch.no_grad()
+def evaluated_once(model, y, sigma):
+    """The mean of the pictures behind y, (H, W) or (H, W, 3) in [0, 1], under noise of deviation sigma, by one evaluation of a prior: the
+    least mean squared error that a search with it can reach. A grey picture's noise is the same in all channels."""
+    y = torch.from_numpy(2 * np.atleast_3d(y) - 1).float().permute(2, 0, 1)[None]
+    t = min(range(TRAINING_STEPS), key=lambda t: abs((1 - ABAR[t]) / ABAR[t] - (2 * sigma) ** 2))
+    x_t = ABAR[t] ** 0.5 * y.expand(1, 3, -1, -1)
+    x0 = predict_x0(x_t, model(x_t, torch.full((1,), float(t))), ABAR[t])[0]
+    return (x0.mean(0) if y.shape[1] == 1 else x0.permute(1, 2, 0)).numpy() / 2 + 0.5
+
+
+def prior_as_rival(dataset):
+    config_file = config_path("dataset", dataset, "configs/model_config_{}.yaml")
+    model = AnySize(load_prior(load_model_config(config_file), config_file, torch.device("cpu")))
+    return Rival(f"one evaluation of {dataset}", None, functools.partial(evaluated_once, model))
+
+
 def figures(metrics, path, truth_path, mask):
     """(PSNR, in the holes alone where there is a mask, and LPIPS) of a picture file against the true one."""
     x, truth = load_image(path)[0], load_image(truth_path)[0]
@@ -203,6 +224,8 @@ def compare_damage(args, damage, folder, rivals, metrics):
 def photographs(args, device):
     args.photographs = args.photographs or SETS[args.set]
     rivals = installed(dict.fromkeys(DAMAGES[name].option for name in args.damages))
+    if args.once and None in rivals:
+        rivals[None] += [prior_as_rival(dataset) for dataset in args.once]
     metrics, rows, blocks = Metrics(device), [], []
     header = ["damage", "method", *args.photographs, "mean", "LPIPS", "seconds"]
     for name in args.damages:

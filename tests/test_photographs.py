@@ -3,12 +3,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.ndimage import correlate
 
 from experiment import rivals
-from experiment.photographs import DAMAGES, PHOTOGRAPHS, SETS, cut, load_photograph
+from experiment.photographs import DAMAGES, PHOTOGRAPHS, SETS, cut, evaluated_once, load_photograph
 from experiment.rivals import RIVALS, installed
+from guided_diffusion.ddim import ABAR
 
 
 def psnr(x, truth):
@@ -84,6 +86,21 @@ def test_a_missing_scikit_learn_is_one_line(script, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     result = script("benchmark.py", "photographs", "--photographs", "china", "--runs", "--out", tmp_path, "--cuda", -1)
     assert result.code == 2 and len(result.err.splitlines()) == 1 and "pip install scikit-learn" in result.err
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("sigma", [0.02, 0.1])
+def test_one_evaluation_with_a_network_that_knows_the_noise_gives_the_picture(grey, sigma):
+    truth, noise = torch.rand(8, 12, *(() if grey else (3,))).numpy(), np.random.default_rng(0).standard_normal((8, 12) if grey else (8, 12, 3))
+    levels = []
+
+    def model(x, t):
+        levels.append(((1 - ABAR[int(t)]) / ABAR[int(t)]) ** 0.5)
+        clean = torch.from_numpy(np.atleast_3d(2 * truth - 1)).permute(2, 0, 1).float()
+        return (x - ABAR[int(t)] ** 0.5 * clean) / (1 - ABAR[int(t)]) ** 0.5
+
+    x = evaluated_once(model, truth + sigma * noise, sigma)
+    assert x.shape == truth.shape and np.allclose(x, truth, atol=1e-5) and levels == [pytest.approx(2 * sigma, rel=0.1)]
 
 
 @pytest.mark.usefixtures("tiny_prior", "short_searches", "commands_in_process")
