@@ -5,12 +5,15 @@
     python benchmark.py memory --dataset demo --steps 1 2 3 4 --cuda -1          # peak memory by the length of the chain
     python benchmark.py quality --data faces/ -n 40 -bn 32 --cuda -1             # PSNR and LPIPS, evaluations, seconds
     python benchmark.py loss --data faces/ -n 32 --cuda -1                       # how well a prior predicts the noise
+    python benchmark.py photographs --cuda -1                                    # against what people use
     python benchmark.py gpu                                                      # all that a GPU has to show: results/gpu.md
 
 `inner` and `memory` need no checkpoint. `inner` compares with the step of the published code, made of the same modules: it
 computes the weights' gradients, computes attention again in the backward pass and fetches every loss; on a CPU also told to keep
 freed memory, as ours is. Memory is there the peak of a process of its own, PyTorch included. `quality` runs the scripts, which go on
 with what is in --out already, and adds quality.md, quality.png (PSNR against its cost) and perception.png (LPIPS over PSNR) there.
+`photographs` damages photographs that come with scikit-image and scikit-learn, restores them by `--measured` and by other programs
+(BM3D and OpenCV where they are installed), and leaves photographs.md and photographs.png in --out.
 """
 import functools
 import os
@@ -27,6 +30,7 @@ from experiment import plots
 from experiment.arguments import Parser, config_path, number, run_script, typed_path
 from experiment.costs import compare, inner_step, load_memory_table, memory_table
 from experiment.jobs import Job, command, folder, run_command
+from experiment.photographs import DAMAGES, PHOTOGRAPHS, SETS, SIDE, photographs
 from experiment.recorder import finished_records
 from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.prior import load_model_config, load_prior
@@ -187,17 +191,32 @@ def gpu(args, device):
         raise UserError(f"failed: {', '.join(failed)}; results/gpu.md has what they printed")
 
 
+def add_photographs_arguments(sub):
+    chosen = sub.add_mutually_exclusive_group()
+    chosen.add_argument("--set", choices=SETS, default="final", help="final: on which nothing was tuned or chosen (default)")
+    chosen.add_argument("--photographs", nargs="+", choices=PHOTOGRAPHS, metavar="NAME", help=f"instead of a set, of {' '.join(PHOTOGRAPHS)}")
+    usual = ["noise25", "scratches", "blur", "reduced"]
+    sub.add_argument("--damages", nargs="+", choices=DAMAGES, default=usual, metavar="NAME",
+                     help=f"of {' '.join(DAMAGES)} (default {' '.join(usual)})")
+    sub.add_argument("--size", type=number(int, 80), default=SIDE, help=f"side of what is cut out of them (default {SIDE})")
+    sub.add_argument("--runs", nargs="*", default=["dmilo/fast"], help="method/preset (default dmilo/fast)")
+    sub.add_argument("--once", nargs="*", default=[], metavar="DATASET", help="of noise, one evaluation of these priors, too")
+    sub.add_argument("--out", type=typed_path, default="results/photographs", help="(default results/photographs)")
+
+
 def main():
     parser = Parser(__doc__)
     commands = parser.add_subparsers(
-        required=True, metavar="inner|memory|quality|loss|gpu", parser_class=lambda **kw: Parser(__doc__)
+        required=True, metavar="inner|memory|quality|loss|photographs|gpu", parser_class=lambda **kw: Parser(__doc__)
     )
-    for name, function in (("inner", inner), ("memory", memory), ("quality", quality), ("loss", loss), ("gpu", gpu)):
+    for name, function in (("inner", inner), ("memory", memory), ("quality", quality), ("loss", loss), ("photographs", photographs),
+                           ("gpu", gpu)):
         sub = commands.add_parser(name)
         sub.set_defaults(function=function, cuda=0)
         if name == "gpu":
             continue
-        sub.add_argument("--dataset", default="demo", help="which prior (default demo)")
+        prior = "photo" if name == "photographs" else "demo"
+        sub.add_argument("--dataset", default=prior, help=f"which prior (default {prior})")
         sub.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
         if name == "inner":
             sub.add_argument("--batch-size", type=number(int, 1), nargs="+", default=[1], help="(default 1)")
@@ -206,6 +225,8 @@ def main():
             sub.add_argument("--repeats", type=number(int, 1), default=9, help="steps of each (default 9)")
         elif name == "memory":
             sub.add_argument("--steps", type=number(int, 1, 1000), nargs="+", default=[1, 2, 3, 4], help="(default 1 2 3 4)")
+        elif name == "photographs":
+            add_photographs_arguments(sub)
         else:
             sub.add_argument("--data", type=typed_path, help="folder of images (default data/<dataset>)")
             sub.add_argument("-n", "--number", type=number(int, 1), default=10, help="how many of them (default 10)")

@@ -3,6 +3,7 @@
     python train.py --config configs/model_config_demo.yaml --data faces.zip --out models/demo.pt
     python train.py --config configs/model_config_demo.yaml --data photos/ --out models/mine.pt --steps 50000 --bf16 --compile
     python train.py --config configs/model_config_demo.yaml --data photos/ --init models/demo.pt --out models/mine.pt --seed 1
+    python train.py --config configs/model_config_photo.yaml --data photos/ --patches 40000 --grey 0.1 --out models/photo.pt
     torchrun --nproc-per-node 4 train.py --config configs/model_config_demo.yaml --data faces.zip --out models/demo.pt
 
 Writes at the end OUT, the bare state dict of the averaged weights, which dmilo.py loads, and OUT's name with
@@ -12,6 +13,7 @@ from it.
 import copy
 import hashlib
 import io
+import math
 import os
 import time
 import zipfile
@@ -38,12 +40,15 @@ WARM_UP = 200  # steps of rising learning rate
 COOL_DOWN = 0.3  # the part of the steps, at the end, in which it falls to zero
 EMA_DECAY = 0.999
 GRADIENT_NORM = 1.0
+MOST_SHRUNK = 8  # times: the most that a patch is reduced
+LEAST_SIGMA, SMALL_SIGMA = 0.01, 0.5  # sqrt((1 - abar) / abar), the noise's deviation where the picture lies in [-1, 1]: t = 0 and 136
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
 SAVE_EVERY = 180  # seconds
+SIGMAS = ((1 - linear_alphas_cumprod()) / linear_alphas_cumprod()).sqrt()  # of each timestep
 
 
-def load_images(path, size):
-    """A folder or zip of images -> (n, 3, size, size) uint8, centre-cropped to a square and resized, held in memory; and a digest of the
-    files' contents in their order, which does not depend on where they are."""
+def find_data(path):
+    """A folder or zip of images -> (names, read): read(name) is one of them, decoded to RGB."""
     if os.path.isdir(path):
         files, others = find_images(path)
     elif zipfile.is_zipfile(path):
@@ -54,40 +59,89 @@ def load_images(path, size):
     if not files:
         raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
     say_unread(path, others)
-    images, digest = np.empty((len(files), 3, size, size), np.uint8), hashlib.blake2b(digest_size=8)
-    for i, name in enumerate(tqdm(files, desc="reading images", unit="image", disable=None)):
+
+    def read(name):
         try:
             content = Path(path, name).read_bytes() if os.path.isdir(path) else archive.read(name)
         except (zipfile.BadZipFile, RuntimeError, OSError) as error:  # a wrong checksum, an encrypted entry, no permission
             raise UserError(f"{path}: {name} cannot be read ({error})") from error
-        image = open_rgb(io.BytesIO(content), name)
-        images[i] = np.asarray(ImageOps.fit(image, (size, size), Image.LANCZOS)).transpose(2, 0, 1)
-        digest.update(hashlib.blake2b(content).digest())
-    return torch.from_numpy(images), digest.hexdigest()
+        return open_rgb(io.BytesIO(content), name)
+
+    return files, read
 
 
-def training_batch(images, batch_size, step, rank, seed, device):
+def load_images(path, size):
+    """A folder or zip of images -> (n, 3, size, size) uint8, centre-cropped to a square and resized, held in memory."""
+    files, read = find_data(path)
+    images = np.empty((len(files), 3, size, size), np.uint8)
+    for i, name in enumerate(tqdm(files, desc="reading images", unit="image", disable=None)):
+        images[i] = np.asarray(ImageOps.fit(read(name), (size, size), Image.LANCZOS)).transpose(2, 0, 1)
+    return torch.from_numpy(images)
+
+
+def patch_box(width, height, size, rng):
+    """The corners of a random square of a picture: `size` pixels a side to MOST_SHRUNK times that, evenly on a logarithmic scale,
+    as far as the picture goes. One that is smaller than `size` gives its largest squares."""
+    shorter = min(width, height)
+    smallest, largest = min(size, shorter), min(MOST_SHRUNK * size, shorter)
+    side = smallest * (largest / smallest) ** rng.random()
+    left, top = (width - side) * rng.random(), (height - side) * rng.random()
+    return left, top, left + side, top + side
+
+
+def cut_patches(path, size, count, seed):
+    """A folder or zip of pictures -> (count, 3, size, size) uint8: as many patches of each, at random places and scales, drawn
+    from the seed. One picture is decoded at a time, so that memory goes with `count` and with the largest of them."""
+    files, read = find_data(path)
+    patches = np.empty((count, 3, size, size), np.uint8)
+    for i, name in enumerate(tqdm(files, desc="cutting patches", unit="image", disable=None)):
+        image, rng = read(name), np.random.default_rng((seed, i))
+        for patch in patches[i :: len(files)]:
+            box = patch_box(*image.size, size, rng)
+            patch[:] = np.asarray(image.resize((size, size), Image.LANCZOS, box)).transpose(2, 0, 1)
+    return torch.from_numpy(patches)
+
+
+def read_data(args, image_size, stride):
+    """What to train on, (n, 3, side, side) uint8: --data whole or in --patches. Raises UserError for a side that `stride` does not divide."""
+    if not args.patches:
+        return load_images(args.data, image_size)
+    side = args.patch or image_size
+    if side % stride:
+        raise UserError(f"--patch {side}: must be a multiple of {stride}, for the network of {args.config} halves it so often")
+    return cut_patches(args.data, side, args.patches, args.seed)
+
+
+def training_batch(images, batch_size, step, rank, seed, device, grey=0.0):
     """x_0 with random mirrorings, its noise and its timesteps, on the device: all drawn from (seed, rank, step), so that a
-    resumed training sees what an uninterrupted one would have seen."""
+    resumed training sees what an uninterrupted one would have seen. grey: the share of pictures made grey, as are their noises."""
     generator = torch.Generator().manual_seed(1_000_000_007 * seed + 1_000_003 * rank + step)
     chosen = torch.randint(len(images), (batch_size,), generator=generator)
     mirrored = torch.rand(batch_size, 1, 1, 1, generator=generator) < 0.5
     timesteps = draw_timesteps(batch_size, generator)
     noise_seed = torch.randint(2**62, (), generator=generator).item()
+    is_grey = (torch.rand(batch_size, 1, 1, 1, generator=generator) < grey).to(device)
     x0 = images[chosen].to(device).float() / 127.5 - 1
     x0 = torch.where(mirrored.to(device), x0.flip(3), x0)
     # Drawn where it is used: the noise of 512 pictures takes a core 30 ms, a quarter of a step on a GPU.
     noise = torch.randn(x0.shape, generator=torch.Generator(device).manual_seed(noise_seed), device=device)
+    if grey:
+        luma = (x0 * torch.tensor(LUMA, device=device)[:, None, None]).sum(1, keepdim=True)
+        x0, noise = torch.where(is_grey, luma, x0), torch.where(is_grey, noise[:, :1], noise)
     return x0, noise, timesteps.to(device)
 
 
 def draw_timesteps(n, generator):
-    """(n,) timesteps: mostly those that the methods use, the others to keep every number of steps usable."""
+    """(n,) timesteps: half of them those of small noise, its sigma drawn evenly on a logarithmic scale (denoising, and the last
+    passes of every method), most others those of the methods' chains, the rest to keep every number of steps usable."""
+    low, high = math.log(LEAST_SIGMA), math.log(SMALL_SIGMA)
+    sigma = torch.exp(low + (high - low) * torch.rand(n, generator=generator))
+    small = torch.searchsorted(SIGMAS, sigma)
     anywhere = torch.randint(TRAINING_STEPS, (n,), generator=generator)
     last_layers = torch.randint(100, 350, (n,), generator=generator)  # of chains of 3 to 9 steps: the fast presets'
     of_three = torch.tensor(chain_timesteps(3))[torch.randint(3, (n,), generator=generator)]  # the published settings'
     u = torch.rand(n, generator=generator)
-    return torch.where(u < 0.4, last_layers, torch.where(u < 0.7, of_three, anywhere))
+    return torch.where(u < 0.5, small, torch.where(u < 0.7, last_layers, torch.where(u < 0.85, of_three, anywhere)))
 
 
 def learning_rate_factor(step, steps):
@@ -176,6 +230,10 @@ def parse_arguments():
     parser.add_argument("--config", required=True, help="the model config, configs/model_config_*.yaml")
     parser.add_argument("--data", type=typed_path, required=True, help="a folder or a zip file of images")
     parser.add_argument("--out", type=typed_path, required=True, help="the checkpoint to write")
+    parser.add_argument("--patches", type=number(int, 1), metavar="N",
+                        help="train on N patches cut from large pictures, at scales of 1 to 1/8, instead of on whole ones")
+    parser.add_argument("--patch", type=number(int, 8), metavar="PIXELS", help="their side (default: the config's image_size)")
+    parser.add_argument("--grey", type=number(float, 0, 1), default=0.0, help="the share of pictures made grey (default 0)")
     parser.add_argument("--init", type=typed_path, help="a checkpoint of the same config to start from (default: random weights)")
     parser.add_argument("--steps", type=number(int, 1), default=9500, help="optimiser steps in all (default 9500)")
     parser.add_argument("--batch-size", type=number(int, 1), default=16, help="images a step and process (default 16)")
@@ -184,7 +242,10 @@ def parse_arguments():
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster where the processor has it")
     parser.add_argument("--compile", action="store_true", help="torch.compile: a third faster after a minute or two")
     parser.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.patch and not args.patches:
+        parser.error("argument --patch: is the side of --patches; say how many")
+    return args
 
 
 def refuse_spoilt(loss, average, step, path):
@@ -205,7 +266,7 @@ def run_steps(args, network, parts, images, progress, save, rank, device):
     last = saved = time.time()
     bar = tqdm(total=args.steps, initial=progress["step"], unit="step", disable=rank > 0 or None, mininterval=1)
     for step in range(progress["step"], args.steps):
-        batch = training_batch(images, args.batch_size, step, rank, args.seed, device)
+        batch = training_batch(images, args.batch_size, step, rank, args.seed, device, args.grey)
         loss = noise_prediction_loss(network, *batch, alphas_cumprod, args.bf16)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
@@ -249,14 +310,14 @@ def main():
         model = build_model(config, args.config).to(device)
     ema = copy.deepcopy(model).requires_grad_(False)
     optimizer = Optimizer(model, args.lr)
-    images, digest = load_images(args.data, config["image_size"])
+    images = read_data(args, config["image_size"], model.stride)
 
     state_path = args.out + ".training"
     parts = {"model": model, "ema": ema, "optimizer": optimizer}
     # What decides each step, but for --steps: until the learning rate falls, more of them may be asked for.
-    begun_with = {key: getattr(args, key) for key in ("batch_size", "lr", "seed", "bf16")}
-    # By what is in them: a path may be gone, or lead to something else by now.
-    begun_with.update(data={"content": f"{len(images)} images, digest {digest}"})
+    begun_with = {key: getattr(args, key) for key in ("batch_size", "lr", "seed", "bf16", "grey")}
+    # By content: a path may be gone, or another's by now.
+    begun_with.update(data={"content": f"{len(images)} images, digest {hashlib.blake2b(images.numpy(), digest_size=8).hexdigest()}"})
     begun_with.update(init={"digest": checkpoint_digest(args.init)} if args.init else None, processes=world, model=config)
     progress = resume(state_path, parts, begun_with, device)
     if progress and rank == 0:

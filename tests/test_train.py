@@ -4,16 +4,19 @@ import io
 import os
 import subprocess
 import sys
+import weakref
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import train as training
 from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.prior import build_model, load_model_config
 from guided_diffusion.unet import create_model
-from train import Optimizer, draw_timesteps, learning_rate_factor, noise_prediction_loss, training_batch
+from train import Optimizer, cut_patches, draw_timesteps, learning_rate_factor, noise_prediction_loss, patch_box, training_batch
 
 CONFIG = """
 image_size: 16
@@ -60,8 +63,9 @@ def test_the_average_keeps_no_graph(train, monkeypatch):
     assert not any(p.requires_grad for p in average.parameters())
 
 
-def test_a_killed_training_goes_on_and_ends_the_same(train, tmp_path, monkeypatch):
-    assert train("whole.pt", 6).code == 0
+@pytest.mark.parametrize("more", [(), ("--patches", 5, "--patch", 32, "--grey", 0.5)], ids=["pictures", "patches"])
+def test_a_killed_training_goes_on_and_ends_the_same(train, tmp_path, monkeypatch, more):
+    assert train("whole.pt", 6, *more).code == 0
 
     class Killed(Exception):
         pass
@@ -79,9 +83,9 @@ def test_a_killed_training_goes_on_and_ends_the_same(train, tmp_path, monkeypatc
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", kill_at_the_fifth_step)
     monkeypatch.setattr("time.time", iter(range(0, 10**6, 500)).__next__)  # saves at every step
     with pytest.raises(Killed):
-        train("killed.pt", 6)
+        train("killed.pt", 6, *more)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]  # no half-written file
-    again = train("killed.pt", 6)
+    again = train("killed.pt", 6, *more)
     assert again.code == 0 and "going on from step 4" in again.out
     whole, killed = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "killed.pt"))
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
@@ -110,12 +114,83 @@ def test_seed_rank_and_step_decide_what_is_drawn():
         assert not torch.equal(draw(*other)[1], draw(5, 1, 7)[1])
 
 
-def test_most_timesteps_are_those_the_methods_use():
+def test_timesteps_cover_small_noise_evenly_and_the_methods_chains():
     t = draw_timesteps(100_000, torch.Generator().manual_seed(0))
     share = lambda chosen: chosen.float().mean().item()
     assert t.min() >= 0 and t.max() <= 999
-    assert share((t >= 100) & (t < 350)) == pytest.approx(0.4 + 0.3 * 0.25 + 0.1, abs=0.01)
-    assert share(t == 999) == pytest.approx(0.1, abs=0.01)
+    assert share((t >= 100) & (t < 350)) > 0.25 and share(t == 999) == pytest.approx(0.05, abs=0.01)
+    sigma = training.SIGMAS[t]
+    for low in (0.01, 0.02, 0.04, 0.08, 0.16):  # noise of 2 to 50 of 255 levels is 0.016 to 0.39
+        assert share((sigma >= low) & (sigma < 2 * low)) > 0.07
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of pictures whose pixels say where they are, and whose blue says which picture it is."""
+    (tmp_path / "pictures").mkdir()
+    for n, (width, height) in enumerate([(300, 200), (40, 90), (8, 12)]):
+        y, x = np.mgrid[:height, :width]
+        Image.fromarray(np.stack([x * 255 // width, y * 255 // height, 0 * x + 100 * n], -1).astype(np.uint8)).save(tmp_path / "pictures" / f"{n}.png")
+    return tmp_path / "pictures"
+
+
+def test_patches_come_from_every_picture_and_place_and_from_the_seed(pictures):
+    patches = cut_patches(pictures, 16, 300, 0)
+    assert patches.shape == (300, 3, 16, 16) and patches.dtype == torch.uint8
+    assert torch.equal(patches, cut_patches(pictures, 16, 300, 0)) and not torch.equal(patches, cut_patches(pictures, 16, 300, 1))
+    blue = patches[:, 2].float().mean((1, 2))
+    for n in range(3):
+        assert ((blue - 100 * n).abs() < 1).sum() == 100
+    of_first = patches[blue < 1].float()
+    for channel in range(2):  # left and right, above and below
+        middles = of_first[:, channel].mean((1, 2))
+        assert middles.min() < 50 and middles.max() > 200
+
+
+def test_patches_are_of_every_scale_and_lie_within_the_picture():
+    rng = np.random.default_rng(0)
+    boxes = np.array([patch_box(1000, 700, 64, rng) for _ in range(2000)])
+    left, top, right, bottom = boxes.T
+    assert left.min() >= 0 and top.min() >= 0 and right.max() <= 1000 and bottom.max() <= 700
+    sides = right - left
+    assert np.allclose(sides, bottom - top)
+    for scale in (1, 2, 4):  # evenly: each octave has a third
+        assert np.mean((sides >= 64 * scale) & (sides <= 128 * scale)) == pytest.approx(1 / 3, abs=0.05)
+    for width, height, largest in ((100, 300, 100), (20, 30, 20)):  # no larger than the picture
+        sides = np.array([patch_box(width, height, 64, rng) for _ in range(500)]) @ [-1, 0, 1, 0]
+        assert sides.min() >= min(64, largest) - 1e-9 and sides.max() <= largest + 1e-9
+
+
+def test_patches_hold_one_picture_at_a_time(pictures, monkeypatch):
+    seen, most = [], 0
+    opened = training.open_rgb
+
+    def open_rgb(*arguments):
+        nonlocal most
+        image = opened(*arguments)
+        seen.append(weakref.ref(image))
+        most = max(most, sum(one() is not None for one in seen))
+        return image
+
+    monkeypatch.setattr(training, "open_rgb", open_rgb)
+    cut_patches(pictures, 16, 30, 0)
+    assert most <= 2  # the former one goes when its name does
+
+
+def test_a_share_of_the_pictures_is_grey_with_grey_noise():
+    images = torch.randint(256, (9, 3, 4, 4), dtype=torch.uint8)
+    draw = lambda grey: training_batch(images, 200, 0, 0, 0, torch.device("cpu"), grey)
+    is_grey = lambda x: (x == x[:, :1]).all((1, 2, 3))
+    x0, noise, _ = draw(0.25)
+    assert torch.equal(is_grey(x0.half()), is_grey(noise)) and 30 < is_grey(noise).sum() < 70
+    x0_of_none, noise_of_none, _ = draw(0)
+    assert torch.equal(x0[~is_grey(noise)], x0_of_none[~is_grey(noise)]) and not is_grey(noise_of_none).any()
+
+
+@pytest.mark.parametrize("more, said", [(("--patch", 32), "--patches"), (("--patches", 4, "--patch", 9), "multiple of 2")])
+def test_patches_of_no_use_are_one_line(train, more, said):
+    result = train("model.pt", 1, *more)
+    assert result.code == 2 and len(result.err.splitlines()) == 1 and said in result.err
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing():
@@ -165,7 +240,8 @@ def test_a_compiled_training_takes_the_steps_of_a_plain_one(train, tmp_path):
 def test_a_loss_that_is_not_finite_ends_a_training_and_spoils_no_file(train, tmp_path, monkeypatch, steps):
     assert train("model.pt", 1).code == 0
     before = {name: (tmp_path / name).read_bytes() for name in ("model.pt", "model.pt.training")}
-    monkeypatch.setattr("guided_diffusion.ddim.linear_alphas_cumprod", lambda: torch.full((1000,), float("nan")))
+    spoil = lambda parameters, norm: [p.grad.fill_(float("nan")) for p in parameters if p.grad is not None]
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", spoil)
     result = train("model.pt", 1 + steps)
     assert result.code == 2 and len(result.err.splitlines()) == 1, result.err
     assert f"step {min(1 + steps, 20)}: the loss or the weights are not finite any more; {tmp_path}/model.pt.training holds" in result.err
@@ -224,7 +300,7 @@ def test_more_steps_go_on_and_other_arguments_are_refused(train, tmp_path):
     assert train("model.pt", 1).code == 0
     longer = train("model.pt", 3)
     assert longer.code == 0 and "going on from step 1" in longer.out and "3 steps" in longer.out
-    for key, value, was in (("seed", 1, 0), ("lr", 0.002, 0.001), ("batch-size", 1, 2)):
+    for key, value, was in (("seed", 1, 0), ("lr", 0.002, 0.001), ("batch-size", 1, 2), ("grey", 0.5, 0.0)):
         other = train("model.pt", 4, f"--{key}", value)
         assert other.code == 2 and len(other.err.splitlines()) == 1
         assert f"was begun with {key.replace('-', '_')} {was}, now it is {value}; go on with the former or choose another --out" in other.err
