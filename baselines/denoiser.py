@@ -15,7 +15,6 @@ from solvers.starts import Denoised
 class DenoiserHyperparameters(Row):
     """One row of configs/denoiser.yaml. runs: evaluations for a grey picture, whose noise is the same in all channels."""
 
-    outer = 1
     runs: int
 
 

@@ -16,7 +16,6 @@ from solvers.starts import PlugAndPlay
 class DPIRHyperparameters(Row):
     """One row of configs/dpir.yaml. steps, top, last, damping, contrast: see `solvers.starts.PlugAndPlay`."""
 
-    outer = 1
     steps: int
     top: float
     last: float

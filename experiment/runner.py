@@ -222,9 +222,7 @@ def run(doc, method):
         return Restoration(directory, pictures.problem(names, rng, device), eps, rng, h, args.eta, metrics, args.stop, args.samples)
 
     batches = [] if args.summarize else batches_of(pictures, args.batch_size)[rank::world]
-    # What ends an outer iteration, in inner steps: the passes' differ.
-    outer = [1] * h.outer if h.searches == 1 else [row.inner for row in h.passes for _ in range(row.starts)] or [1]
-    progress = Progress(sum(map(len, batches)), outer, hidden=rank > 0)
+    progress = Progress(sum(map(len, batches)), h.parts, hidden=rank > 0)
     after = lambda: rank == 0 and summarise(directory, head, settings, pictures.failed)
     restore_batches(directory, batches, args.batch_size, build, method.solver, progress, after)
 

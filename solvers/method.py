@@ -48,6 +48,14 @@ class Row:
     def searches(self):
         return sum(row.starts for row in self.passes)
 
+    @property
+    def parts(self):
+        """What each outer iteration has to do, in inner steps: of several searches, which the passes make of different length, or of the
+        one, whose iterations are alike."""
+        if self.searches == 1:
+            return [1] * getattr(self, "outer", 1)
+        return [row.inner for row in self.passes for _ in range(row.starts)] or [1]
+
 
 class Method(NamedTuple):
     """A method by its name, that of its module's generator and of configs/<name>.yaml.
