@@ -216,8 +216,8 @@ def test_a_state_keeps_any_name(script, tmp_path, monkeypatch):
     put_images(str(tmp_path / "m"), b"caf\351.png")
     options = ["-t", "inpainting", "--data", tmp_path / "m", "-l", tmp_path, "--name", "r", "--cuda", -1, "--outer", 2, "--inner", 1]
 
-    def interrupt(self, name):
-        if name == "0_after":
+    def interrupt(self, ends_outer):
+        if ends_outer:
             raise KeyboardInterrupt  # no signal, which a job in the background may be told to ignore
 
     with monkeypatch.context() as patch:

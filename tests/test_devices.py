@@ -56,7 +56,7 @@ def test_every_tensor_lies_on_the_device(no_backward, method, preset, task, prec
         device = torch.device("cuda")
         weights = {name: torch.empty_like(weight, device=device) for name, weight in model.state_dict().items()}
         g.model = lambda x, t: torch.func.functional_call(model, weights, (x, t))
-        latents = [torch.empty(1, 3, 64, 64, device=device) for _ in range(h.searches)]
+        latents = [torch.empty(1, 3, 64, 64, device=device) for _ in range(max(1, h.searches))]
         A, _ = operator.draw(rng, device)
         for iterate in search(method.solver, g, A, A(latents[0]), latents, h, silent):
             assert iterate.x.device.type == "cuda" and iterate.x.shape == (1, 3, 64, 64)

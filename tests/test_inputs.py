@@ -525,6 +525,7 @@ def test_pictures_are_read_when_their_turn_comes(here):
     assert len(pickle.dumps([held.keys, held.digests, held.report, held.paths])) < 4 * 500
 
 
+@pytest.mark.slow
 def test_many_photographs_are_batches_for_a_method_without_a_network_too(run, monkeypatch):
     for seed in range(12):
         save(f"set/{seed}.png", noisy(seed=0))

@@ -206,6 +206,7 @@ def test_the_loss_weighs_noisy_timesteps_more():
     assert loss(0) == pytest.approx(2) and loss(1) == pytest.approx(100)
 
 
+@pytest.mark.slow
 def test_a_traced_network_is_trained_as_a_plain_one():
     """As --compile does it, but without the machine code, which takes minutes."""
     torch.manual_seed(0)
