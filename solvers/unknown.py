@@ -71,11 +71,11 @@ def refuse_who_never_looks(h):
 
 def finding(iterates, task, h, state):
     """The Iterates of a search by the row h whose operator finds a part of itself: what it has found is in their states, and it is found
-    again after each outer iteration of a single search, unless the method does that itself. Large pictures keep what smaller ones have
-    told (`annealed_together`)."""
+    again after each outer iteration of a single search, unless the method does that itself. Of large pictures, too: one fit from what a
+    search has found does no harm (docs/LOG.md)."""
     if state:
         task.restore(state["unknown"])
-    again = h.searches == 1 and not h.finds_unknown and task.operator.halved(task.y) is None
+    again = h.searches == 1 and not h.finds_unknown
     for iterate in iterates:
         if iterate.state is None:
             yield iterate

@@ -11,14 +11,12 @@ import yaml
 from conftest import edit
 from experiment.hyperparameters import load_hyperparameters, load_presets, row_of
 from experiment.methods import BASELINES, OURS, load_method
-from guided_diffusion.blind import UnknownBlur
 from guided_diffusion.ddim import Chain
 from solvers.aims import Aim
 from solvers.method import Iterate
 from solvers.search import Pass, search
-from solvers.starts import Annealed, Smooth
+from solvers.starts import Smooth
 from util.files import UserError
-from util.rng import BatchRandom
 
 
 @pytest.mark.parametrize("name", OURS + BASELINES)
@@ -101,22 +99,6 @@ def test_a_row_that_searches_nothing_gives_its_start():
     assert isinstance(found, Iterate) and found.ends_outer and found.x.abs().max() < 1e-6
     with pytest.raises(UserError, match="starts: is 0, which is for a row whose start is its result"):
         dataclasses.replace(row, starts=0)
-
-
-def test_large_pictures_keep_the_kernel_that_small_ones_have_told():
-    """A refit at full size makes a spike of it."""
-    A, refits = UnknownBlur(9, (136, 136), "cpu", False), []
-    A.refit = lambda xs, y: refits.append(xs[0].shape)
-
-    def solver(g, operator, y, z_0, h, on_step, state=None):
-        for t in range(2):
-            yield Iterate(f"{t}_after", z_0, {"t": t + 1}, ends_outer=True)
-
-    h = load_hyperparameters(load_method("dmilo"), "blind_deblur", "sharp")
-    h = dataclasses.replace(h, start=Annealed(steps=2, runs=1))
-    g = Chain(lambda x, t: 0 * x, 2, BatchRandom([0]))
-    list(search(solver, g, A, torch.zeros(1, 3, 128, 128), [torch.randn(1, 3, 136, 136)], h, lambda *told: None))
-    assert refits == [] and not torch.equal(A.unknown, A.start)
 
 
 QUIET = """
