@@ -14,7 +14,6 @@ import json
 import math
 import os
 import statistics
-import sys
 from collections import namedtuple
 from urllib.parse import quote
 

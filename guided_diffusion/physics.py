@@ -5,7 +5,6 @@ import warnings
 
 import torch
 
-from util.files import UserError
 
 
 def is_physics(operator):

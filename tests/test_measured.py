@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from baselines.least_squares import LeastSquaresHyperparameters, least_squares
+from baselines.least_squares import least_squares
 from conftest import edit
 from experiment.hyperparameters import load_hyperparameters
 from experiment.methods import load_method
@@ -20,7 +20,6 @@ from guided_diffusion.kernels import blurring, correlating
 from guided_diffusion.measurements import load_measurement
 from guided_diffusion.tiles import AnySize, choose_tile, kept_per_pixel, tile_starts, tile_weights
 from guided_diffusion.unet import AttentionBlock
-from solvers.ilo import Hyperparameters
 from solvers.least_squares import silent
 from util.config import load_yaml
 from util.files import UserError
