@@ -34,6 +34,7 @@ def test_a_frozen_network_gives_the_same_numbers(use_scale_shift_norm, norm_grou
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4 * reference.abs().max().item())
 
 
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_same_numbers():
     """Traced, but not turned into machine code, which would take minutes: some releases of PyTorch lose a gradient on the way."""
     model = frozen(small_network(True), "cpu")

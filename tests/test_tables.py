@@ -80,6 +80,7 @@ def measured(request, monkeypatch):
         monkeypatch.setattr(costs, "peak_of_this_process", lambda: 0.25)
 
 
+@pytest.mark.slow
 def test_peak_memory_is_a_fresh_process():
     make = functools.partial(costs.solver_run, "configs/model_config_demo.yaml", "dmilo", 1)
     assert 0.1 < costs.peak_memory(make, torch.device("cpu")) < 1
@@ -187,6 +188,7 @@ def test_failed_images_count_nowhere(table, reproduce):
     assert "| least_squares | tuned | 1 |" in (table / "results/mine/table.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_failure_under_torchrun_is_no_failed_image(table, reproduce, port):
     """torchrun ends with code 1 for whatever one of its processes ends with, here 2 for a finished run with another seed."""
     only = ("--only", "inpainting", "least_squares/tuned")
