@@ -74,6 +74,14 @@ def test_another_sample_is_the_restoration_of_the_next_seed():
     assert not torch.equal(both[0], both[1])
 
 
+@pytest.mark.usefixtures("tiny_network", "short_searches")
+def test_a_measurement_that_asks_for_a_gradient_gets_none():
+    given = problem("inpainting", faces()[:1], BatchRandom([123]))
+    y = given.y.clone().requires_grad_()
+    x = restore(y, given.operator, preset="paper", task="inpainting")
+    assert y.grad is None and not x.requires_grad
+
+
 REFUSED = [
     (dict(method="dps"), "method: is 'dps', must be one of dmilo, dmilo-pgd"),
     (dict(prior="cats"), "cats: there is no"),
