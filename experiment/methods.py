@@ -8,7 +8,9 @@ import importlib
 from util.files import UserError
 
 OURS = ("dmilo", "dmilo-pgd")
-BASELINES = ("least_squares", "total_variation", "denoiser", "dpir", "diffpir", "deepinv_diffpir", "dmplug", "dps", "reddiff", "daps")
+BASELINES = (
+    "least_squares", "total_variation", "denoiser", "dpir", "diffpir", "deepinv_diffpir", "ddiff", "dmplug", "dps", "reddiff", "daps", "subdaps",
+)
 
 
 def module(name):
