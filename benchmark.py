@@ -3,7 +3,7 @@
     python benchmark.py inner --dataset demo --batch-size 1 2 4 8 --cuda -1      # one step of a layer's optimisation
     python benchmark.py inner --dataset celeba --precision fp32 bf16 --cuda 0
     python benchmark.py memory --dataset demo --steps 1 2 3 4 --cuda -1          # peak memory by the length of the chain
-    python benchmark.py quality --data faces/ -n 40 -bn 32 --cuda -1             # PSNR and LPIPS, evaluations, seconds
+    python benchmark.py quality --data faces/ -n 40 -bn 32 --cuda -1             # PSNR, SSIM, LPIPS, seconds, evaluations
     python benchmark.py loss --data faces/ -n 32 --cuda -1                       # how well a prior predicts the noise
     python benchmark.py photographs --cuda -1                                    # against what people use
     python benchmark.py gpu                                                      # all that a GPU has to show: results/gpu.md
@@ -11,7 +11,8 @@
 `inner` and `memory` need no checkpoint. `inner` compares with the step of the published code, made of the same modules: it
 computes the weights' gradients, computes attention again in the backward pass and fetches every loss; on a CPU also told to keep
 freed memory, as ours is. Memory is there the peak of a process of its own, PyTorch included. `quality` runs the scripts, which go on
-with what is in --out already, and adds quality.md, quality.png (PSNR against its cost) and perception.png (LPIPS over PSNR) there.
+with what is in --out already, first for the figures, then one image at a time for the seconds. It adds quality.md and quality.png (PSNR and
+LPIPS over seconds) there. Its last column says on which fronts a row is: no other has both a better figure and fewer seconds.
 `photographs` damages photographs that come with scikit-image and scikit-learn, restores them by `--measured` and by other programs
 (BM3D and OpenCV where they are installed), and leaves photographs.md and photographs.png in --out.
 """
@@ -42,9 +43,8 @@ from util.rng import BatchRandom
 from util.tables import markdown
 
 INNER_HEADER = ["batch", "step", "precision", "ms", "ms an image", "ratio", "peak GB", "ratio"]
-RUNS = ["least_squares/tuned", "dmplug/tuned", "dmilo/paper", "dmilo/fast", "dmilo-pgd/paper", "dmilo-pgd/fast"]
+RUNS = ["least_squares/tuned", "diffpir/tuned", "dmilo/quick", "dmilo/fast", "dmilo/sharp", "dmilo-pgd/fast"]
 TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
-WITHIN = (40, 75, 150)  # network evaluations, after which quality's second table looks at what a run has
 LOSS_TIMESTEPS = (100, 142, 200, 250, 333, 666, 999)  # last layers of chains of 10, 7, 5 and 4 steps; all of 3
 
 
@@ -80,14 +80,13 @@ def memory(args, device):
     print("\n".join(lines))
 
 
-def quality_records(args, task, run):
-    """The records of the images that -n and -bn choose, which the scripts make or have made. run: method/preset."""
+def quality_records(args, task, run, out, names, *extra):
+    """The records of the images of these names, which the scripts make or have made below `out`. run: method/preset."""
     data = args.data or project(f"data/{args.dataset}")
-    names = image_names(list_images(data)[: args.number], data)[args.begin_number :]
     method, _, preset = run.partition("/")
-    job = Job(args.dataset, data, args.number, task, method, preset, os.path.join(args.out, f"{method}-{preset}"))
+    job = Job(args.dataset, data, args.begin_number + len(names), task, method, preset, os.path.join(out, f"{method}-{preset}"))
     sigma = [] if args.sigma is None else ["--sigma", str(args.sigma)]
-    typed = command(job, args.cuda, ["-bn", str(args.begin_number), *sigma])
+    typed = command(job, args.cuda, ["-bn", str(args.begin_number), *sigma, *extra])
     code = run_command(typed)  # it knows what is finished; 1: an image has failed
     found = finished_records(folder(job))
     records = [found[name] for name in names if name in found and "failed" not in found[name]]
@@ -96,42 +95,43 @@ def quality_records(args, task, run):
     return records
 
 
-def quality_row(task, run, records):
-    """A row, as texts, of the means over the images."""
+def figures(records, timed):
+    """What a row of `quality` says: means over the images, and the median seconds of those that were timed."""
     mean = lambda figure: statistics.mean(map(figure, records))
-    figures = [f"{mean(lambda r: r['network_evaluations']):.0f}", f"{mean(lambda r: r['seconds']):.1f}"]
-    figures += [f"{mean(lambda r: r['psnr'][-1]):.2f}", f"{mean(lambda r: max(r['psnr'])):.2f}"]
-    figures += [f"{mean(lambda r: r['ssim'][-1]):.3f}", f"{mean(lambda r: r['lpips_alex'][-1]):.4f}"]
-    return [task, *run.split("/"), *figures]
+    return {
+        "seconds": statistics.median(record["seconds"] for record in timed),
+        "evaluations": mean(lambda r: r["network_evaluations"]),
+        "psnr": mean(lambda r: r["psnr"][-1]),
+        "best": mean(lambda r: max(r["psnr"])),
+        "ssim": mean(lambda r: r["ssim"][-1]),
+        "lpips": mean(lambda r: r["lpips_alex"][-1]),
+    }
 
 
-def within_row(task, run, records):
-    """A row, as texts, of PSNR / LPIPS at the last end of an outer iteration within so many evaluations, means over the images."""
-    figures, evaluations = [], records[0]["evaluations"]
-    for limit in WITHIN:
-        ends = [i for i, end in enumerate(records[0]["ends_outer"]) if end and evaluations[i] <= limit]
-        psnr, lpips = ([record[key][ends[-1]] if ends else 0 for record in records] for key in ("psnr", "lpips_alex"))
-        figures.append(f"{statistics.mean(psnr):.2f} / {statistics.mean(lpips):.4f} ({evaluations[ends[-1]]})" if ends else "")
-    return [task, *run.split("/"), *figures]
+def fronts(rows):
+    """Of each row's figures the fronts it is on, as a text: of PSNR and of LPIPS, if no other row is better in fewer seconds."""
+    better = {"PSNR": lambda a, b: a["psnr"] > b["psnr"], "LPIPS": lambda a, b: a["lpips"] < b["lpips"]}
+    beaten = lambda row, name: any(better[name](other, row) and other["seconds"] < row["seconds"] for other in rows)
+    return [", ".join(name for name in better if not beaten(row, name)) for row in rows]
 
 
 def quality(args, device):
-    groups, rows, within = {}, [], []
+    data = args.data or project(f"data/{args.dataset}")
+    names = image_names(list_images(data)[: args.number], data)[args.begin_number :]
+    one_by_one = names[: args.timed], "--batch-size", "1"
+    found = {(task, run): quality_records(args, task, run, args.out, names) for task in args.tasks for run in args.runs}
+    timed = {job: quality_records(args, *job, os.path.join(args.out, "seconds"), *one_by_one) for job in found}
+    groups, lines = {}, []
     for task in args.tasks:
-        curves = groups.setdefault(task, {})
-        for run in args.runs:
-            curves[run.replace("/", ", ")] = records = quality_records(args, task, run)
-            rows.append(quality_row(task, run, records))
-            within.append(within_row(task, run, records))
-    header = ["task", "method", "preset", "evaluations", "s an image", "PSNR final", "PSNR best", "SSIM final", "LPIPS final"]
-    lines = markdown(header, rows)
-    limits = [f"within {limit}, PSNR / LPIPS (evaluations)" for limit in WITHIN]
-    lines += ["", *markdown(["task", "method", "preset", *limits], within)]
-    write_text(os.path.join(args.out, "quality.md"), "\n".join(lines) + "\n")
+        groups[task] = {run.replace("/", ", "): figures(found[task, run], timed[task, run]) for run in args.runs}
+        for run, row, front in zip(args.runs, groups[task].values(), fronts(groups[task].values())):
+            cells = f"{row['evaluations']:.0f}", f"{row['seconds']:.2f}", f"{row['psnr']:.2f}", f"{row['best']:.2f}", f"{row['ssim']:.3f}"
+            lines.append([task, *run.split("/"), *cells, f"{row['lpips']:.4f}", front])
+    header = ["task", "method", "preset", "evaluations", "s an image", "PSNR final", "PSNR best", "SSIM final", "LPIPS final", "front"]
+    table = "\n".join(markdown(header, lines))
+    write_text(os.path.join(args.out, "quality.md"), table + "\n")
     plots.quality(os.path.join(args.out, "quality.png"), groups)
-    plots.perception(os.path.join(args.out, "perception.png"), groups)
-    print("\n".join(lines))
-    print(f"\nwrote {args.out}/ (quality.md, quality.png, perception.png)")
+    print(f"{table}\n\nwrote {args.out}/ (quality.md, quality.png)")
 
 
 @torch.no_grad()
@@ -235,6 +235,7 @@ def main():
             sub.add_argument("--tasks", nargs="+", default=TASKS, help=f"(default {' '.join(TASKS)})")
             sub.add_argument("--runs", nargs="+", default=RUNS, help=f"method/preset (default {' '.join(RUNS)})")
             sub.add_argument("--sigma", type=number(float, 0), help="the measurements' noise (default: the task files')")
+            sub.add_argument("--timed", type=number(int, 1), default=3, help="images whose median gives the seconds (default 3)")
             sub.add_argument("--out", type=typed_path, default="results/benchmark", help="(default results/benchmark)")
     args = parser.parse_args()
     if args.function is gpu and not torch.cuda.is_available():

@@ -41,42 +41,24 @@ def convergence(path, groups):
 
 
 def quality(path, groups):
-    """A column a group, PSNR against network evaluations above, against seconds below. groups: {title: {label: records}}."""
-    figure = Figure((3.8 * len(groups), 6.4), layout="constrained")
-    panels = figure.subplots(2, len(groups), squeeze=False, sharey=True)
+    """A column a group, PSNR over seconds above, LPIPS over seconds below: a point a curve, and the front of those that no other one is better
+    than in fewer seconds. groups: {title: {label: {"seconds": …, "psnr": …, "lpips": …}}}."""
+    figure = Figure((3.8 * len(groups), 7.2), layout="constrained")
+    panels = figure.subplots(2, len(groups), squeeze=False, sharey="row")
     for (title, curves), column in zip(groups.items(), panels.T):
-        for panel, cost in zip(column, ("network evaluations", "seconds")):
-            panel.set(title=title, xlabel=f"{cost} an image", xscale="log")
+        column[0].set(title=title)
+        for panel, key, best in zip(column, ("psnr", "lpips"), (np.maximum, np.minimum)):
+            panel.set(xlabel="seconds an image", xscale="log")
             panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
             panel.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
             panel.xaxis.set_minor_formatter(ticker.NullFormatter())
             panel.grid(alpha=0.3)
-        for (label, records), style in zip(curves.items(), styles()):
-            # DMILO-PGD also records what it projects, which the next iterate leaves far behind.
-            ends = np.flatnonzero(records[0]["ends_outer"])
-            curve = {key: np.mean([record[key] for record in records], axis=0)[ends] for key in ("psnr", "evaluations", "elapsed")}
-            for panel, cost in zip(column, ("evaluations", "elapsed")):
-                if records[0]["network_evaluations"] == 0:
-                    panel.axhline(curve["psnr"][-1], color="grey", linestyle=style["linestyle"], label=label)
-                else:
-                    panel.plot(curve[cost], curve["psnr"], markersize=4, alpha=0.8, label=label, **style)
-    for panel in panels[:, 0]:
-        panel.set_ylabel("PSNR (dB)")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(groups))
-    save(figure, path)
-
-
-def perception(path, groups):
-    """A panel a group: LPIPS over PSNR of the last iterates, a point a curve; right and low is good. groups: {title: {label: records}}."""
-    figure = Figure((3.8 * len(groups), 3.9), layout="constrained")
-    panels = figure.subplots(1, len(groups), squeeze=False)
-    for (title, curves), panel in zip(groups.items(), panels[0]):
-        panel.set(title=title, xlabel="PSNR (dB) →")
-        panel.grid(alpha=0.3)
-        for (label, records), style in zip(curves.items(), styles()):
-            psnr, lpips = (np.mean([record[key][-1] for record in records]) for key in ("psnr", "lpips_alex"))
-            panel.plot(psnr, lpips, linestyle="none", marker=style["marker"], label=label, alpha=0.8)
-    panels[0][0].set_ylabel("LPIPS ↓")
+            for (label, row), style in zip(curves.items(), styles()):
+                panel.plot(row["seconds"], row[key], linestyle="none", marker=style["marker"], label=label, alpha=0.8)
+            seconds, values = np.array(sorted((row["seconds"], row[key]) for row in curves.values())).T
+            panel.step(seconds, best.accumulate(values), where="post", color="grey", linewidth=1, zorder=0)
+    panels[0][0].set_ylabel("PSNR (dB) ↑")
+    panels[1][0].set(ylabel="LPIPS ↓", yscale="log")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(groups))
     save(figure, path)
 

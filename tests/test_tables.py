@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmark import within_row
+from benchmark import fronts
 from conftest import no_network
 from experiment import costs
 from reproduce import load_table, rows_of
@@ -262,12 +262,9 @@ def test_benchmark_quality(script, tmp_path, commands_in_process):
     assert Image.open(tmp_path / "q" / "quality.png").width > 100
 
 
-def test_benchmark_quality_within_so_many_evaluations():
-    record = {"psnr": [20.0, 30.0, 24.0, 26.0], "lpips_alex": [0.4, 0.3, 0.2, 0.1], "evaluations": [9, 12, 41, 160],
-              "ends_outer": [True, False, True, True]}
-    row = within_row("inpainting", "dmilo/fast", [record, {**record, "psnr": [22.0, 0, 28.0, 0]}])
-    assert row == ["inpainting", "dmilo", "fast", "21.00 / 0.4000 (9)", *2 * ["26.00 / 0.2000 (41)"]]
-    assert within_row("inpainting", "dmilo/fast", [{**record, "evaluations": [90, 91, 92, 93]}])[3] == ""
+def test_benchmark_quality_says_who_is_on_a_front():
+    row = lambda seconds, psnr, lpips: {"seconds": seconds, "psnr": psnr, "lpips": lpips}
+    assert fronts([row(1, 30, 0.2), row(2, 31, 0.3), row(3, 30.5, 0.1), row(4, 29, 0.4)]) == ["PSNR, LPIPS", "PSNR", "LPIPS", ""]
 
 
 def test_benchmark_gpu_without_a_gpu_is_one_line(script, monkeypatch):
