@@ -20,13 +20,15 @@ class PGDHyperparameters(Hyperparameters):
     """One row of configs/dmilo-pgd.yaml: DMILO's, and what the gradient step on X is.
 
     lr_x: step size; gradient_steps: steps an outer iteration; norm_power: of ||A(X) - y||, which is descended;
-    hold_saturated: whether pixels at -1 or 1 stay there (A is given clamp(X), whose gradient vanishes at its ends).
+    hold_saturated: whether pixels at -1 or 1 stay there (A is given clamp(X), whose gradient vanishes at its ends);
+    x_from_chain: whether X begins at what the chain makes of z_0, not at 0 as published.
     """
 
     lr_x: float
     gradient_steps: int
     norm_power: int
     hold_saturated: bool
+    x_from_chain: bool = False
 
 
 def measurement_gradient(operator, X, y, h):
@@ -50,7 +52,7 @@ def dmilo_pgd(g, operator, y, z_0, h, on_step, state=None):
     if state is None:  # else: a run that was stopped goes on, which is no part of the algorithm
         nu = [torch.zeros_like(z_0) for _ in range(N)]
         z = run_chain(g, z_0, nu)
-        X = torch.zeros_like(z_0)
+        X = z[N].clamp(-1, 1) if h.x_from_chain else torch.zeros_like(z_0)
         yield Iterate("init", X)
         state = {"t": 0, "z": z, "nu": nu, "X": X}
     z, nu, X = state["z"], state["nu"], state["X"]

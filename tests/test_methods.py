@@ -54,8 +54,8 @@ BAD = [
     ("start: {kind: smooth, contrast: 0.1}", "start: {kind: smoth}", "start.kind is 'smoth', must be one of smooth, annealed"),
     ("start: {kind: smooth, contrast: 0.1}", "start: {kind: smooth}", "start.contrast is missing"),
     ("start: {kind: smooth, contrast: 0.1}", "start: {kind: smooth, contrast: 0.1, steps: 3}", "start.steps is not a known key"),
-    ("- {chain_steps: 4, starts: 2, inner: 11}", "- {chain_steps: 4, starts: 2}", "before[0].inner is missing"),
-    ("- {chain_steps: 4, starts: 2, inner: 11}", "- [4, 2, 11]", "must be a list of mappings"),
+    ("- {chain_steps: 4, starts: 1, inner: 20}", "- {chain_steps: 4, starts: 1}", "before[0].inner is missing"),
+    ("- {chain_steps: 4, starts: 1, inner: 20}", "- [4, 1, 20]", "must be a list of mappings"),
     ("aim: {variance: 0.0033, sample_variance: 0.01}", "aim: {variance: x}", "aim.variance is 'x', must be float"),
     ("aim: {variance: 0.0033, sample_variance: 0.01}", "aim: {variances: 1}", "aim.variances is not a known key"),
 ]
@@ -65,12 +65,12 @@ BAD = [
 def test_a_group_of_a_row_is_checked_key_by_key(workspace, old, new, said):
     edit(workspace / "configs/dmilo.yaml", old, new)
     with pytest.raises(UserError) as error:
-        load_hyperparameters(load_method("dmilo"), "inpainting", "fast")
+        load_hyperparameters(load_method("dmilo"), "inpainting", "sharp")
     assert said in str(error.value) and "inpainting" in str(error.value)
 
 
 def test_dmilo_pgd_has_dmilos_rows_and_what_differs():
-    rows = {name: load_hyperparameters(load_method(name), "inpainting", "fast") for name in OURS}
+    rows = {name: load_hyperparameters(load_method(name), "inpainting", "sharp") for name in OURS}
     theirs = {field: value for field, value in vars(rows["dmilo-pgd"]).items() if field in vars(rows["dmilo"])}
     assert theirs == vars(rows["dmilo"]) and rows["dmilo-pgd"].gradient_steps > 1
     assert isinstance(rows["dmilo"].start, Smooth) and isinstance(rows["dmilo"].aim, Aim) and isinstance(rows["dmilo"].before[0], Pass)
@@ -92,7 +92,7 @@ def test_poisson_noise_on_a_reduced_picture_takes_super_resolutions_row(workspac
 
 
 def test_a_row_that_searches_nothing_gives_its_start():
-    row = load_hyperparameters(load_method("dmilo"), "inpainting", "fast")
+    row = load_hyperparameters(load_method("dmilo"), "inpainting", "sharp")
     h, never = dataclasses.replace(row, starts=0, before=()), None
     A, y = (lambda x: x / 2), torch.zeros(1, 3, 8, 8)
     (found,) = search(never, Chain(None, 3, None), A, y, [torch.randn(1, 3, 8, 8)], h, lambda *told: None)
