@@ -157,7 +157,7 @@ def infer_task(args):
 def add_pictures(parser):
     """The options that say what is restored."""
     add, count = parser.add_argument_group("which pictures, which task").add_argument, number(int, 1)
-    add("--dataset", default="demo", help="configs/model_config_<dataset>.yaml says which prior (default demo)")
+    add("--dataset", help="configs/model_config_<dataset>.yaml says which prior (default demo, faces; with --measured photo, photographs)")
     add("-t", "--task", help="configs/tasks/<task>_config.yaml (default super_resolution; with --measured: what is given beside it)")
     add("--data", type=typed_path, metavar="DIR", help="folder of images (default data/<dataset>)")
     add("--resize", action="store_true", help="cut the middle square out of the images and scale it to the prior's size")
@@ -243,6 +243,7 @@ def parse_arguments(doc, method):
 
     if args.seed + args.samples - 1 > LAST_SEED:
         parser.error(f"argument --seed: with {args.samples} samples, whose seeds follow it, must be {LAST_SEED + 1 - args.samples} at most")
+    args.dataset = args.dataset or ("photo" if args.measured else "demo")
     args.model_config = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
     infer_task(args)
     args.task_config = task_file(args.dataset, args.task)

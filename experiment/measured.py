@@ -19,6 +19,7 @@ from util.photographs import read_photograph
 
 LEAST_SIGMA = 1 / 255  # of an 8-bit file, in units of [-1, 1]: half a level
 STEP = 1.05  # between two estimates that count as different; they err by more
+LITTLE = 0.5  # of a picture, at most, around its holes: the rest is then denoised by one evaluation
 LARGEST_SIGMA = 0.5  # beyond it what an estimate finds is no noise
 NOT_WHITE = {
     "coloured": "its noise is not white (a camera's, a JPEG's, a resized picture's) and is not removed well; reduce the picture by two first, or "
@@ -94,10 +95,14 @@ class Measured:
         return photo.x * given.get("mask", 1), given, told, warnings
 
     def _window(self, given):
-        """(rows, columns) of the picture that are worked through: where the rest stays as it is, what lies around the holes."""
-        if not self.args.keep_observed or given["mask"].all():
-            return slice(None), slice(None)
-        return around_holes(given["mask"], self.margin)
+        """(rows, columns) of the picture that are worked through: what lies around the holes, where that is little of it or the rest stays as it
+        is."""
+        everything = slice(None), slice(None)
+        if not isinstance(self.kind, Inpainting) or given["mask"].all():
+            return everything
+        rows, columns = window = around_holes(given["mask"], self.margin)
+        little = (rows.stop - rows.start) * (columns.stop - columns.start) <= LITTLE * given["mask"].numel()
+        return window if little or self.args.keep_observed else everything
 
     def _look_at(self, name, path, photo):
         y, given, told, warnings = self._measurement(name, photo)
@@ -106,7 +111,8 @@ class Measured:
         sigma, source, kind = self._sigma(path, y, mask, complete)
         warnings += [f"{path}: {NOT_WHITE[kind]}"] if kind in NOT_WHITE else []
         y, share = y[(..., *self._window(given))], 1 - mask.mean().item()
-        told += [f"{y.shape[-1]} x {y.shape[-2]} around the holes worked through"] if y.shape[-2:] != whole else []
+        rest = "left as it is" if self.args.keep_observed else "denoised once"
+        told += [f"{y.shape[-1]} x {y.shape[-2]} around the holes worked through, the rest {rest}"] if y.shape[-2:] != whole else []
         self.keys[name] = (tuple(self.kind.size(y, given)), tuple(y.shape), sigma, photo.grey, complete)
         self.digests[name] = digest(y[0].numpy())
         about = "its mask has no hole: nothing to do, copied" if complete else f"sigma {sigma:.4f} ({source})"

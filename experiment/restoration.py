@@ -10,8 +10,10 @@ from tqdm import tqdm
 
 from experiment.recorder import LEFT, WHICH, ImageRecord, choose, write_too_large
 from experiment.stop import misfit, structure
-from guided_diffusion.ddim import Chain
 from guided_diffusion.blind import UnknownOperator
+from guided_diffusion.ddim import Chain
+from guided_diffusion.tiles import AnySize
+from solvers.annealing import denoised
 from solvers.method import Iterate
 from solvers.search import search
 from util.devices import is_out_of_memory, provenance
@@ -30,6 +32,7 @@ def draw_latents(rng, shape, h, device):
     return [latent.to(device) for latent in drawn[:count]]
 
 
+TILE, GREY_RUNS = 256, 2  # pixels a side, and evaluations of a grey one, for what lies around the part of a photograph that is searched
 LINE_EVERY = 60  # seconds between two lines of progress where no terminal shows bars
 
 
@@ -121,6 +124,16 @@ class Iterates:
         return search(solver, self.g, self.problem.operator, self.problem.y, self.latents, self.h, on_step, state)
 
 
+def surroundings(problem, model, i):
+    """Photograph i of a Problem, (3, H', W') in [-1, 1], for what of it is not worked through: as it is or, unless that is asked for, by one
+    evaluation of the network, in tiles."""
+    whole, window = problem.brought[i]["whole"], problem.brought[i]["window"]
+    if problem.keep or model is None or window == (slice(None), slice(None)):
+        return whole
+    g = Chain(AnySize(model.model, TILE), 1, BatchRandom([0]))
+    return denoised(g, whole[None].to(problem.y.device), problem.sigma, GREY_RUNS)[0].cpu()
+
+
 class Restoration:
     """One batch from its Problem to its files; `run` goes on from the last outer iteration that an earlier, killed run has
     finished (its state is in record/<first image>.state) and ends with the files of an uninterrupted one.
@@ -143,7 +156,7 @@ class Restoration:
             drawn = {key: value[i] for key, value in problem.drawn.items()}
             truth = None if truths is None else truths[i]
             about = metrics, problem.sigma, problem.nearest, rule, h.searches == 1
-            brought = problem.brought[i] if problem.brought else None
+            brought = {**problem.brought[i], "whole": surroundings(problem, model, i)} if problem.brought else None
             self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, *about, brought))
         self.path = os.path.join(directory, "record", f"{problem.names[0]}.state")
 

@@ -84,7 +84,8 @@ def workspace(tmp_path, monkeypatch):
     os.makedirs(tmp_path / "models")
     os.makedirs(tmp_path / "black")
     Image.new("RGB", (256, 256)).save(tmp_path / "black" / "0.png")
-    shutil.copy("models/demo.pt", tmp_path / "models")
+    for prior in ("demo", "photo"):
+        shutil.copy(f"models/{prior}.pt", tmp_path / "models")
     shutil.copy("models/alexnet_features.pt", tmp_path / "models")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("util.files.PROJECT", str(tmp_path))
@@ -153,9 +154,10 @@ def short_searches(monkeypatch):
 
 
 def put_tiny_prior(root):
-    """The tiny network becomes the demo prior of a workspace, for processes of their own, too."""
-    (root / "configs" / "model_config_demo.yaml").write_text(yaml.safe_dump({**TINY, "model_path": "models/demo.pt"}))
-    torch.save(tiny_network().state_dict(), root / "models" / "demo.pt")
+    """The tiny network becomes both priors of a workspace, for processes of their own, too."""
+    for prior in ("demo", "photo"):
+        (root / "configs" / f"model_config_{prior}.yaml").write_text(yaml.safe_dump({**TINY, "model_path": f"models/{prior}.pt"}))
+        torch.save(tiny_network().state_dict(), root / "models" / f"{prior}.pt")
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def test_a_photograph_is_deblurred_without_a_kernel(script, tmp_path, tiny_prior
     arguments = ["dmilo.py", "--measured", "data/demo/astronaut.png", "-l", tmp_path, "--name", "r", "--cuda", -1, "--inner", 1]
     result = script(*arguments, "--blind", 8)
     assert result.code == 0 and "blind_deblur, sigma " in result.out, result.err
-    folder = tmp_path / "demo" / "blind_deblur" / "r"
+    folder = tmp_path / "photo" / "blind_deblur" / "r"
     assert Image.open(folder / "restored" / "astronaut.png").size == (64, 64)
     assert Image.open(folder / "images" / "astronaut" / "kernel.png").size == (7, 7)  # at most 8, and odd
     result = script(*arguments, "--blind", 40)

@@ -11,7 +11,10 @@ from PIL import Image, ImageCms
 
 from experiment.arguments import parse_arguments
 from experiment.measured import Measured
+from experiment.restoration import surroundings
+from guided_diffusion.ddim import level_of_noise, predict_x0
 from guided_diffusion.kernels import correlating
+from guided_diffusion.tiles import AnySize
 from test_measured import arguments
 from util.files import UserError
 
@@ -253,6 +256,23 @@ def test_of_a_large_picture_that_is_kept_only_what_lies_around_the_holes_is_work
     found = np.asarray(result.result("p"))
     assert found.shape == pixels.shape and np.array_equal(found[mask > 0], pixels[mask > 0]) and not np.array_equal(found, pixels)
     assert np.load(os.path.join(result.folder, "images", "p", "measurement.npy")).shape == (3, 52, 67)
+
+
+def test_of_a_large_picture_what_lies_far_from_small_holes_is_denoised_once(look, tiny_model):
+    mask = holed((200, 300))
+    save("p.png", noisy(size=(200, 300)))
+    save("m.png", mask)
+    seen = look("--measured", "p.png", "--mask", "m.png")
+    assert "67 x 52 around the holes worked through, the rest denoised once" in seen.out and seen.problem.size == (52, 67)
+    photograph = seen.problem.brought[0]["whole"]
+    rest = surroundings(seen.problem, AnySize(tiny_model), 0)
+    level = level_of_noise(seen.problem.sigma)
+    z = level.abar**0.5 * photograph[None]
+    eps = AnySize(tiny_model, 256)(z, torch.full((1,), level.t))
+    assert torch.allclose(rest, predict_x0(z, eps, level.abar)[0], atol=1e-5) and not torch.equal(rest, photograph)
+    mask[150:160] = 0  # holes all over it: all of it is worked through
+    save("m.png", mask)
+    assert "worked through" not in look("--measured", "p.png", "--mask", "m.png").out
 
 
 # ---------------------------------------------------------------------------------------------------------- kernels (4, 11, 12, 23)
@@ -511,7 +531,7 @@ def test_a_file_that_was_mended_is_restored_by_the_same_command(script, here):
     command = "baselines.least_squares", "--inner", 2, "-l", "runs", "--name", "r", "--cuda", -1, "--measured", "set"
     assert script(*command).code == 1
     save("set/1.png", noisy())
-    assert script(*command).code == 0 and os.path.exists("runs/demo/denoising/r/restored/1.png")
+    assert script(*command).code == 0 and os.path.exists("runs/photo/denoising/r/restored/1.png")
 
 
 def test_what_is_wrong_with_one_mask_of_many_is_said_of_that_picture(run):

@@ -68,7 +68,8 @@ def restore(script, tmp_path):
     def run(name, *arguments, task="inpainting"):
         result = script(name, "-l", tmp_path / "runs", "--name", "r", *SHORT, *arguments)
         assert result.code == 0, result.err
-        return SimpleNamespace(folder=tmp_path / "runs" / "demo" / task / "r", **vars(result))
+        prior = "photo" if "--measured" in arguments else "demo"
+        return SimpleNamespace(folder=tmp_path / "runs" / prior / task / "r", **vars(result))
 
     return run
 
@@ -318,7 +319,7 @@ def test_tiles_are_chosen_where_memory_is_short(demo_model, monkeypatch):
 def test_a_run_keeps_the_tile_that_memory_chose(photos, script, tiny_prior, monkeypatch):
     save(str(photos / "large.png"), smooth((72, 70)))
     command = ("dmilo.py", "--measured", photos / "large.png", "-l", photos / "runs", "--name", "r", *SHORT)
-    settings = photos / "runs" / "demo" / "denoising" / "r" / "settings.json"
+    settings = photos / "runs" / "photo" / "denoising" / "r" / "settings.json"
 
     def with_free_memory(free, *more):
         monkeypatch.setattr("guided_diffusion.tiles.available_memory", lambda device: free)

@@ -145,7 +145,7 @@ def test_a_real_run_of_a_file_with_an_odd_name(script, tmp_path):
     Image.new("RGB", (64, 64), "teal").save(odd)
     result = script("dmilo.py", "--measured", odd, "--sigma", 0.1, "-l", tmp_path / "out", "--name", "run", "--cuda", -1)
     assert result.code == 0 and "report.html" in result.out, result.err
-    folder = tmp_path / "out" / "demo" / "denoising" / "run"
+    folder = tmp_path / "out" / "photo" / "denoising" / "run"
     seen = Page(folder / "report.html")
     assert odd.stem in seen.texts["h2"] and not any("onerror" in a for _, a in seen.tags)
     assert all((folder / file.decode()).exists() for file in seen.files())

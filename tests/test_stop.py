@@ -87,7 +87,7 @@ def test_a_measured_picture_gets_the_chosen_iterate(script, tmp_path, tiny_prior
     result = script("dmilo.py", "--measured", "data/demo/astronaut.png", "--sigma", 1, "--preset", "paper", "--outer", 3, "--inner", 1,
                     "-l", tmp_path, "--name", "r", "--cuda", -1)
     assert result.code == 0, result.err
-    run = tmp_path / "demo" / "denoising" / "r"
+    run = tmp_path / "photo" / "denoising" / "r"
     record = json.loads((run / "record" / "astronaut.json").read_text())
     assert record["chosen"] == {"rule": "discrepancy", "iterate": 1, "reached": True}
     first, chosen, final, found = ((run / "images" / "astronaut" / f"{name}.png").read_bytes() for name in ("0_after", "1_after", "final", "result"))

@@ -12,8 +12,9 @@ LARGEST = 1 << 18  # pixels; of larger pictures evenly spread squares of SQUARE 
 SQUARE = 64
 WHITE = 0.75  # fine noise over all noise, at least, where it is white; demosaiced, resized or JPEG's has 0.15 to 0.65
 LEVELS_OFF = 1.5  # noise of blocks of 16 over that of blocks of 8, at most; what is texture goes on growing
-FINEST = {"side": 5, "flat": 0.3, "least": 0.1}  # of patches: their side, the share of flattest ones, the share of least components
-PER_COMPONENT = 20  # patches a component, below which components are not told from one another
+PATCHES = ((5, 2), (3, 1))  # (side, from one to the next) of patches, the second where a picture is too small for the first
+FLAT, LEAST = 0.3, 0.1  # the share of flattest patches, the share of least components
+PER_COMPONENT = 15  # patches a component, below which components are not told from one another
 GRAIN = 0.015  # the deviation of fine texture, at most, that the flattest blocks of a photograph hold beside noise: 2 of 255
 CLEAR = 2.0  # standard deviations that a block's mean keeps from black and white, where noise is cut off
 TO_SIGMA = 0.6744897501960817  # the median of |n|, n standard normal (Donoho & Johnstone 1994)
@@ -21,7 +22,7 @@ TO_SIGMA = 0.6744897501960817  # the median of |n|, n standard normal (Donoho & 
 
 class Noise(NamedTuple):
     """sigma: the standard deviation, in the picture's units; kind: "white", "coloured" (not white), or "hidden" (no place is flat
-    enough to tell noise from texture; sigma counts what is finest for white noise)."""
+    enough to tell noise from texture; sigma is of white noise)."""
 
     sigma: float
     kind: str
@@ -90,13 +91,14 @@ def _flattest(figures, side, sigma):
 def _least_components(x, spoilt, sigma):
     """The deviation of what varies least in flat patches, all channels together: noise is in each of their components, texture in few
     (Pyatykh, Hesser, Zheng 2013). None where too few patches say anything. Of noise alone it is a tenth too low."""
-    patches, bad = (F.unfold(one, FINEST["side"], stride=2).transpose(1, 2).flatten(0, 1) for one in (x, spoilt))
-    patches = patches[(bad.amax(1) == 0) & (patches.abs().mean(1) < 1 - CLEAR * sigma)]
-    flattest = patches.var(1).argsort()[: int(FINEST["flat"] * len(patches))]
-    if len(flattest) < PER_COMPONENT * patches.shape[1]:
-        return None
-    variances = torch.linalg.eigvalsh(torch.cov(patches[flattest].T.double()))
-    return variances[: max(1, int(FINEST["least"] * len(variances)))].mean().clamp(min=0).sqrt().item()
+    for side, stride in PATCHES:
+        patches, bad = (F.unfold(one, side, stride=stride).transpose(1, 2).flatten(0, 1) for one in (x, spoilt))
+        patches = patches[(bad.amax(1) == 0) & (patches.abs().mean(1) < 1 - CLEAR * sigma)]
+        flattest = patches.var(1).argsort()[: int(FLAT * len(patches))]
+        if len(flattest) >= PER_COMPONENT * patches.shape[1]:
+            variances = torch.linalg.eigvalsh(torch.cov(patches[flattest].T.double()))
+            return variances[: max(1, int(LEAST * len(variances)))].mean().clamp(min=0).sqrt().item()
+    return None
 
 
 def _of_windows(x, spoilt):
@@ -129,11 +131,11 @@ def estimate_noise(x, observed):
         if sigma is None and observed.mean() > 0.5:
             return Noise(0.0, "white")  # a blank page
         return None if sigma is None else Noise(sigma, "hidden")
-    if sigma >= WHITE * small[1]:
-        least = _least_components(x, spoilt, sigma)
-        if least is not None:  # the blocks' own texture is taken off, as far as patches say that it is none
-            sigma = min(sigma, max(least, max(sigma**2 - GRAIN**2, 0) ** 0.5))
-        return Noise(sigma, "white")
-    if large and large[1] <= LEVELS_OFF * small[1]:
+    white = sigma >= WHITE * small[1]
+    if not white and large and large[1] <= LEVELS_OFF * small[1]:
         return Noise(large[1], "coloured")
-    return Noise(sigma, "hidden")
+    # The blocks' own texture is taken off, as far as patches say that it is none: where all is texture, without a limit.
+    least, texture = _least_components(x, spoilt, sigma), GRAIN if white else sigma
+    if least is not None:
+        sigma = min(sigma, max(least, max(sigma**2 - texture**2, 0) ** 0.5))
+    return Noise(sigma, "white" if white else "hidden")
