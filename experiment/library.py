@@ -100,6 +100,15 @@ def draws(seed, sample, batch):
     return BatchRandom([seed + sample] * batch)
 
 
+@torch.no_grad()
+def row_for(operator, x):
+    """The row of an operator that no task file names; x: (B, 3, H, W), not zero."""
+    y = operator(x)
+    if y.shape == x.shape and torch.equal(y, x):
+        return "denoising"
+    return "default" if is_linear(operator, x) else "nonlinear"
+
+
 @torch.enable_grad()
 def restore(y, operator, sigma=0.01, prior="demo", method="dmilo", preset="fast", size=None, seed=123, samples=1, device=None,
             on_iterate=None, task=None):
@@ -108,8 +117,8 @@ def restore(y, operator, sigma=0.01, prior="demo", method="dmilo", preset="fast"
 
     y: (B, …); operator: any differentiable function of (B, 3, H, W) in [-1, 1], or a physics of deepinv, whose y belongs to pictures in
     [0, 1], and sigma to y; sigma: the noise's standard deviation in units of [-1, 1]; prior: configs/model_config_<prior>.yaml; method:
-    "dmilo" or "dmilo-pgd"; preset, task: the table in configs/<method>.yaml and its row, by default `default` or, for an operator that is
-    not linear, `nonlinear`; size: (H, W), by default the prior's; seed: a number or a BatchRandom to go on with; device: by default y's;
+    "dmilo" or "dmilo-pgd"; preset, task: the table in configs/<method>.yaml and its row, by default `default` or, of an operator that does
+    nothing, `denoising` and of one that is not linear, `nonlinear`; size: (H, W), by default the prior's; seed: a number or a BatchRandom to go on with; device: by default y's;
     on_iterate(name, X): hears of every iterate. Raises UserError, one line, for what cannot be restored. What is set for the whole
     process (PyTorch's flags, its current GPU, how plots are shown) is left as it is.
     """
@@ -121,7 +130,7 @@ def restore(y, operator, sigma=0.01, prior="demo", method="dmilo", preset="fast"
     problem = problem_of(y.detach().to(device), operator, sigma, size or (side, side))
     eps = AnySize(model, choose_tile(model, problem.size, side, len(y), device))
     probe = BatchRandom([0] * len(y)).randn((3, *problem.size), device)
-    row = task or ("default" if is_linear(problem.operator, probe) else "nonlinear")
+    row = task or row_for(problem.operator, probe)
     method = load_method(method)
     h = load_hyperparameters(method, row, preset)
     found = []

@@ -10,6 +10,7 @@ from PIL import Image
 
 import experiment.library
 from dmilo import restore
+from experiment.library import row_for
 from experiment.problem import simulate
 from guided_diffusion.measurements import load_measurement, reducing
 from test_solvers import TASKS, faces
@@ -62,7 +63,13 @@ def test_restore_gives_the_pixels_of_a_measured_picture(script, tmp_path):
     size = (48, 80)
     x = restore(load_image(str(tmp_path / "a.png")), reducing(size, 4, "cpu"), 0.02, task="super_resolution", size=size)
     save_image(tmp_path / "x.png", x[0])
-    assert np.array_equal(Image.open(tmp_path / "x.png"), Image.open(tmp_path / "demo/super_resolution/r/restored/a.png"))
+    assert np.array_equal(Image.open(tmp_path / "x.png"), Image.open(tmp_path / "photo/super_resolution/r/restored/a.png"))
+
+
+def test_an_operator_takes_the_row_of_what_it_does():
+    x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    rows = [row_for(A, x) for A in (lambda x: x, lambda x: x[..., ::2], lambda x: x / 2, torch.sin)]
+    assert rows == ["denoising", "default", "default", "nonlinear"]
 
 
 @pytest.mark.usefixtures("tiny_network", "short_searches")
