@@ -49,7 +49,7 @@ def dying_after(saves, save):
 RUNS = [
     ("dmilo.py", "inpainting", ["--outer", 3, "--inner", 2, "--eta", 0.5]),
     ("dmilo-pgd.py", "super_resolution", ["--outer", 3, "--inner", 2]),
-    ("dmilo.py", "gaussian_deblur", ["--preset", "fast"]),
+    ("dmilo.py", "extreme_inpainting", ["--preset", "fast"]),
     ("dmilo.py", "motion_deblur", ["--outer", 1, "--inner", 2, "--samples", 3]),
     ("baselines.dmplug", "inpainting", ["--outer", 3, "--inner", 2]),
     ("baselines.dps", "inpainting", ["--outer", 3, "-c", 2]),
