@@ -111,7 +111,7 @@ class Measured:
         sigma, source, kind = self._sigma(path, y, mask, complete)
         warnings += [f"{path}: {NOT_WHITE[kind]}"] if kind in NOT_WHITE else []
         y, share = y[(..., *self._window(given))], 1 - mask.mean().item()
-        rest = "left as it is" if self.args.keep_observed else "denoised once"
+        rest = "left as it is" if self.args.keep_observed else "given to the network once, where the method has one"
         told += [f"{y.shape[-1]} x {y.shape[-2]} around the holes worked through, the rest {rest}"] if y.shape[-2:] != whole else []
         self.keys[name] = (tuple(self.kind.size(y, given)), tuple(y.shape), sigma, photo.grey, complete)
         self.digests[name] = digest(y[0].numpy())

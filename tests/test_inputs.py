@@ -263,7 +263,7 @@ def test_of_a_large_picture_what_lies_far_from_small_holes_is_denoised_once(look
     save("p.png", noisy(size=(200, 300)))
     save("m.png", mask)
     seen = look("--measured", "p.png", "--mask", "m.png")
-    assert "67 x 52 around the holes worked through, the rest denoised once" in seen.out and seen.problem.size == (52, 67)
+    assert "67 x 52 around the holes worked through, the rest given to the network once, where the method has one" in seen.out and seen.problem.size == (52, 67)
     photograph = seen.problem.brought[0]["whole"]
     rest = surroundings(seen.problem, AnySize(tiny_model), 0)
     level = level_of_noise(seen.problem.sigma)
