@@ -4,6 +4,7 @@
     python benchmark.py inner --dataset celeba --precision fp32 bf16 --cuda 0
     python benchmark.py memory --dataset demo --steps 1 2 3 4 --cuda -1          # peak memory by the length of the chain
     python benchmark.py quality --data faces/ -n 40 -bn 32 --cuda -1             # PSNR, SSIM, LPIPS, seconds, evaluations
+    python benchmark.py calibration --data faces/ -n 48 -bn 40 --cuda -1         # are samples as far apart as they are wrong?
     python benchmark.py loss --data faces/ -n 32 --cuda -1                       # how well a prior predicts the noise
     python benchmark.py photographs --cuda -1                                    # against what people use
     python benchmark.py gpu                                                      # all that a GPU has to show: results/gpu.md
@@ -13,6 +14,8 @@ computes the weights' gradients, computes attention again in the backward pass a
 freed memory, as ours is. Memory is there the peak of a process of its own, PyTorch included. `quality` runs the scripts, which go on
 with what is in --out already, first for the figures, then one image at a time for the seconds. It adds quality.md and quality.png (PSNR and
 LPIPS over seconds) there. Its last column says on which fronts a row is: no other has both a better figure and fewer seconds.
+`calibration` lets each method draw --samples and says how often the truth lies in the intervals that they give (experiment/calibration.py): of all
+pixels, of holes, of measured ones and of the tenth with the steepest gradients. It leaves calibration.md and calibration.png (ranks) in --out.
 `photographs` damages photographs that come with scikit-image and scikit-learn, restores them by `--measured` and by other programs
 (BM3D and OpenCV where they are installed), and leaves photographs.md and photographs.png in --out.
 """
@@ -29,6 +32,7 @@ from tqdm import tqdm
 
 from experiment import plots
 from experiment.arguments import Parser, config_path, number, run_script, typed_path
+from experiment.calibration import NOMINAL, PERCENT, summarised
 from experiment.costs import compare, inner_step, load_memory_table, memory_table
 from experiment.jobs import Job, command, folder, run_command
 from experiment.photographs import DAMAGES, PHOTOGRAPHS, SETS, SIDE, photographs
@@ -44,6 +48,7 @@ from util.tables import markdown
 
 INNER_HEADER = ["batch", "step", "precision", "ms", "ms an image", "ratio", "peak GB", "ratio"]
 RUNS = ["least_squares/tuned", "diffpir/tuned", "dmilo/quick", "dmilo/fast", "dmilo/sharp", "dmilo-pgd/fast"]
+DRAWING = ["dmilo/posterior", "diffpir/sharp", "dps/sharp", "daps/sharp"]
 TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
 LOSS_TIMESTEPS = (100, 142, 200, 250, 333, 666, 999)  # last layers of chains of 10, 7, 5 and 4 steps; all of 3
 
@@ -134,6 +139,35 @@ def quality(args, device):
     print(f"{table}\n\nwrote {args.out}/ (quality.md, quality.png)")
 
 
+def calibration_row(records, count):
+    """What a row of `calibration` says, as texts."""
+    found = [record["samples"] for record in records]
+    of = summarised(found)
+    single = lambda key: statistics.mean(each[key] for one in found for each in one["each"])
+    parts = ("missing", "measured", "steep")
+    inside = [*(of[f"inside_{nominal}"] for nominal in NOMINAL), *(of.get(f"inside_{PERCENT}_{part}") for part in parts)]
+    cells = ["" if share is None else f"{100 * share:.0f}" for share in inside]
+    cells += [f"{of['spread_over_error']:.2f}", f"{of['crps']:.4f}", f"{single('psnr'):.2f}", f"{statistics.mean(one['mean']['psnr'] for one in found):.2f}"]
+    seconds = statistics.mean(record["seconds"] for record in records) / count
+    return [*cells, f"{single('lpips_alex'):.4f}", f"{seconds:.1f}"], of["ranks"]
+
+
+def calibration(args, device):
+    data = args.data or project(f"data/{args.dataset}")
+    names = image_names(list_images(data)[: args.number], data)[args.begin_number :]
+    lines, groups = [], {task: {} for task in args.tasks}
+    for task in args.tasks:
+        for run in args.runs:
+            cells, groups[task][run] = calibration_row(quality_records(args, task, run, args.out, names, "--samples", str(args.samples)), args.samples)
+            lines.append([task, *run.split("/"), *cells])
+    header = ["task", "method", "preset", *(f"{nominal} %" for nominal in NOMINAL), *(f"{PERCENT} %, {part}" for part in ("holes", "measured", "steep")),
+              "spread / error", "CRPS", "PSNR of one", "of the mean", "LPIPS of one", "s a sample"]
+    table = "\n".join(markdown(header, lines))
+    write_text(os.path.join(args.out, "calibration.md"), table + "\n")
+    plots.calibration(os.path.join(args.out, "calibration.png"), groups)
+    print(f"{table}\n\nwrote {args.out}/ (calibration.md, calibration.png)")
+
+
 @torch.no_grad()
 def loss(args, device):
     """The mean squared error of eps on images that are not for training, one draw of noise an image and timestep."""
@@ -207,9 +241,9 @@ def add_photographs_arguments(sub):
 def main():
     parser = Parser(__doc__)
     commands = parser.add_subparsers(
-        required=True, metavar="inner|memory|quality|loss|photographs|gpu", parser_class=lambda **kw: Parser(__doc__)
+        required=True, metavar="inner|memory|quality|calibration|loss|photographs|gpu", parser_class=lambda **kw: Parser(__doc__)
     )
-    for name, function in (("inner", inner), ("memory", memory), ("quality", quality), ("loss", loss), ("photographs", photographs),
+    for name, function in (("inner", inner), ("memory", memory), ("quality", quality), ("calibration", calibration), ("loss", loss), ("photographs", photographs),
                            ("gpu", gpu)):
         sub = commands.add_parser(name)
         sub.set_defaults(function=function, cuda=0)
@@ -231,12 +265,16 @@ def main():
             sub.add_argument("--data", type=typed_path, help="folder of images (default data/<dataset>)")
             sub.add_argument("-n", "--number", type=number(int, 1), default=10, help="how many of them (default 10)")
             sub.add_argument("-bn", "--begin_number", type=number(int, 0), default=0, help="first of those to take (default 0)")
-        if name == "quality":
+        if name in ("quality", "calibration"):
+            runs = RUNS if name == "quality" else DRAWING
             sub.add_argument("--tasks", nargs="+", default=TASKS, help=f"(default {' '.join(TASKS)})")
-            sub.add_argument("--runs", nargs="+", default=RUNS, help=f"method/preset (default {' '.join(RUNS)})")
+            sub.add_argument("--runs", nargs="+", default=runs, help=f"method/preset (default {' '.join(runs)})")
             sub.add_argument("--sigma", type=number(float, 0), help="the measurements' noise (default: the task files')")
+            sub.add_argument("--out", type=typed_path, default=f"results/{name}", help=f"(default results/{name})")
+        if name == "quality":
             sub.add_argument("--timed", type=number(int, 1), default=3, help="images whose median gives the seconds (default 3)")
-            sub.add_argument("--out", type=typed_path, default="results/benchmark", help="(default results/benchmark)")
+        if name == "calibration":
+            sub.add_argument("--samples", type=number(int, 2), default=8, metavar="K", help="of each measurement (default 8)")
     args = parser.parse_args()
     if args.function is gpu and not torch.cuda.is_available():
         raise UserError("gpu: no GPU here; this is for the day there is one")

@@ -7,7 +7,7 @@
     torchrun --nproc-per-node 4 train.py --config configs/model_config_demo.yaml --data faces.zip --out models/demo.pt
 
 Writes at the end OUT, the bare state dict of the averaged weights, which dmilo.py loads, and OUT's name with
-_samples.png. The state of the training stands in OUT.training every few minutes; after a kill the same command goes on
+_samples.png and _errors.csv, how far the network errs (the preset posterior needs it). The state of the training stands in OUT.training every few minutes; after a kill the same command goes on
 from it.
 """
 import copy
@@ -30,6 +30,7 @@ from tqdm import tqdm
 from experiment.arguments import Parser, number, run_script, typed_path
 from experiment.folder import checkpoint_digest, differences
 from guided_diffusion.ddim import TRAINING_STEPS, Chain, chain_timesteps, linear_alphas_cumprod
+from guided_diffusion.errors import by_frequency, errors_path, waves, write_errors
 from guided_diffusion.prior import build_model, load_model_config, load_prior
 from util.devices import choose_device, compile_network
 from util.files import UserError, here_or_project, save_tensors, say
@@ -44,6 +45,8 @@ MOST_SHRUNK = 8  # times: the most that a patch is reduced
 LEAST_SIGMA, SMALL_SIGMA = 0.01, 0.5  # sqrt((1 - abar) / abar), the noise's deviation where the picture lies in [-1, 1]: t = 0 and 136
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
 SAVE_EVERY = 180  # seconds
+ERRORS_OF = 256  # pictures, evenly spread over what is trained on
+ERRORS_AT = (0, 1, 2, 3, 5, 8, 12, 20, 35, 56, 80, 120, 170, 230, 300, 400, 500, 600, 700, 800, 900, 999)  # timesteps
 SIGMAS = ((1 - linear_alphas_cumprod()) / linear_alphas_cumprod()).sqrt()  # of each timestep
 
 
@@ -225,6 +228,21 @@ def write_samples(model, size, device, path):
     save_image(path, tile([list(x[i : i + 8]) for i in range(0, 32, 8)]))
 
 
+@torch.no_grad()
+def measure_errors(model, images, device, path):
+    """Write the table of `guided_diffusion.errors`: the mean squared error of the guessed picture behind ERRORS_OF of the images under noise."""
+    chosen = images[:: max(1, len(images) // ERRORS_OF)][:ERRORS_OF]
+    g, sigmas = Chain(model, 1, BatchRandom([0])), SIGMAS[list(ERRORS_AT)].tolist()
+    variances = []
+    for sigma in tqdm(sigmas, desc="measuring errors", unit="level", disable=None):
+        squares = 0
+        for image in chosen:
+            x = (image[None].to(device) / 127.5 - 1).float()
+            squares = squares + waves(g.denoised(x + sigma * g.rng.randn(x.shape[1:], device), sigma) - x)[0].square().double() / len(chosen)
+        variances.append(by_frequency(squares.cpu()).tolist())
+    write_errors(errors_path(path), sigmas, variances, f"mean squared error of {os.path.basename(path)} by train.py, {len(chosen)} pictures of its training")
+
+
 def parse_arguments():
     parser = Parser(__doc__)
     parser.add_argument("--config", required=True, help="the model config, configs/model_config_*.yaml")
@@ -239,6 +257,7 @@ def parse_arguments():
     parser.add_argument("--batch-size", type=number(int, 1), default=16, help="images a step and process (default 16)")
     parser.add_argument("--lr", type=number(float, 0), default=1e-3, help="highest learning rate (default 1e-3)")
     parser.add_argument("--seed", type=number(int, 0, LAST_SEED), default=0, help="of all draws (default 0)")
+    parser.add_argument("--only-errors", action="store_true", help="train nothing, and write OUT_errors.csv anew: how far the network errs")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster where the processor has it")
     parser.add_argument("--compile", action="store_true", help="torch.compile: a third faster after a minute or two")
     parser.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
@@ -304,6 +323,10 @@ def main():
     torch.manual_seed(args.seed)  # the same first weights on every rank
     args.config = here_or_project(args.config)
     config = load_model_config(args.config)
+    if args.only_errors:
+        model = load_prior({**config, "model_path": os.path.abspath(args.out)}, args.config, device)
+        measure_errors(model, read_data(args, config["image_size"], model.stride), device, args.out)
+        return print(f"wrote {errors_path(args.out)}")
     if args.init:
         model = load_prior({**config, "model_path": os.path.abspath(args.init)}, args.config, device).train().requires_grad_(True)
     else:
@@ -342,8 +365,9 @@ def main():
         save_tensors(args.out, ema.state_dict())
         samples_path = os.path.splitext(args.out)[0] + "_samples.png"
         write_samples(ema, config["image_size"], device, samples_path)
+        measure_errors(ema, images, device, args.out)
         hours = progress["seconds"] / 3600
-        print(f"{progress['step']} steps, {hours:.2f} h, loss {progress['loss']:.4f}: wrote {args.out} and {samples_path}")
+        print(f"{progress['step']} steps, {hours:.2f} h, loss {progress['loss']:.4f}: wrote {args.out}, {samples_path} and {errors_path(args.out)}")
     if world > 1:
         dist.destroy_process_group()
 

@@ -204,8 +204,8 @@ def add_method(parser, method, presets):
     add("-c", "--custom_steps", type=number(int, 1, TRAINING_STEPS), help="DDIM steps, the layers of the chain (default: likewise; published: 3)")
     add("-e", "--eta", type=number(float, 0, 1), default=0.0, help="DDIM's noise (default 0: deterministic)")
     add("--seed", type=number(int, 0, LAST_SEED), default=123, help="seed of every image's draws (default 123)")
-    add("--samples", type=count, default=1, metavar="K", help="restore each measurement from K different starts: each, their mean and their "
-        "spread by pixel (default 1)")
+    add("--samples", type=count, default=1, metavar="K", help="restore each measurement K times: each, their mean, their spread by pixel and an "
+        "interval for each value, which is right for the preset posterior (default 1)")
     add("--stop", choices=tuple(RULES), default="discrepancy", help="how `chosen`, the iterate of a run that stops without knowing the truth, is "
         "chosen: the first whose residual is at most 1.05 sigma (default), or the one whose residual is whitest, which needs no sigma")
     add("--fid", action="store_true", help="add FID to the summary")

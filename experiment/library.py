@@ -115,6 +115,9 @@ def restore(y, operator, sigma=0.01, prior="demo", method="dmilo", preset="fast"
     """The pictures behind y = operator(x) + noise, (B, 3, H, W) in [-1, 1]; with samples > 1 (samples, B, 3, H, W), sample k from the
     draws of seed + k.
 
+    With preset="posterior" each sample is a draw from the pictures that y leaves open: their standard deviation says how sure each value is,
+    and mean -+ t s sqrt(1 + 1 / samples) holds the share of true values that Student's t says (`experiment.calibration.interval`).
+
     y: (B, …); operator: any differentiable function of (B, 3, H, W) in [-1, 1], or a physics of deepinv, whose y belongs to pictures in
     [0, 1], and sigma to y; sigma: the noise's standard deviation in units of [-1, 1]; prior: configs/model_config_<prior>.yaml; method:
     "dmilo" or "dmilo-pgd"; preset, task: the table in configs/<method>.yaml and its row, by default `default` or, of an operator that does

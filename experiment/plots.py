@@ -63,10 +63,26 @@ def quality(path, groups):
     save(figure, path)
 
 
+def calibration(path, groups):
+    """A panel a group: how often so many of the samples lie below the truth, a curve a method, and the level line of samples that are drawn as
+    the truth is. groups: {title: {label: counts}}."""
+    figure = Figure((3.8 * len(groups), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(groups), squeeze=False, sharey="row")[0]
+    for panel, (title, curves) in zip(panels, groups.items()):
+        panel.set(title=title, xlabel="samples below the true value", yscale="log")
+        for (label, counts), style in zip(curves.items(), styles()):
+            panel.plot(np.array(counts) / np.mean(counts), label=label, **style, markersize=4)
+        panel.axhline(1, color="grey", linewidth=1, zorder=0)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("how often, 1: as it should be")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    save(figure, path)
+
+
 def spread(path, deviation):
-    """The standard deviation of several restorations by pixel, (H, W) in units of [-1, 1], with the scale that its colours mean."""
+    """The standard deviation of several restorations by pixel, (H, W) in units of [-1, 1], in 255ths of the range, with its scale."""
     figure = Figure((4.6, 3.9), layout="constrained")
     panel = figure.subplots()
-    figure.colorbar(panel.imshow(deviation, cmap="viridis", vmin=0), label="standard deviation, pictures in [-1, 1]")
+    figure.colorbar(panel.imshow(127.5 * deviation, cmap="viridis", vmin=0), label="standard deviation, of 255")
     panel.set_axis_off()
     save(figure, path)

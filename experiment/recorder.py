@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from experiment import plots
+from experiment.calibration import PERCENT, calibration, interval, summarised
 from experiment.pictures import kernel_picture, measurement_picture
 from experiment.stop import stop
 from guided_diffusion.blind import kernel_error
@@ -125,7 +126,7 @@ class ImageRecord:
 
     def compare(self, samples):
         """Several restorations of the measurement, (K, 3, H, W): each, their mean and, by pixel, their standard deviation (spread.png, root
-        mean square over the channels), in pictures and figures."""
+        mean square over the channels) and interval (interval.npz, `experiment.calibration.interval`), in pictures and figures."""
         if self.failed:
             return
         if not torch.isfinite(samples).all():
@@ -138,16 +139,17 @@ class ImageRecord:
         self._save("mean", mean)
         spread = deviation.square().mean(0).sqrt()
         plots.spread(os.path.join(self.pictures, "spread.png"), spread.cpu().numpy())
+        low, high = (bound.clamp(-1, 1).cpu().numpy() for bound in interval(samples))
+        with atomic(os.path.join(self.pictures, "interval.npz")) as tmp, open(tmp, "wb") as f:
+            np.savez_compressed(f, low=low, high=high, percent=PERCENT)
         figures, parts = {"count": len(samples)}, {"": torch.ones_like(spread, dtype=torch.bool)}
         if self.mask is not None:
             parts.update(_missing=self.mask[0] == 0, _measured=self.mask[0] != 0)
         parts = {part: where for part, where in parts.items() if where.any()}  # of no pixels there is no mean
-        within = None if self.truth is None else (self.truth - mean).abs() <= 2 * deviation
         for part, where in parts.items():
             figures["spread" + part] = spread[where].square().mean().sqrt().item()
-            if self.truth is not None:
-                figures["within_two" + part] = within[:, where].double().mean().item()
         if self.truth is not None:
+            figures.update(calibration(samples, self.truth, parts))
             figures["mean"] = self.metrics(mean, self.truth)
             figures["each"] = [self.metrics(x, self.truth) for x in samples]
         self.record["samples"] = figures
@@ -217,14 +219,14 @@ def statistics(records):
 
 def samples_summary(records):
     """Of runs with several samples: means over the images of the mean's figures, of the best single sample's (by PSNR, an oracle's choice), of the
-    spread, and of the share of true values that lie within two standard deviations of the mean, these two of missing and of measured pixels, too,
-    where there is a mask. {} without samples."""
+    spread, of missing and of measured pixels, too, where there is a mask, and of `experiment.calibration`. {} without samples."""
     found = [record["samples"] for record in records if "samples" in record]
     if not found:
         return {}
     mean = lambda figure: float(np.mean([figure(one) for one in found]))
-    kinds = dict.fromkeys(key for one in found for key in one if key.startswith(("spread", "within_two")))
+    kinds = dict.fromkeys(key for one in found for key in one if key.startswith("spread"))
     summary = {key: float(np.mean([one[key] for one in found if key in one])) for key in kinds}  # a mask without a hole has nothing missing
+    summary.update(summarised(found))
     if "mean" in found[0]:
         best = lambda one: max(one["each"], key=lambda figures: figures["psnr"])
         summary["mean"] = {metric: mean(lambda one: one["mean"][metric]) for metric in METRICS}

@@ -21,6 +21,7 @@ import jinja2
 from PIL import Image
 
 from experiment.arguments import Parser, run_script, typed_path
+from experiment.calibration import PERCENT
 from experiment.pictures import picture
 from experiment.recorder import FIGURES, METRICS, WHICH, choose, finished_records
 from util.files import UserError, write_text
@@ -181,8 +182,8 @@ def facts_of(record):
     samples, facts = record.get("samples", {}), [f"{record['network_evaluations']} network evaluations", f"{record['seconds']:.1f} s"]
     if "spread" in samples:
         facts.append(f"samples' spread {samples['spread']:.4f}")
-    if "within_two" in samples:
-        facts.append(f"{100 * samples['within_two']:.0f} % of the true values within two deviations")
+    if f"inside_{PERCENT}" in samples:
+        facts.append(f"{100 * samples[f'inside_{PERCENT}']:.0f} % of the true values in the {PERCENT} % interval")
     if "kernel_error" in record:
         facts.append(f"kernel off by {record['kernel_error']:.3f}")
     if "operator_known" in record:

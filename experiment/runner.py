@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from experiment.arguments import parse_arguments, run_script
+from experiment.calibration import PERCENT
 from experiment.fid import FrechetInceptionDistance
 from experiment.folder import checkpoint_digest, open_run
 from experiment.hyperparameters import load_hyperparameters
@@ -157,10 +158,13 @@ def report(summary, directory):
         print(f"{about}: PSNR {final:.2f} dB (final), {chosen:.2f} dB (chosen without the ground truth), {best:.2f} dB (best, chosen against it)")
     elif residual is not None:
         print(f"{about}: residual {residual:.4f}")
-    if "mean" in summary.get("samples", {}):
-        samples = summary["samples"]
-        print(f"{samples['count']} samples: PSNR {samples['mean']['psnr']:.2f} dB (their mean), {samples['best_single']['psnr']:.2f} dB (the best one), "
-              f"spread {samples['spread']:.4f}")
+    samples = summary.get("samples", {})
+    if "mean" in samples:
+        print(f"{samples['count']} samples: PSNR {samples['mean']['psnr']:.2f} dB (their mean), {samples['best_single']['psnr']:.2f} dB (the best one)")
+    if samples:
+        inside = f", which holds {100 * samples[f'inside_{PERCENT}']:.0f} % of the true values" if "ranks" in samples else ""
+        print(f"they differ by {127.5 * samples['spread']:.1f} of 255 (spread.png); interval.npz: for each value a range that is to hold {PERCENT} % of "
+              f"all{inside}")
     for name, why in summary["failed"].items():
         print(f"warning: {name} has failed: {why}", file=sys.stderr)
     for name, why in unexplained(finished_records(directory)).items():

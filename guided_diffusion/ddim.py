@@ -10,6 +10,8 @@ from functools import partial
 
 import torch
 
+from guided_diffusion.errors import usual_errors
+
 TRAINING_STEPS = 1000
 
 
@@ -61,6 +63,13 @@ def level_of_noise(sigma):
     return Level(after - 1 + min(max(share, 0.0), 1.0), 1 / (1 + sigma**2), 1.0)
 
 
+def even_levels(steps, last):
+    """The noise levels of `steps` timesteps, evenly spaced from the training's last to that of noise `last`: a list, falling."""
+    end = level_of_noise(last).t
+    timesteps = (TRAINING_STEPS - 1 + (end - TRAINING_STEPS + 1) * k / max(1, steps - 1) for k in range(steps))
+    return [((1 - ABAR[round(t)]) / ABAR[round(t)]) ** 0.5 for t in timesteps]
+
+
 class Chain:
     """The layers g_0 … g_{N-1} over one batch of images: `g = Chain(model, 3, rng)`, then `len(g)` and `g[i](z)`.
 
@@ -83,6 +92,11 @@ class Chain:
             Level(t, ABAR[t], ABAR[t - stride] if t >= stride else 1.0)
             for t in chain_timesteps(steps)[-layers:]
         ]
+
+    @property
+    def errors(self):
+        """The `guided_diffusion.errors.Errors` of the network."""
+        return getattr(self.model, "errors", None) or usual_errors()
 
     def __len__(self):
         return len(self.levels)

@@ -5,6 +5,7 @@ import os
 import torch
 
 from guided_diffusion.ddim import linear_alphas_cumprod
+from guided_diffusion.errors import load_errors
 from guided_diffusion.unet import create_model
 from util.config import Section, load_yaml
 from util.files import UserError, project, project_files, read_state_dict, warn
@@ -138,8 +139,8 @@ def warn_of_options(config, path, model, device):
 def load_prior(config, path, device, precision="fp32"):
     """Build the UNet of `config` (read from `path`), load its checkpoint strictly, freeze it and look at what it predicts.
 
-    The checkpoint is the config's `model_path`, a state dict. Returns what `frozen` returns. Raises UserError for a
-    missing, unreadable or foreign checkpoint.
+    The checkpoint is the config's `model_path`, a state dict. Returns what `frozen` returns, with `errors`, the checkpoint's
+    `guided_diffusion.errors.Errors` or None. Raises UserError for a missing, unreadable or foreign checkpoint or table.
     """
     checkpoint = project(config["model_path"])
     if not os.path.isfile(checkpoint):
@@ -153,4 +154,5 @@ def load_prior(config, path, device, precision="fp32"):
     model.load_state_dict(state)
     model = frozen(model, device)
     warn_of_options(config, path, model, device)
+    model.errors = load_errors(checkpoint)
     return frozen(model, device, precision)

@@ -40,6 +40,10 @@ class AnySize:
     def __init__(self, model, tile=None):
         self.model, self.tile = model, tile
 
+    @property
+    def errors(self):
+        return self.model.errors
+
     def __call__(self, x, t):
         height, width = x.shape[-2:]
         if not (height % self.model.stride or width % self.model.stride or max(height, width) > (self.tile or math.inf)):

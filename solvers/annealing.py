@@ -4,6 +4,8 @@ import torch
 from guided_diffusion.ddim import predict_x0
 
 PIXEL_VARIANCE = 0.25  # of a picture in [-1, 1]
+LEARNT = 0.15  # the share of what one level says of how unusual a picture is that counts
+MOST_UNUSUAL = 3.0  # times the usual error, or a third of it
 
 
 def guided(task, z, x0, level, sigma):
@@ -57,14 +59,53 @@ def noised_on(X, z, level, zeta, rng):
     return level.abar_prev**0.5 * X + (1 - level.abar_prev) ** 0.5 * noise
 
 
+def channel_noise(y, sigma):
+    """The standard deviation of the noise that each channel of y, (B, C, …), is to be taken for. In the three channels of a grey picture it is one
+    noise: that is what three independent measurements say, if each has sqrt(3) sigma."""
+    grey = y.shape[1] == 3 and torch.equal(y[:, 0], y[:, 1]) and torch.equal(y[:, 0], y[:, 2])
+    return 3**0.5 * sigma if grey else sigma
+
+
 @torch.no_grad()
-def plug_and_play(g, task, z, sigma, levels, damping, on_step):
+def drawn(g, task, sigma, levels, signs, data_steps, on_step):
+    """Draws from the pictures behind a task's measurement, a list of (B, 3, H, W) in [-1, 1], one for each of `signs`, 1 or -1, by which
+    all of its noise is multiplied.
+
+    At each of the falling noise levels the network guesses the picture, of which a draw is taken: from a Gaussian around the guess whose
+    covariance is the network's error (`guided_diffusion.errors`), given the measurement. What is unknown and what is measured are disturbed
+    alike, and the system is solved (Papandreou & Yuille, NIPS 2010). Fresh noise takes the draw to the next level (decoupled annealing: DAPS,
+    Zhang et al., CVPR 2025). How much more the network errs about this picture than usual is learnt on the way, from how much more has to
+    move for the measurement than for one that is made of a usual error.
+    """
+    in_each, noise = channel_noise(task.y, sigma), lambda like: g.rng.randn(like.shape[1:], like.device)
+    power = lambda us: sum(u.flatten(1).square().sum(1) for u in us)[:, None, None, None]
+    fresh, found, factor = noise(task.like), [0 * task.like for _ in signs], 1.0
+    for step, level in enumerate(levels):
+        zs = [x + sign * level * fresh for x, sign in zip(found, signs)]
+        white, of_y, fresh = noise(task.like), noise(task.y), noise(task.like)
+        found, told, usual = [], [], []
+        for z, sign in zip(zs, signs):
+            guess = g.denoised(z, level)
+            usually, transposed = g.errors.around(guess, level)
+            root, back = lambda u: factor * usually(u), lambda v: factor * transposed(v)
+            other = task.operator(guess + sign * root(white)) + sign * in_each * of_y
+            for y, moves in ((task.y, told), (other, usual)):
+                moves.append(task.innovation(guess, root, back, in_each, y, data_steps))
+            found.append((guess + root(sign * white + told[-1] - usual[-1])).clamp(-1, 1))
+        learnt = (power(told) / power(usual).clamp(min=1e-20)) ** (LEARNT / 2)
+        factor = (factor * learnt).clamp(1 / MOST_UNUSUAL, MOST_UNUSUAL)
+        on_step(step + 1, len(levels), sum((task.operator(x) - task.y).square().sum() for x in found))
+    return found
+
+
+@torch.no_grad()
+def plug_and_play(g, task, z, levels, to_measurement, on_step):
     """The picture, (B, 3, H, W), that denoising at falling noise levels finds, with a step to the measurement between any two: half-quadratic
-    splitting with a network (Zhang et al., TPAMI 2021, DPIR). z: where it begins; damping: in units of (sigma / level)^2."""
+    splitting with a network (Zhang et al., TPAMI 2021, DPIR). z: where it begins; to_measurement(x, level): that step."""
     for step, level in enumerate(levels):
         x = g.denoised(z, level)
         if step + 1 < len(levels):
-            z = task.drawn_to(x, damping * (sigma / level) ** 2)
+            z = to_measurement(x, level)
         on_step(step + 1, len(levels), (task.operator(x) - task.y).square().sum())
     return x
 
@@ -74,14 +115,15 @@ def denoised(g, y, sigma, runs):
     """The mean of the pictures behind y, (B, 3, H, W) with noise of sigma in each channel. Of a grey picture the noise is the same in all
     channels, where the network expects three: to it y is the mean over three channels whose noise is sqrt(3) sigma. What they would differ by
     is drawn `runs` times, in opposite pairs, and the results are averaged."""
-    if not (torch.equal(y[:, 0], y[:, 1]) and torch.equal(y[:, 0], y[:, 2])):
+    in_each = channel_noise(y, sigma)
+    if in_each == sigma:
         return g.denoised(y, sigma)
     found = 0
     for k in range(runs):
         if k % 2 == 0:
             colours = g.rng.randn(y.shape[1:], y.device)
-            colours = 3**0.5 * sigma * (colours - colours.mean(1, keepdim=True))
-        found = found + g.denoised(y + (-1) ** k * colours, 3**0.5 * sigma) / runs
+            colours = in_each * (colours - colours.mean(1, keepdim=True))
+        found = found + g.denoised(y + (-1) ** k * colours, in_each) / runs
     return found
 
 

@@ -99,6 +99,13 @@ class LinearTask:
         apply = lambda d: self.transpose(self.operator(d)) + damping * d
         return x + conjugate_gradients(apply, self.transpose((self.y if y is None else y) - self.operator(x)), steps)
 
+    @torch.no_grad()
+    def innovation(self, x, root, transposed, sigma, y, steps=DATA_STEPS):
+        """u, (B, 3, H, W), such that x + root(u) is the mean of the pictures x + root(standard normal) given y = A(.) + sigma e:
+        argmin ||A(x + root(u)) - y||^2 + sigma^2 ||u||^2. root, transposed: S and S^T, linear functions of pictures."""
+        apply = lambda u: transposed(self.transpose(self.operator(root(u)))) + sigma**2 * u
+        return conjugate_gradients(apply, transposed(self.transpose(y - self.operator(x))), steps)
+
     def preconditioned(self, damping, y):
         """(A', 0) such that a method given this pair weighs the residual r = A(x) - y by (A A^T + damping)^-1.
 

@@ -50,6 +50,10 @@ class NonlinearTask:
             ahead = u + step / (step + 3) * (u - previous)
         return u
 
+    def innovation(self, x, root, transposed, sigma, y, steps=GRADIENT_STEPS):
+        """See LinearTask.innovation."""
+        return NonlinearTask(lambda u: self.operator(x + root(u)), y, self.like).drawn_to(torch.zeros_like(x), sigma**2, steps)
+
     def smooth(self, smoothness):
         raise UserError(NOT_LINEAR)
 

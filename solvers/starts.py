@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from solvers.annealing import annealed, denoised, explaining_best, plug_and_play
-from solvers.least_squares import noise_level
+from guided_diffusion.ddim import even_levels
+from solvers.annealing import annealed, denoised, drawn, explaining_best, plug_and_play
+from solvers.least_squares import DATA_STEPS, noise_level
 from solvers.unknown import UnknownTask, annealed_together
 from util.files import UserError
 
@@ -60,7 +61,8 @@ class PlugAndPlay:
     """Plug and play (DPIR: Zhang et al., TPAMI 2021): denoise and draw to the measurement in turns, at falling noise levels, without a gradient.
 
     steps: evaluations of the network; top: the first level, in units of [-1, 1]; last: the last one in units of sigma; damping: of the steps
-    to the measurement, in units of (sigma / level)^2; contrast: see `Smooth`, whose picture is denoised first.
+    to the measurement, in units of (sigma / level)^2; by_errors: those steps weigh each frequency by what the network errs there
+    (`guided_diffusion.errors`), instead; contrast: see `Smooth`, whose picture is denoised first.
     """
 
     kind: str = word("plug_and_play")
@@ -68,17 +70,47 @@ class PlugAndPlay:
     top: float = field(metadata={"low": 1e-9})
     last: float = field(metadata={"low": 1e-9})
     damping: float = 1.0
+    by_errors: bool = False
     contrast: float = field(default=0.1, metadata={"low": 1e-9})
 
     def __call__(self, g, task, sigma, on_step):
         sigma = noise_level(sigma)
-        return plug_and_play(g, task, task.smooth(sigma**2 / self.contrast), sigma, self.levels(sigma), self.damping, on_step)
+
+        def to_measurement(x, level):
+            if self.by_errors:
+                root, transposed = g.errors.around(x, level)
+                return x + root(task.innovation(x, root, transposed, self.damping**0.5 * sigma, task.y))
+            return task.drawn_to(x, self.damping * (sigma / level) ** 2)
+
+        return plug_and_play(g, task, task.smooth(sigma**2 / self.contrast), self.levels(sigma), to_measurement, on_step)
 
     def levels(self, sigma):
         """The noise levels, `steps` of them, falling geometrically."""
         last = self.last * sigma
         top = max(self.top, last)
         return [top * (last / top) ** (k / max(1, self.steps - 1)) for k in range(self.steps)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A draw from the pictures that the measurement and the network leave open (`solvers.annealing.drawn`), or the mean of two.
+
+    steps: noise levels, evenly spaced in the network's timesteps; last: the last one, in units of [-1, 1]; opposite: the mean of two draws whose
+    noise is opposite, which lies nearer to the truth and is no draw; data_steps: conjugate gradient steps of each.
+    """
+
+    kind: str = word("drawn")
+    steps: int
+    last: float = field(default=0.05, metadata={"low": 1e-9})
+    opposite: bool = False
+    data_steps: int = DATA_STEPS
+
+    def __call__(self, g, task, sigma, on_step):
+        if isinstance(task, UnknownTask):
+            raise UserError("start: a draw is for a known operator; choose another row or preset for this task")
+        signs = (1, -1) if self.opposite else (1,)
+        draws = drawn(g, task, noise_level(sigma), even_levels(self.steps, self.last), signs, self.data_steps, on_step)
+        return sum(draws) / len(draws)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,4 +127,4 @@ class Denoised:
         return denoised(g, task.y, noise_level(sigma), self.runs)
 
 
-STARTS = {kind.kind: kind for kind in (Smooth, Annealed, PlugAndPlay, Denoised)}
+STARTS = {kind.kind: kind for kind in (Smooth, Annealed, PlugAndPlay, Drawn, Denoised)}

@@ -108,9 +108,14 @@ def test_several_samples_leave_each_their_mean_and_their_spread(run_method, tiny
     spread = np.sqrt(known.var(0, ddof=1).mean(-1))
     assert figures["samples"]["spread"] == pytest.approx(np.sqrt(np.square(spread).mean()), rel=0.02)
     assert figures["samples"]["spread_missing"] == pytest.approx(np.sqrt(np.square(spread[~mask]).mean()), rel=0.02)
-    within = np.abs(read("origin") * 2 - 1 - known.mean(0)) <= 2 * known.std(0, ddof=1)
-    assert figures["samples"]["within_two"] == pytest.approx(within.mean(), abs=0.02)
-    assert figures["samples"]["within_two_missing"] == pytest.approx(within[~mask].mean(), abs=0.02)
+    half = 2.104 * (4 / 3) ** 0.5 * known.std(0, ddof=1)  # 91.5 % of Student's t with two degrees of freedom
+    inside = np.abs(read("origin") * 2 - 1 - known.mean(0)) <= half
+    assert figures["samples"]["inside_83"] == pytest.approx(inside.mean(), abs=0.02)
+    assert figures["samples"]["inside_83_missing"] == pytest.approx(inside[~mask].mean(), abs=0.02)
+    bounds = np.load(pictures / "interval.npz")
+    assert bounds["percent"] == 83 and bounds["low"].shape == (3, 64, 64)
+    low, high = ((known.mean(0) + side * half).clip(-1, 1).transpose(2, 0, 1) for side in (-1, 1))
+    assert np.abs(bounds["low"] - low).max() < 0.05 and np.abs(bounds["high"] - high).max() < 0.05
     assert figures["network_evaluations"] == 3 * one.summary["network_evaluations_per_image"]
     summary = run.summary["samples"]
     assert summary["count"] == 3 and summary["best_single"]["psnr"] >= run.summary["final"]["psnr"]["mean"]
