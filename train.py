@@ -239,7 +239,7 @@ def measure_errors(model, images, device, path):
         for image in chosen:
             x = (image[None].to(device) / 127.5 - 1).float()
             squares = squares + waves(g.denoised(x + sigma * g.rng.randn(x.shape[1:], device), sigma) - x)[0].square().double() / len(chosen)
-        variances.append(by_frequency(squares.cpu()).tolist())
+        variances.append(by_frequency(squares.cpu().numpy()))
     write_errors(errors_path(path), sigmas, variances, f"mean squared error of {os.path.basename(path)} by train.py, {len(chosen)} pictures of its training")
 
 

@@ -162,9 +162,8 @@ def report(summary, directory):
     if "mean" in samples:
         print(f"{samples['count']} samples: PSNR {samples['mean']['psnr']:.2f} dB (their mean), {samples['best_single']['psnr']:.2f} dB (the best one)")
     if samples:
-        inside = f", which holds {100 * samples[f'inside_{PERCENT}']:.0f} % of the true values" if "ranks" in samples else ""
-        print(f"they differ by {127.5 * samples['spread']:.1f} of 255 (spread.png); interval.npz: for each value a range that is to hold {PERCENT} % of "
-              f"all{inside}")
+        inside = f"; they hold {100 * samples[f'inside_{PERCENT}']:.0f} %" if "ranks" in samples else ""
+        print(f"they differ by {127.5 * samples['spread']:.1f} of 255 (spread.png); interval.npz: ranges meant to hold {PERCENT} % of the true values{inside}")
     for name, why in summary["failed"].items():
         print(f"warning: {name} has failed: {why}", file=sys.stderr)
     for name, why in unexplained(finished_records(directory)).items():

@@ -11,7 +11,7 @@ from util.files import UserError, warn, write_text
 
 # Orthonormal: brightness, red against blue, green against both. In photographs these vary nearly independently, R, G and B do not.
 COLOURS = torch.nn.functional.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]), dim=1)
-FREQUENCIES = torch.tensor([2.0 ** (k / 2 - 6) for k in range(14)])  # 1/64 … 1.41, where 1 is a change of sign from pixel to pixel
+FREQUENCIES = 2.0 ** (np.arange(14) / 2 - 6)  # 1/64 … 1.41, where 1 is a change of sign from pixel to pixel
 LEAST = 1e-7  # a variance that the logarithm stands
 FLAT = 0.02  # how much change, of the mean, counts where there is none
 
@@ -19,10 +19,10 @@ FLAT = 0.02  # how much change, of the mean, counts where there is none
 @functools.lru_cache(maxsize=8)
 def cosines(n, device):
     """The orthonormal discrete cosine transform (DCT-II) of n values: (n, n)."""
-    k, i = torch.arange(n, dtype=torch.float64)[:, None], torch.arange(n, dtype=torch.float64)
-    matrix = torch.cos(math.pi * k * (2 * i + 1) / (2 * n)) * (2 / n) ** 0.5
+    k, i = np.arange(n)[:, None], np.arange(n)
+    matrix = np.cos(math.pi * k * (2 * i + 1) / (2 * n)) * (2 / n) ** 0.5
     matrix[0] /= 2**0.5
-    return matrix.float().to(device)
+    return torch.from_numpy(matrix).float().to(device)
 
 
 def waves(x):
@@ -40,9 +40,9 @@ def pixels(amounts):
 @functools.lru_cache(maxsize=8)
 def places(size):
     """Where the frequencies of a picture of `size` (H, W) lie among FREQUENCIES: (H, W), 0 for the first one, 1 for the second …"""
-    down, right = (torch.arange(n) / n for n in size)
-    radius = (down[:, None] ** 2 + right**2).sqrt().clamp(FREQUENCIES[0], FREQUENCIES[-1])
-    return 2 * (radius / FREQUENCIES[0]).log2()
+    down, right = (np.arange(n) / n for n in size)
+    radius = np.hypot(down[:, None], right).clip(FREQUENCIES[0], FREQUENCIES[-1])
+    return 2 * np.log2(radius / FREQUENCIES[0])
 
 
 def unevenness(guess):
@@ -61,17 +61,14 @@ class Errors:
     """
 
     def __init__(self, sigmas, variances):
-        self.logs = torch.as_tensor(sigmas).double().log()
-        self.variances = torch.as_tensor(variances).double().clamp(min=LEAST).log()
+        self.logs, self.variances = np.log(sigmas), np.log(np.maximum(variances, LEAST))
 
     def deviation(self, sigma, size, device):
         """The root mean square of each of a picture's `waves`, (3, H, W), at a noise level. size: (H, W)."""
-        after = int(torch.searchsorted(self.logs, math.log(sigma)).clamp(1, len(self.logs) - 1))
-        share = ((math.log(sigma) - self.logs[after - 1]) / (self.logs[after] - self.logs[after - 1])).clamp(0, 1)
-        table = torch.lerp(self.variances[after - 1], self.variances[after], share)
-        place = places(size)
-        below = place.long().clamp(max=len(FREQUENCIES) - 2)
-        return (torch.lerp(table[:, below], table[:, below + 1], (place - below).double()) / 2).exp().float().to(device)
+        rows = self.variances.reshape(len(self.logs), -1)
+        table = np.array([np.interp(math.log(sigma), self.logs, row) for row in rows.T]).reshape(3, -1)
+        found = [np.interp(places(size), np.arange(len(FREQUENCIES)), row) for row in table]
+        return torch.from_numpy(np.exp(np.stack(found) / 2)).float().to(device)
 
     def around(self, guess, sigma):
         """(S, S^T), functions of (B, 3, H, W): for a standard normal u, S(u) is distributed as the error of a guess, (B, 3, H, W), at a noise
@@ -88,16 +85,15 @@ def usual_errors():
     warn("this prior has no table of its errors beside it (MODEL_errors.csv): those of usual pictures are taken, with which a spread may be "
          "wrong; python train.py --only-errors measures its own")
     sigmas = np.geomspace(0.01, 150, 24)
-    pictures = torch.tensor([0.07, 0.007, 0.007])[:, None] / FREQUENCIES**2
-    return Errors(sigmas, torch.stack([1 / (1 / pictures + 1 / sigma**2) for sigma in sigmas]))
+    pictures = np.array([0.07, 0.007, 0.007])[:, None] / FREQUENCIES**2
+    return Errors(sigmas, np.stack([1 / (1 / pictures + 1 / sigma**2) for sigma in sigmas]))
 
 
 def by_frequency(squares):
-    """Means over all frequencies that lie next to each of FREQUENCIES, (3, F), of the squares of `waves`, (3, H, W)."""
-    nearest = places(tuple(squares.shape[-2:])).round().long()
-    count = torch.bincount(nearest.flatten(), minlength=len(FREQUENCIES))
-    total = torch.stack([torch.bincount(nearest.flatten(), one.flatten().double(), len(FREQUENCIES)) for one in squares])
-    found = total / count.clamp(min=1)
+    """Means over all frequencies that lie next to each of FREQUENCIES, (3, F), of the squares of `waves`, a numpy array (3, H, W)."""
+    nearest = places(squares.shape[-2:]).round().astype(int).ravel()
+    count = np.bincount(nearest, minlength=len(FREQUENCIES))
+    found = np.stack([np.bincount(nearest, one.ravel(), len(FREQUENCIES)) for one in squares]) / count.clip(1)
     for k in range(1, len(FREQUENCIES)):  # none lies there in a small picture
         found[:, k] = found[:, k] if count[k] else found[:, k - 1]
     return found

@@ -10,7 +10,7 @@ import torch
 
 from guided_diffusion.ddim import even_levels
 from solvers.annealing import annealed, denoised, drawn, explaining_best, plug_and_play
-from solvers.least_squares import DATA_STEPS, noise_level
+from solvers.least_squares import DAMPED_STEPS, DATA_STEPS, noise_level
 from solvers.unknown import UnknownTask, annealed_together
 from util.files import UserError
 
@@ -79,7 +79,7 @@ class PlugAndPlay:
         def to_measurement(x, level):
             if self.by_errors:
                 root, transposed = g.errors.around(x, level)
-                return x + root(task.innovation(x, root, transposed, self.damping**0.5 * sigma, task.y))
+                return x + root(task.innovation(x, root, transposed, self.damping**0.5 * sigma, task.y, DAMPED_STEPS))
             return task.drawn_to(x, self.damping * (sigma / level) ** 2)
 
         return plug_and_play(g, task, task.smooth(sigma**2 / self.contrast), self.levels(sigma), to_measurement, on_step)
@@ -106,8 +106,6 @@ class Drawn:
     data_steps: int = DATA_STEPS
 
     def __call__(self, g, task, sigma, on_step):
-        if isinstance(task, UnknownTask):
-            raise UserError("start: a draw is for a known operator; choose another row or preset for this task")
         signs = (1, -1) if self.opposite else (1,)
         draws = drawn(g, task, noise_level(sigma), even_levels(self.steps, self.last), signs, self.data_steps, on_step)
         return sum(draws) / len(draws)
