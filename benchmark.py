@@ -48,6 +48,7 @@ from util.tables import markdown
 
 INNER_HEADER = ["batch", "step", "precision", "ms", "ms an image", "ratio", "peak GB", "ratio"]
 RUNS = ["least_squares/tuned", "diffpir/tuned", "dmilo/quick", "dmilo/fast", "dmilo/sharp", "dmilo-pgd/fast"]
+OUT = {"quality": "results/benchmark", "calibration": "results/calibration"}
 DRAWING = ["dmilo/posterior", "diffpir/sharp", "dps/sharp", "daps/sharp"]
 TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
 LOSS_TIMESTEPS = (100, 142, 200, 250, 333, 666, 999)  # last layers of chains of 10, 7, 5 and 4 steps; all of 3
@@ -270,7 +271,7 @@ def main():
             sub.add_argument("--tasks", nargs="+", default=TASKS, help=f"(default {' '.join(TASKS)})")
             sub.add_argument("--runs", nargs="+", default=runs, help=f"method/preset (default {' '.join(runs)})")
             sub.add_argument("--sigma", type=number(float, 0), help="the measurements' noise (default: the task files')")
-            sub.add_argument("--out", type=typed_path, default=f"results/{name}", help=f"(default results/{name})")
+            sub.add_argument("--out", type=typed_path, default=OUT[name], help=f"(default {OUT[name]})")
         if name == "quality":
             sub.add_argument("--timed", type=number(int, 1), default=3, help="images whose median gives the seconds (default 3)")
         if name == "calibration":

@@ -62,7 +62,7 @@ class PlugAndPlay:
 
     steps: evaluations of the network; top: the first level, in units of [-1, 1]; last: the last one in units of sigma; damping: of the steps
     to the measurement, in units of (sigma / level)^2; by_errors: those steps weigh each frequency by what the network errs there
-    (`guided_diffusion.errors`), instead; contrast: see `Smooth`, whose picture is denoised first.
+    (`guided_diffusion.errors`), and damping is in units of sigma^2; contrast: see `Smooth`, whose picture is denoised first.
     """
 
     kind: str = word("plug_and_play")
