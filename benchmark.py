@@ -101,6 +101,12 @@ def quality_records(args, task, run, out, names, *extra):
     return records
 
 
+def chosen_names(args):
+    """The names of the images that -n and -bn choose from --data."""
+    data = args.data or project(f"data/{args.dataset}")
+    return image_names(list_images(data)[: args.number], data)[args.begin_number :]
+
+
 def figures(records, timed):
     """What a row of `quality` says: means over the images, and the median seconds of those that were timed."""
     mean = lambda figure: statistics.mean(map(figure, records))
@@ -122,8 +128,7 @@ def fronts(rows):
 
 
 def quality(args, device):
-    data = args.data or project(f"data/{args.dataset}")
-    names = image_names(list_images(data)[: args.number], data)[args.begin_number :]
+    names = chosen_names(args)
     one_by_one = names[: args.timed], "--batch-size", "1"
     found = {(task, run): quality_records(args, task, run, args.out, names) for task in args.tasks for run in args.runs}
     timed = {job: quality_records(args, *job, os.path.join(args.out, "seconds"), *one_by_one) for job in found}
@@ -154,8 +159,7 @@ def calibration_row(records, count):
 
 
 def calibration(args, device):
-    data = args.data or project(f"data/{args.dataset}")
-    names = image_names(list_images(data)[: args.number], data)[args.begin_number :]
+    names = chosen_names(args)
     lines, groups = [], {task: {} for task in args.tasks}
     for task in args.tasks:
         for run in args.runs:

@@ -181,7 +181,7 @@ def facts_of(record):
     """What else a record tells of its image, in words."""
     samples, facts = record.get("samples", {}), [f"{record['network_evaluations']} network evaluations", f"{record['seconds']:.1f} s"]
     if "spread" in samples:
-        facts.append(f"samples' spread {samples['spread']:.4f}")
+        facts.append(f"samples' spread {127.5 * samples['spread']:.1f} of 255")
     if f"inside_{PERCENT}" in samples:
         facts.append(f"{100 * samples[f'inside_{PERCENT}']:.0f} % of the true values in the {PERCENT} % interval")
     if "kernel_error" in record:

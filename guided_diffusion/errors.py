@@ -71,11 +71,12 @@ class Errors:
         return torch.from_numpy(np.exp(np.stack(found) / 2)).float().to(device)
 
     def around(self, guess, sigma):
-        """(S, S^T), functions of (B, 3, H, W): for a standard normal u, S(u) is distributed as the error of a guess, (B, 3, H, W), at a noise
-        level, larger near edges."""
+        """(S, S^T, S^-T), functions of (B, 3, H, W): for a standard normal u, S(u) is distributed as the error of a guess, (B, 3, H, W), at a
+        noise level, larger near edges."""
         deviation = self.deviation(sigma, tuple(guess.shape[-2:]), guess.device)
         local = unevenness(guess)
-        return lambda u: local * pixels(deviation * waves(u)), lambda v: pixels(deviation * waves(local * v))
+        return (lambda u: local * pixels(deviation * waves(u)), lambda v: pixels(deviation * waves(local * v)),
+                lambda u: pixels(waves(u) / deviation) / local)
 
 
 @functools.cache
@@ -124,5 +125,5 @@ def load_errors(checkpoint):
     except ValueError:
         whole = False
     if not whole:
-        raise UserError(f"{path}: is not a table of a network's errors; remove it, or make it anew (python benchmark.py errors)")
+        raise UserError(f"{path}: is not a table of a network's errors; remove it, or make it anew (python train.py --only-errors)")
     return Errors(sigmas, variances)

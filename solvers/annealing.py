@@ -5,7 +5,8 @@ from guided_diffusion.ddim import predict_x0
 
 PIXEL_VARIANCE = 0.25  # of a picture in [-1, 1]
 LEARNT = 0.15  # the share of what one level says of how unusual a picture is that counts
-MOST_UNUSUAL = 3.0  # times the usual error, or a third of it
+MOST_UNUSUAL = 1.3  # times the usual error, or as much less
+GRADIENT_SHARE = 0.5  # of the way that the network's gradient points: all of it diverges in inpainting (docs/LOG.md)
 
 
 def guided(task, z, x0, level, sigma):
@@ -67,7 +68,7 @@ def channel_noise(y, sigma):
 
 
 @torch.no_grad()
-def drawn(g, task, sigma, levels, signs, data_steps, on_step):
+def drawn(g, task, sigma, levels, signs, by_gradient, data_steps, on_step):
     """Draws from the pictures behind a task's measurement, a list of (B, 3, H, W) in [-1, 1], one for each of `signs`, 1 or -1, by which
     all of its noise is multiplied.
 
@@ -76,6 +77,10 @@ def drawn(g, task, sigma, levels, signs, data_steps, on_step):
     alike, and the system is solved (Papandreou & Yuille, NIPS 2010). Fresh noise takes the draw to the next level (decoupled annealing: DAPS,
     Zhang et al., CVPR 2025). How much more the network errs about this picture than usual is learnt on the way, from how much more has to
     move for the measurement than for one that is made of a usual error.
+
+    by_gradient: the guess first moves by level^2 J^T A^T (A C A^T + sigma^2)^-1 (y - A guess), J the network's Jacobian: level^2 J is the
+    covariance of this very picture given z (Tweedie's formula), where C, the usual error's, only knows frequencies and edges. PiGDM (Song et
+    al. 2023) takes white pixels for C.
     """
     in_each, noise = channel_noise(task.y, sigma), lambda like: g.rng.randn(like.shape[1:], like.device)
     power = lambda us: sum(u.flatten(1).square().sum(1) for u in us)[:, None, None, None]
@@ -85,13 +90,19 @@ def drawn(g, task, sigma, levels, signs, data_steps, on_step):
         white, of_y, fresh = noise(task.like), noise(task.y), noise(task.like)
         found, told, usual = [], [], []
         for z, sign in zip(zs, signs):
-            guess = g.denoised(z, level)
-            usually, transposed = g.errors.around(guess, level)
+            with torch.set_grad_enabled(by_gradient):
+                guess = g.denoised(z.requires_grad_(by_gradient), level)
+            x = guess.detach()
+            usually, transposed, inverse = g.errors.around(x, level)
             root, back = lambda u: factor * usually(u), lambda v: factor * transposed(v)
-            other = task.operator(guess + sign * root(white)) + sign * in_each * of_y
-            for y, moves in ((task.y, told), (other, usual)):
-                moves.append(task.innovation(guess, root, back, in_each, y, data_steps))
-            found.append((guess + root(sign * white + told[-1] - usual[-1])).clamp(-1, 1))
+            move = lambda x, y: task.innovation(x, root, back, in_each, y, data_steps)
+            told.append(move(x, task.y))
+            usual.append(move(x, task.operator(x + sign * root(white)) + sign * in_each * of_y))
+            u = told[-1]
+            if by_gradient:
+                x = (x + GRADIENT_SHARE * level**2 * torch.autograd.grad(guess, z, inverse(u) / factor)[0]).clamp(-1, 1)
+                u = move(x, task.y)
+            found.append((x + root(sign * white + u - usual[-1])).clamp(-1, 1))
         learnt = (power(told) / power(usual).clamp(min=1e-20)) ** (LEARNT / 2)
         factor = (factor * learnt).clamp(1 / MOST_UNUSUAL, MOST_UNUSUAL)
         on_step(step + 1, len(levels), sum((task.operator(x) - task.y).square().sum() for x in found))

@@ -78,7 +78,7 @@ class PlugAndPlay:
 
         def to_measurement(x, level):
             if self.by_errors:
-                root, transposed = g.errors.around(x, level)
+                root, transposed, _ = g.errors.around(x, level)
                 return x + root(task.innovation(x, root, transposed, self.damping**0.5 * sigma, task.y, DAMPED_STEPS))
             return task.drawn_to(x, self.damping * (sigma / level) ** 2)
 
@@ -96,18 +96,20 @@ class Drawn:
     """A draw from the pictures that the measurement and the network leave open (`solvers.annealing.drawn`), or the mean of two.
 
     steps: noise levels, evenly spaced in the network's timesteps; last: the last one, in units of [-1, 1]; opposite: the mean of two draws whose
-    noise is opposite, which lies nearer to the truth and is no draw; data_steps: conjugate gradient steps of each.
+    noise is opposite, which lies nearer to the truth and is no draw; by_gradient: each guess first moves by what the network's gradient makes of the
+    measurement; data_steps: conjugate gradient steps of each.
     """
 
     kind: str = word("drawn")
     steps: int
     last: float = field(default=0.05, metadata={"low": 1e-9})
     opposite: bool = False
+    by_gradient: bool = False
     data_steps: int = DATA_STEPS
 
     def __call__(self, g, task, sigma, on_step):
         signs = (1, -1) if self.opposite else (1,)
-        draws = drawn(g, task, noise_level(sigma), even_levels(self.steps, self.last), signs, self.data_steps, on_step)
+        draws = drawn(g, task, noise_level(sigma), even_levels(self.steps, self.last), signs, self.by_gradient, self.data_steps, on_step)
         return sum(draws) / len(draws)
 
 

@@ -49,7 +49,7 @@ class GaussianPrior:
 
     def around(self, guess, sigma):
         deviation = (1 / (1 / power() + 1 / sigma**2)).sqrt()
-        return (lambda u: pixels(deviation * waves(u)),) * 2
+        return (lambda u: pixels(deviation * waves(u)),) * 2 + (lambda u: pixels(waves(u) / deviation),)
 
 
 MASK = (normal(1, 1, 1, SIDE, SIDE) > 0.5).float()
@@ -79,36 +79,48 @@ def measured(operator, truths):
     return y + SIGMA * normal(4, *y.shape)
 
 
-def draws(operator, y, network):
+def draws(operator, y, network, **how):
     """DRAWS draws, as many of each of the measurements: (DRAWS, 3, H, W)."""
     each = y.repeat(DRAWS // len(y), 1, 1, 1)
-    return Drawn(steps=30)(Chain(network, 1, BatchRandom(range(DRAWS))), LinearTask(operator, each, normal(2, DRAWS, *SHAPE)), SIGMA, silent)
+    return Drawn(steps=30, **how)(Chain(network, 1, BatchRandom(range(DRAWS))), LinearTask(operator, each, normal(2, DRAWS, *SHAPE)), SIGMA, silent)
 
 
+@pytest.mark.parametrize("by_gradient", (False, True))
 @pytest.mark.parametrize("name", OPERATORS)
-def test_draws_are_distributed_as_what_the_measurement_leaves_open(name):
-    """2,028 values, 50 draws, of ten pictures: of one alone the draws take its luck for how unusual it is."""
+def test_draws_are_distributed_as_what_the_measurement_leaves_open(name, by_gradient):
+    """2,028 values, 50 draws, of ten pictures."""
     operator = OPERATORS[name]
     y = measured(operator, 10)
     means, deviation = exact(operator, y)
-    off = draws(operator, y, GaussianPrior()).view(-1, *means.shape) - means
+    off = draws(operator, y, GaussianPrior(), by_gradient=by_gradient).view(-1, *means.shape) - means
     rms = lambda x: x.square().mean().sqrt().item()
     assert rms(off) == pytest.approx(rms(deviation), rel=0.03)
     assert rms(off.mean(0)) < 1.2 * rms(deviation) / len(off) ** 0.5  # 1, if nothing but chance moves a mean of five
     assert 0.81 < (off.abs() <= stats.norm.ppf(0.5 + 0.83 / 2) * deviation).float().mean() < 0.85
 
 
-def test_a_network_taken_to_err_alike_in_all_frequencies_is_told_from_one_whose_errors_are_known():
-    class White(GaussianPrior):
-        def around(self, guess, sigma):
-            alike = (1 / (1 / power() + 1 / sigma**2)).mean().sqrt()
-            return (lambda u: alike * u,) * 2
+class White(GaussianPrior):
+    """The same network, of whose errors only the size is known."""
 
+    def around(self, guess, sigma):
+        alike = (1 / (1 / power() + 1 / sigma**2)).mean().sqrt()
+        return (lambda u: alike * u,) * 2 + (lambda u: u / alike,)
+
+
+def test_a_network_taken_to_err_alike_in_all_frequencies_is_told_from_one_whose_errors_are_known():
     operator = OPERATORS["super-resolution"]
     y = measured(operator, 10)
     means, deviation = exact(operator, y)
     off = draws(operator, y, White()).view(-1, *means.shape) - means
     assert off.square().mean().sqrt() != pytest.approx(deviation.square().mean().sqrt().item(), rel=0.03)
+
+
+def test_the_gradient_knows_what_a_table_of_errors_does_not():
+    operator = OPERATORS["inpainting"]
+    y = measured(operator, 10)
+    means, _ = exact(operator, y)
+    off = lambda by_gradient: (draws(operator, y, White(), by_gradient=by_gradient).view(-1, *means.shape).mean(0) - means).square().mean()
+    assert off(True) < 0.9 * off(False), (off(True), off(False))
 
 
 def test_opposite_draws_have_opposite_noise():
@@ -183,7 +195,7 @@ def test_a_prior_without_a_table_is_taken_for_a_usual_one_and_told(capsys):
 
     errors.usual_errors.cache_clear()
     g = Chain(GaussianPrior(errors=False), 1, BatchRandom([0]))
-    root, _ = g.errors.around(normal(0, 1, 3, 16, 16), 0.5)
+    root, *_ = g.errors.around(normal(0, 1, 3, 16, 16), 0.5)
     said = capsys.readouterr().err
     assert said.startswith("warning: this prior has no table of its errors") and len(said.strip().splitlines()) == 1
     assert root(normal(1, 1, 3, 16, 16)).std() < 0.5 and g.errors.variances.min() > np.log(LEAST) and isinstance(g.errors, Errors)
