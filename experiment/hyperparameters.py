@@ -29,11 +29,12 @@ def row_names():
     return {"default", "nonlinear"} | tasks
 
 
-def row_of(task, table):
-    """The row of a preset's table, {row: …}, that a task takes: its own or, under a name without one, that of a task which degrades in
-    the same way, if possible with the same kind of noise; else `default`."""
-    if task in table:
-        return task
+def row_of(task, table, dataset=None):
+    """The row of a preset's table, {row: …}, that a task takes: its own, if there is one with this data set's prior; or, under a name without
+    one, that of a task which degrades in the same way, if possible with the same kind of noise; else `default`."""
+    own = next((row for row in (f"{dataset}/{task}", task) if row in table), None)
+    if own:
+        return own
     its = natures(task)
     others = {row: natures(row) for row in table if row != "default"}
     degraded_alike = lambda row: {one[:-1] for one in its} & {one[:-1] for one in others[row]}
@@ -95,9 +96,9 @@ def read(section, kind, given=None):
     return value
 
 
-def load_hyperparameters(method, task, preset=None, on_row=lambda line: None, **given):
-    """The row of `task` (see `row_of`) in a preset of a Method, its first one if None, as the method's dataclass; what is `given`, and
-    not None, replaces its value. on_row: is told, in a line, where it is another task's row. Raises UserError for a preset that is not
+def load_hyperparameters(method, task, preset=None, on_row=lambda line: None, dataset=None, **given):
+    """The row of `task` with a data set's prior (see `row_of`) in a preset of a Method, its first one if None, as the method's dataclass;
+    what is `given`, and not None, replaces its value. on_row: is told, in a line, where it is another task's row. Raises UserError for a preset that is not
     there and for a value that is missing, unknown or out of range."""
     path = project(f"configs/{method.name}.yaml")
     presets = load_presets(method.name)
@@ -108,9 +109,10 @@ def load_hyperparameters(method, task, preset=None, on_row=lambda line: None, **
     table = section.values
     known = row_names()
     for row in table:
-        if row not in known:
-            raise UserError(f"{path}: the row {row} is for no task in configs/tasks/; correct its name or remove it")
-    row = row_of(task, table)
-    if row != task:
+        its_prior, _, its_task = str(row).rpartition("/")
+        if its_task not in known or its_prior and not os.path.isfile(project(f"configs/model_config_{its_prior}.yaml")):
+            raise UserError(f"{path}: the row {row} is for no task in configs/tasks/, or no prior in configs/; correct its name or remove it")
+    row = row_of(task, table, dataset)
+    if row not in (task, f"{dataset}/{task}"):
         on_row(f"{path}: {preset} has no row {task}, its row {row} is used")
     return read(section.section(row), method.row, {name: value for name, value in given.items() if value is not None})

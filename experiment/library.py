@@ -135,7 +135,7 @@ def restore(y, operator, sigma=0.01, prior="demo", method="dmilo", preset="fast"
     probe = BatchRandom([0] * len(y)).randn((3, *problem.size), device)
     row = task or row_for(problem.operator, probe)
     method = load_method(method)
-    h = load_hyperparameters(method, row, preset)
+    h = load_hyperparameters(method, row, preset, dataset=prior)
     found = []
     for sample in range(samples):
         for iterate in Iterates(problem, eps, draws(seed, sample, len(y)), h)(method.solver, silent):

@@ -197,7 +197,7 @@ def run(doc, method):
     args.name = of_rank_0(args.name)  # their clocks may differ
     config = load_model_config(args.model_config)
     given = {"outer": args.outer, "inner": args.inner, "chain_steps": args.custom_steps}
-    h = load_hyperparameters(method, args.task, args.preset, say, **given)
+    h = load_hyperparameters(method, args.task, args.preset, say, args.dataset, **given)
     pictures = (Measured if args.measured else Simulated)(args, config["image_size"])
     device = choose_device_and_precision(args, world)
     directory = os.path.join(args.logdir, args.dataset, args.task, args.name)

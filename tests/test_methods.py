@@ -91,6 +91,15 @@ def test_poisson_noise_on_a_reduced_picture_takes_super_resolutions_row(workspac
     assert row_of("poisson_denoising", load_presets("dmilo")["fast"]) == "poisson_denoising"
 
 
+def test_a_prior_can_have_a_row_of_its_own():
+    table = load_presets("dmilo")["quick"]
+    assert [row_of("super_resolution", table, dataset) for dataset in ("photo", "demo", None)] == ["photo/super_resolution", *["super_resolution"] * 2]
+    assert row_of("inpainting", table, "photo") == "default"
+    said = []
+    of = {dataset: load_hyperparameters(load_method("dmilo-pgd"), "super_resolution", "quick", said.append, dataset) for dataset in ("photo", "demo")}
+    assert of["photo"].start.kind == "plug_and_play" and of["demo"].start.kind == "drawn" and not said
+
+
 def test_a_row_that_searches_nothing_gives_its_start():
     row = load_hyperparameters(load_method("dmilo"), "inpainting", "sharp")
     h, never = dataclasses.replace(row, starts=0, before=()), None

@@ -248,6 +248,8 @@ BAD = [
     (lambda root: edit(root / "configs/tasks/inpainting_config.yaml", "operator:", "operator"), [], "is not valid YAML"),
     (lambda root: edit(root / "configs/dmilo.yaml", "lr_z: 0.02", "lr_zz: 0.02"), [], "inpainting.lr_z is missing"),
     (lambda root: edit(root / "configs/dmilo.yaml", "inpainting:", "inpaintng:"), [], "the row inpaintng is for no task"),
+    (lambda root: edit(root / "configs/dmilo.yaml", "photo/super_resolution:", "foto/super_resolution:"), ["--preset", "quick"],
+     "the row foto/super_resolution is for no task in configs/tasks/, or no prior in configs/"),
     (lambda root: edit(root / "configs/dmilo.yaml", "inner:  200", "inner:  -1"), [], "inpainting.inner is -1, must be int, 1 or more"),
     (NOTHING, ["--preset", "slow"], "--preset slow: configs/dmilo.yaml has paper, fast"),
     (NOTHING, ["--preset", "fast", "-t", "inpainting", "--inner", "0"], "--inner: must be 1 or more"),
