@@ -61,7 +61,7 @@ def test_restore_gives_the_pixels_of_a_measured_picture(script, tmp_path):
     result = script("dmilo.py", "--measured", tmp_path / "a.png", "--scale", 4, "--sigma", 0.02, "-l", tmp_path, "--name", "r", "--cuda", -1)
     assert result.code == 0, result.err
     size = (48, 80)
-    x = restore(load_image(str(tmp_path / "a.png")), reducing(size, 4, "cpu"), 0.02, task="super_resolution", size=size)
+    x = restore(load_image(str(tmp_path / "a.png")), reducing(size, 4, "cpu"), 0.02, prior="photo", task="super_resolution", size=size)
     save_image(tmp_path / "x.png", x[0])
     assert np.array_equal(Image.open(tmp_path / "x.png"), Image.open(tmp_path / "photo/super_resolution/r/restored/a.png"))
 
