@@ -97,7 +97,7 @@ def quality_records(args, task, run, out, names, *extra):
     found = finished_records(folder(job))
     records = [found[name] for name in names if name in found and "failed" not in found[name]]
     if code > 1 or not set(names) <= set(found) or not records:
-        raise UserError(f"{' '.join(typed)}: failed; its own message stands above")
+        raise UserError(f"{' '.join(typed)}: failed; its own message stands above. Where that advises another --name, choose another --out")
     return records
 
 

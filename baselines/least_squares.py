@@ -24,7 +24,7 @@ class LeastSquaresHyperparameters(Row):
 
 def least_squares(g, operator, y, z_0, h, on_step, state=None):
     """argmin_X ||operator(X) - y||^2 / sigma^2 + ||differences of X||^2 / contrast, the most probable picture if noise and
-    differences are Gaussian. Yields (name, X, None): grey, then the result, (B, 3, H, W) in [-1, 1]. The chain g is not used, nor
+    differences are Gaussian. Yields Iterates: grey, then the result, (B, 3, H, W) in [-1, 1]. The chain g is not used, nor
     is a state.
 
     Raises UserError for an operator that is not linear.

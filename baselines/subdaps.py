@@ -27,12 +27,10 @@ class SubDAPSHyperparameters(Row):
 
 
 class Passed(NamedTuple):
-    """What is stored of a level: z, the noise that the network saw in it, the guess drawn to the measurement, each (B, 3, H, W), and
-    which images have settled, (B, 1, 1, 1)."""
+    """What is stored of a level: z and the guess drawn to the measurement, each (B, 3, H, W), and which images have settled, (B, 1, 1, 1)."""
 
     level: Level
     z: torch.Tensor
-    eps: torch.Tensor
     guess: torch.Tensor
     settled: torch.Tensor
 
@@ -57,7 +55,7 @@ def subdaps(g, operator, y, z_0, h, on_step, state=None):
         damping = h.sigma**2 * level.abar / (1 - level.abar)
         guess = task.drawn_to(x0, damping).clamp(-1, 1)
         settled = settled | ((guess - x0).square().mean((1, 2, 3), keepdim=True) < h.tau)
-        path.append(Passed(level, z, eps, guess, settled))
+        path.append(Passed(level, z, guess, settled))
         z = noised_on(guess, z, level, 1 - settled.float(), g.rng)
         on_step(step + 1, len(g), (operator(guess) - y).square().sum())
     x0 = predict_x0(corrected(path, g.rng), eps, level.abar)

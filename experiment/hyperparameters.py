@@ -51,12 +51,15 @@ def load_presets(method):
     presets = load_yaml(path)
     if EXTENDS not in presets:
         return presets
-    others = load_yaml(project(f"configs/{presets.pop(EXTENDS)}.yaml"))
-    extended = {}
-    for preset, table in presets.items():
-        rows = {**others.get(preset, {}), **table}
-        every = rows.pop(EVERY, {})
-        extended[preset] = {row: {**others.get(preset, {}).get(row, {}), **every, **table.get(row, {})} for row in rows}
+    others_path = project(f"configs/{presets.pop(EXTENDS)}.yaml")
+    others, extended = load_yaml(others_path), {}
+    for preset in presets:
+        table = Section(presets, path).section(preset)
+        its = Section(others, others_path).section(preset) if preset in others else Section({}, others_path)
+        keys = lambda section, row: section.section(row).values if row in section.values else {}
+        every, rows = keys(table, EVERY), {**its.values, **table.values}
+        rows.pop(EVERY, None)
+        extended[preset] = {row: {**keys(its, row), **every, **keys(table, row)} for row in rows}
     return extended
 
 

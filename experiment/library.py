@@ -35,12 +35,13 @@ def refuse(y, sigma, task, size, seed, samples):
     """Raise UserError for an argument of `restore` that cannot be right whatever the operator."""
     if not (isinstance(y, torch.Tensor) and y.is_floating_point() and y.dim() > 1 and len(y) and torch.isfinite(y).all()):
         raise UserError("y: must be a tensor of finite floating-point numbers, (B, …); of complex ones torch.view_as_real")
-    if not (isinstance(sigma, numbers.Real) and 0 <= sigma < 2):
+    if not (isinstance(sigma, numbers.Real) and 0 <= sigma < math.inf):
         raise UserError(f"sigma: is {sigma}, must be the noise's standard deviation in units of [-1, 1], 0 or more")
     if not is_whole(samples, 1, LAST_SEED):
         raise UserError(f"samples: is {samples!r}, must be a whole number, 1 or more")
-    if not (isinstance(seed, BatchRandom) or is_whole(seed, 0, LAST_SEED + 1 - samples)):
-        raise UserError(f"seed: is {seed!r}, must be a whole number from 0 to 2^32 - 1, with the samples' that follow, or a BatchRandom")
+    seeds = seed.seeds if isinstance(seed, BatchRandom) else [seed] * len(y)
+    if not (len(seeds) == len(y) and all(is_whole(one, 0, LAST_SEED + 1 - samples) for one in seeds)):
+        raise UserError(f"seed: is {seed!r}, must be a whole number from 0 to 2^32 - 1, with the samples' that follow, or a BatchRandom of {len(y)} of them")
     if size is not None and not (isinstance(size, (tuple, list)) and len(size) == 2 and all(is_whole(side, SMALLEST, math.inf) for side in size)):
         raise UserError(f"size: is {size!r}, must be (H, W), {SMALLEST} pixels or more each")
     if task is not None and task not in row_names():
@@ -68,8 +69,9 @@ def problem_of(y, operator, sigma, size):
         if is_physics(operator):
             y, operator, sigma = as_task(operator, y, sigma, (1 if grey else 3, *size))
         if grey:
-            one, y = operator, torch.cat([y] * 3, 1)
-            operator = lambda x: torch.cat([one(channel) for channel in x.split(1, 1)], 1)
+            one = operator
+            thrice = lambda of_each: torch.cat(of_each, 1) if of_each[0].shape[1] == 1 else torch.stack(of_each, 1)  # (B, 3, …)
+            y, operator = thrice([y] * 3), lambda x: thrice([one(channel) for channel in x.split(1, 1)])
         x = torch.zeros(len(y), 3, *size, device=y.device, requires_grad=True)
         out = operator(x)
         torch.autograd.grad(out.sum(), x)
@@ -130,7 +132,7 @@ def restore(y, operator, sigma=0.01, prior="demo", method="dmilo", preset="fast"
         raise UserError(f"method: is {method!r}, must be one of {', '.join(OURS)}")
     device = device_of(device, y)
     model, side = network(prior, device)
-    problem = problem_of(y.detach().to(device), operator, sigma, size or (side, side))
+    problem = problem_of(y.detach().to(device, torch.float32), operator, sigma, size or (side, side))
     eps = AnySize(model, choose_tile(model, problem.size, side, len(y), device))
     probe = BatchRandom([0] * len(y)).randn((3, *problem.size), device)
     row = task or row_for(problem.operator, probe)

@@ -176,8 +176,9 @@ def theirs(rival, damage, folder, known):
 
 @torch.no_grad()
 def evaluated_once(model, y, sigma):
-    """The mean of the pictures behind y, (H, W) or (H, W, 3) in [0, 1], under noise of deviation sigma, by one evaluation of a prior: the
-    least mean squared error that a search with it can reach. A grey picture's noise is the same in all channels."""
+    """The mean of the pictures behind y, (H, W) or (H, W, 3) in [0, 1], under noise of deviation sigma, by one evaluation of a prior: of a
+    colour picture the least mean squared error that a search with it can reach. A grey picture's noise is the same in all channels, which
+    no prior expects."""
     y = torch.from_numpy(2 * np.atleast_3d(y) - 1).float().permute(2, 0, 1)[None]
     t = min(range(TRAINING_STEPS), key=lambda t: abs((1 - ABAR[t]) / ABAR[t] - (2 * sigma) ** 2))
     x_t = ABAR[t] ** 0.5 * y.expand(1, 3, -1, -1)

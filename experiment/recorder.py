@@ -144,7 +144,8 @@ class ImageRecord:
             np.savez_compressed(f, low=low, high=high, percent=PERCENT)
         figures, parts = {"count": len(samples)}, {"": torch.ones_like(spread, dtype=torch.bool)}
         if self.mask is not None:
-            parts.update(_missing=self.mask[0] == 0, _measured=self.mask[0] != 0)
+            mask = torch.nn.functional.interpolate(self.mask[None], spread.shape)[0, 0]  # of an enlarged picture it is smaller
+            parts.update(_missing=mask == 0, _measured=mask != 0)
         parts = {part: where for part, where in parts.items() if where.any()}  # of no pixels there is no mean
         for part, where in parts.items():
             figures["spread" + part] = spread[where].square().mean().sqrt().item()

@@ -96,9 +96,10 @@ def averaged_searches(solver, g, task, latents, h, on_step, state):
         yield Iterate(f"{count}_after", result, state, ends_outer=True)
 
 
-def only_the_start(g, task, h, on_step):
-    """The iterate of a row that searches nothing."""
-    yield Iterate("0_after", h.start(g, task, h.sigma, on_step).clamp(-1, 1), ends_outer=True)
+def only_the_start(g, task, h, on_step, state):
+    """The iterate of a row that searches nothing; none, if it was found before the run was stopped."""
+    if state is None:
+        yield Iterate("0_after", h.start(g, task, h.sigma, on_step).clamp(-1, 1), {}, ends_outer=True)
 
 
 def search(solver, g, operator, y, latents, h, on_step, state=None):
@@ -114,7 +115,7 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
         refuse_who_never_looks(h)
     task = as_task(operator, y, latents[0])
     if h.searches == 0:
-        return only_the_start(g, task, h, on_step)
+        return only_the_start(g, task, h, on_step, state)
     stages = one_search if h.searches == 1 else averaged_searches
     found = stages(solver, g, task, latents, h, on_step, state)
     return finding(found, task, h, state) if unknown else found

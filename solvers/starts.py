@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from guided_diffusion.ddim import even_levels
+from guided_diffusion.ddim import TRAINING_STEPS, even_levels
 from solvers.annealing import annealed, denoised, drawn, explaining_best, plug_and_play
 from solvers.least_squares import DAMPED_STEPS, DATA_STEPS, noise_level
 from solvers.unknown import UnknownTask, annealed_together
@@ -42,7 +42,7 @@ class Annealed:
     """
 
     kind: str = word("annealed")
-    steps: int
+    steps: int = field(metadata={"valid": lambda value: 1 <= value <= TRAINING_STEPS, "hint": f"a whole number, 1 … {TRAINING_STEPS}"})
     zeta: float = field(default=1.0, metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"})
     guided: bool = False
     runs: int = 1

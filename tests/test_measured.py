@@ -161,6 +161,18 @@ def test_samples_under_a_mask_without_a_hole_have_no_spread_of_missing_pixels(ph
     assert summary["samples"]["spread"] == pytest.approx(b["samples"]["spread"] / 2)
 
 
+@pytest.mark.usefixtures("short_searches")
+def test_samples_of_an_enlarged_picture_with_transparent_pixels(photos, restore):
+    """The mask is of the small one."""
+    alpha = Image.new("L", (45, 37), 255)
+    alpha.paste(0, (0, 0, 5, 5))
+    picture = Image.open(photos / "photos" / "a.png").convert("RGB")
+    picture.putalpha(alpha)
+    picture.save(photos / "photos" / "cut.png")
+    run = restore("dmilo.py", "--measured", photos / "photos" / "cut.png", "--scale", 2, "--samples", 2, "--inner", 1, task="super_resolution")
+    assert {"spread_missing", "spread_measured"} <= set(json.load(open(run.folder / "record" / "cut.json"))["samples"])
+
+
 def arguments(**given):
     empty = dict.fromkeys(("mask", "kernel", "blind", "scale", "sigma", "data", "number", "filter", "grow"))
     flags = dict.fromkeys(("flip_kernel", "centre_kernel", "invert_mask", "linear", "keep_observed", "transparent"), False)

@@ -54,6 +54,7 @@ BAD = [
     ("start: {kind: smooth, contrast: 0.1}", "start: {kind: smoth}", "start.kind is 'smoth', must be one of smooth, annealed"),
     ("start: {kind: smooth, contrast: 0.1}", "start: {kind: smooth}", "start.contrast is missing"),
     ("start: {kind: smooth, contrast: 0.1}", "start: {kind: smooth, contrast: 0.1, steps: 3}", "start.steps is not a known key"),
+    ("start: {kind: smooth, contrast: 0.1}", "start: {kind: annealed, steps: 1500}", "start.steps is 1500, must be a whole number, 1 … 1000"),
     ("- {chain_steps: 4, starts: 1, inner: 20}", "- {chain_steps: 4, starts: 1}", "before[0].inner is missing"),
     ("- {chain_steps: 4, starts: 1, inner: 20}", "- [4, 1, 20]", "must be a list of mappings"),
     ("aim: {variance: 0.0033, sample_variance: 0.01}", "aim: {variance: x}", "aim.variance is 'x', must be float"),
@@ -74,6 +75,12 @@ def test_dmilo_pgd_has_dmilos_rows_and_what_differs():
     theirs = {field: value for field, value in vars(rows["dmilo-pgd"]).items() if field in vars(rows["dmilo"])}
     assert theirs == vars(rows["dmilo"]) and rows["dmilo-pgd"].gradient_steps > 1
     assert isinstance(rows["dmilo"].start, Smooth) and isinstance(rows["dmilo"].aim, Aim) and isinstance(rows["dmilo"].before[0], Pass)
+
+
+def test_a_preset_with_nothing_below_it_is_one_line(workspace):
+    edit(workspace / "configs/dmilo-pgd.yaml", "quick:\n  every: *step\n", "quick:\n")
+    with pytest.raises(UserError, match="dmilo-pgd.yaml: quick is None, must be a mapping"):
+        load_hyperparameters(load_method("dmilo-pgd"), "inpainting", "sharp")
 
 
 def test_another_noise_keeps_the_row_of_what_degrades():

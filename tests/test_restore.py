@@ -13,6 +13,7 @@ from dmilo import restore
 from experiment.library import row_for
 from experiment.problem import simulate
 from guided_diffusion.measurements import load_measurement, reducing
+from solvers.annealing import channel_noise
 from test_solvers import TASKS, faces
 from util.config import load_yaml
 from util.files import UserError
@@ -98,6 +99,9 @@ REFUSED = [
     (dict(samples=0), "samples: is 0, must be a whole number"),
     (dict(samples=2, seed=2**32 - 1), "seed: is 4294967295"),
     (dict(seed=-1), "seed: is -1"),
+    (dict(seed=BatchRandom([1, 2])), "or a BatchRandom of 1 of them"),
+    (dict(samples=2, seed=BatchRandom([2**32 - 1])), "or a BatchRandom of 1 of them"),
+    (dict(sigma=float("inf")), "sigma: is inf"),
     (dict(size=64), "size: is 64, must be (H, W)"),
     (dict(size=(64, 4)), "size: is (64, 4)"),
     (dict(task="motoin_deblur"), "task: is 'motoin_deblur', must be one of "),
@@ -122,6 +126,21 @@ def test_what_cannot_be_restored_is_one_line(tiny_model, monkeypatch, change, sa
     with pytest.raises(UserError) as error:
         restore(**{"y": torch.zeros(1, 3, 64, 64), "operator": lambda x: x, **change})
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_a_measurement_from_numpy_is_taken():
+    """In double precision; denoising, which gives y to the network, ended in a traceback."""
+    y = faces()[:1]
+    assert torch.equal(restore(y.double(), lambda x: x), restore(y, lambda x: x))
+
+
+@pytest.mark.parametrize("A", [lambda x: x.flatten(1)[:, ::2], lambda x: x[..., ::2]], ids=["flat", "a picture"])
+def test_the_noise_of_one_channel_is_one_noise(A):
+    """Three times one measurement says no more than one: each has sqrt(3) of its deviation."""
+    one_channel = lambda x: A(x) if x.shape[1] == 1 else 1 / 0
+    problem = experiment.library.problem_of(A(torch.rand(2, 1, 32, 32)), one_channel, 0.1, (32, 32))
+    assert problem.grey and problem.y.shape[1] == 3 and channel_noise(problem.y, 0.1) == pytest.approx(0.1 * 3**0.5)
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ RUNS = [
     ("dmilo-pgd.py", "super_resolution", ["--outer", 3, "--inner", 2]),
     ("dmilo.py", "extreme_inpainting", ["--preset", "fast"]),
     ("dmilo.py", "motion_deblur", ["--outer", 1, "--inner", 2, "--samples", 3]),
+    ("dmilo.py", "super_resolution", ["--preset", "quick", "--samples", 3]),
     ("baselines.dmplug", "inpainting", ["--outer", 3, "--inner", 2]),
     ("baselines.dps", "inpainting", ["--outer", 3, "-c", 2]),
     ("baselines.diffpir", "inpainting", ["--outer", 3, "-c", 2]),
