@@ -155,7 +155,7 @@ class Restoration:
         for i, name in enumerate(problem.names):
             drawn = {key: value[i] for key, value in problem.drawn.items()}
             truth = None if truths is None else truths[i]
-            about = metrics, problem.sigma, problem.nearest, rule, h.searches == 1
+            about = metrics, problem.sigma, problem.nearest, rule, not h.averages
             brought = {**problem.brought[i], "whole": surroundings(problem, model, i)} if problem.brought else None
             self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, *about, brought))
         self.path = os.path.join(directory, "record", f"{problem.names[0]}.state")

@@ -49,10 +49,15 @@ class Row:
         return sum(row.starts for row in self.passes)
 
     @property
+    def averages(self):
+        """Is the result a mean: of several searches, or of one and the picture where it began?"""
+        return self.searches != 1 or self.aim.start_share > 0
+
+    @property
     def parts(self):
         """What each outer iteration has to do, in inner steps: of several searches, which the passes make of different length, or of the
         one, whose iterations are alike."""
-        if self.searches == 1:
+        if not self.averages:
             return [1] * getattr(self, "outer", 1)
         return [row.inner for row in self.passes for _ in range(row.starts)] or [1]
 

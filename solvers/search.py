@@ -41,6 +41,8 @@ class Staged(Row):
     def __post_init__(self):
         if self.starts == 0 and (self.before or self.start is None):
             raise UserError("starts: is 0, which is for a row whose start is its result; give it a start and no passes before, or 1 or more")
+        if self.start is None and self.aim.start_share:
+            raise UserError("start_share: is of the picture that a search begins at; give the row a start, or leave it out")
 
 
 def as_task(operator, y, like):
@@ -90,7 +92,7 @@ def averaged_searches(solver, g, task, latents, h, on_step, state):
                 yield iterate
         mean = iterate.x if n == 0 else state["mean"] + (iterate.x - state["mean"]) / (n + 1)
         state = {**state, "searches": count + 1, "mean": mean}
-        result = h.aim.result(task, mean, h.sigma)
+        result = h.aim.result(task, state["picture"], mean, h.sigma)
         if n + 1 == row.starts and count + 1 < len(searches):  # the next pass begins at what this one has found
             state.update(picture=result, explained=h.aim.explained(task, mean, h.sigma))
         yield Iterate(f"{count}_after", result, state, ends_outer=True)
@@ -109,13 +111,13 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     h.searches.
     """
     unknown = isinstance(operator, UnknownOperator)
-    if not unknown and h.searches == 1 and h.start is None and h.aim == Aim():
+    if not unknown and not h.averages and h.start is None and h.aim == Aim():
         return solver(g, operator, y, latents[0], h, on_step, state)  # as published
     if unknown:
         refuse_who_never_looks(h)
     task = as_task(operator, y, latents[0])
     if h.searches == 0:
         return only_the_start(g, task, h, on_step, state)
-    stages = one_search if h.searches == 1 else averaged_searches
+    stages = averaged_searches if h.averages else one_search
     found = stages(solver, g, task, latents, h, on_step, state)
     return finding(found, task, h, state) if unknown else found

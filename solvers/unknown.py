@@ -75,7 +75,7 @@ def finding(iterates, task, h, state):
     search has found does no harm (docs/LOG.md)."""
     if state:
         task.restore(state["unknown"])
-    again = h.searches == 1 and not h.finds_unknown
+    again = not h.averages and not h.finds_unknown
     for iterate in iterates:
         if iterate.state is None:
             yield iterate

@@ -116,6 +116,31 @@ def test_each_pass_begins_at_what_the_one_before_has_found_and_goes_on_after_a_k
 
 
 @pytest.mark.parametrize("starts", [1, 2])
+def test_a_share_of_the_start_is_in_the_result_and_stays_there_after_a_kill(starts):
+    A, _ = dense_operator(PIXELS)
+    y, latents = A(like(2)), [like(3)]
+    h = Hyperparameters(**PASSES, sigma=0.1, chain_steps=4, layers=1, starts=starts, start=Smooth(contrast=0.1), aim=Aim(start_share=0.25))
+    picture = LinearTask(A, y, latents[0]).smooth(0.1)
+
+    def solver(g, operator, y, z_0, h, on_step, state=None):
+        yield Iterate("0_after", z_0.sign(), ends_outer=True)
+
+    def found(state=None):
+        return list(search(solver, Chain(None, 4, None, layers=1), A, y, latents, h, None, state))
+
+    whole, g = found(), Chain(None, 4, None, layers=1)
+    mean = sum(g.noised(picture, sign * latents[0]).sign() for sign in (1, -1)[:starts]) / starts
+    torch.testing.assert_close(whole[-1].x, 0.75 * mean + 0.25 * picture)
+    assert len(whole) == starts == len(h.parts)
+    assert starts == 1 or torch.equal(found(whole[0].state)[-1].x, whole[-1].x)
+
+
+def test_a_share_of_no_start_is_refused():
+    with pytest.raises(UserError, match="start_share"):
+        Staged(aim=Aim(start_share=0.5))
+
+
+@pytest.mark.parametrize("starts", [1, 2])
 def test_after_an_annealed_start_the_search_explains_what_the_measurement_is_trusted_for(monkeypatch, starts):
     explained = []
 
