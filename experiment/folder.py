@@ -26,6 +26,12 @@ def differences(begun, wanted, prefix=""):
             yield f"{prefix}{key}", was, now
 
 
+def filled(begun, defaults):
+    """Nested settings, and where a key is missing its default: a run begun before there was such a key goes on."""
+    both = lambda key: isinstance(begun.get(key), dict) and isinstance(defaults[key], dict)
+    return {**defaults, **begun, **{key: filled(begun[key], defaults[key]) for key in defaults if both(key)}}
+
+
 def checkpoint_digest(path):
     """A checkpoint's content as a short text: a run cannot go on with another one."""
     digest = hashlib.blake2b(digest_size=8)
@@ -35,9 +41,9 @@ def checkpoint_digest(path):
     return digest.hexdigest()
 
 
-def open_run(directory, settings, chosen):
+def open_run(directory, settings, chosen, defaults):
     """Make the run's folder, or find it begun with the same settings (they stand in its settings.json). chosen: further settings, which may
-    differ from those it was begun with. Returns the latter.
+    differ from those it was begun with. defaults: of keys of the settings, nested like them, see `filled`. Returns the run's `chosen`.
 
     Raises UserError where the folder holds something else, names the first setting that differs, or says why it cannot be
     made.
@@ -59,6 +65,7 @@ def open_run(directory, settings, chosen):
         raise UserError(f"{path}: cannot be read ({error}); choose another --name NAME") from error
     if not isinstance(begun, dict):
         raise UserError(f"{path}: does not hold a run's settings; choose another --name NAME")
+    begun = filled(begun, json.loads(json.dumps(defaults)))
     kept = {key: begun.pop(key, value) for key, value in chosen.items()}
     for key, was, now in differences(begun, {key: value for key, value in wanted.items() if key not in chosen}):
         raise UserError(f"{directory}: was begun with {key} {was}, now it is {now}; go on with the former or choose another --name NAME")

@@ -120,6 +120,18 @@ def lasting_settings(args, method, h, config, pictures):
     return fixed
 
 
+def row_defaults(row):
+    """The defaults of a dataclass' fields, and of those of the dataclasses in it, as nested dicts; sigma, which is the problem's, has none."""
+    found = {}
+    for field in dataclasses.fields(row):
+        value = getattr(row, field.name)
+        if dataclasses.is_dataclass(value):
+            found[field.name] = row_defaults(value)
+        elif field.default is not dataclasses.MISSING and field.name != "sigma":
+            found[field.name] = field.default
+    return found
+
+
 def summarise(directory, head, settings, failed, fid=None):
     """Write the summary of what is finished and return it, None if nothing is. failed: {name: why} of pictures that could not be begun; fid: a
     FrechetInceptionDistance, if asked for."""
@@ -209,7 +221,8 @@ def run(doc, method):
     metrics = None if args.summarize or args.measured else Metrics(device)
     fid = FrechetInceptionDistance(device) if args.fid and rank == 0 else None
     fixed = lasting_settings(args, method, h, config, pictures)
-    begun_with = open_run(directory, fixed, {"batch_size": args.batch_size or possible, **({} if args.tile else {"tile": eps and eps.tile})})
+    chosen = {"batch_size": args.batch_size or possible, **({} if args.tile else {"tile": eps and eps.tile})}
+    begun_with = open_run(directory, fixed, chosen, {"hyperparameters": row_defaults(h)})
     args.batch_size = args.batch_size or of_rank_0(begun_with["batch_size"])  # not each its own, or an image might belong to nobody
     keep_tile(args, eps, begun_with.get("tile"), largest, directory)
     pictures.refuse_others(directory)

@@ -121,6 +121,20 @@ def test_other_settings_under_the_same_name_are_refused(script, run_method, tmp_
     assert again.code == 2 and said in again.err and len(again.err.splitlines()) == 1
 
 
+def test_a_run_begun_before_there_was_a_setting_goes_on(script, run_method, tmp_path):
+    short = ("--outer", 1, "--inner", 1)
+    path = run_method("dmilo", "inpainting", "-n", 1, iterations=short).folder / "settings.json"
+    settings = json.loads(path.read_text())
+    assert settings["hyperparameters"]["aim"].pop("start_share") == 0
+    del settings["hyperparameters"]["decay"]
+    path.write_text(json.dumps(settings))
+    run_method("dmilo", "inpainting", "-n", 1, iterations=short)
+    settings["hyperparameters"]["aim"]["variance"] = 0.5
+    path.write_text(json.dumps(settings))
+    again = script("dmilo.py", "-t", "inpainting", "-n", 1, "-l", tmp_path / "dmilo", "--name", "run", "--cuda", -1, *short)
+    assert again.code == 2 and "was begun with hyperparameters.aim.variance 0.5, now it is 0.0" in again.err
+
+
 def test_another_picture_under_the_same_name_is_refused(script, run_method, tmp_path):
     short = ("--outer", 1, "--inner", 1, "--data", tmp_path / "faces")
     os.makedirs(tmp_path / "faces")
