@@ -68,9 +68,9 @@ def channel_noise(y, sigma):
 
 
 @torch.no_grad()
-def drawn(g, task, sigma, levels, signs, by_gradient, data_steps, on_step):
+def drawn(g, task, begun, sigma, levels, signs, by_gradient, data_steps, on_step):
     """Draws from the pictures behind a task's measurement, a list of (B, 3, H, W) in [-1, 1], one for each of `signs`, 1 or -1, by which
-    all of its noise is multiplied.
+    all of its noise is multiplied. begun: the picture, (B, 3, H, W), that is noised to the first of the levels.
 
     At each of the falling noise levels the network guesses the picture, of which a draw is taken: from a Gaussian around the guess whose
     covariance is the network's error (`guided_diffusion.errors`), given the measurement. What is unknown and what is measured are disturbed
@@ -84,7 +84,7 @@ def drawn(g, task, sigma, levels, signs, by_gradient, data_steps, on_step):
     """
     in_each, noise = channel_noise(task.y, sigma), lambda like: g.rng.randn(like.shape[1:], like.device)
     power = lambda us: sum(u.flatten(1).square().sum(1) for u in us)[:, None, None, None]
-    fresh, found, factor = noise(task.like), [0 * task.like for _ in signs], 1.0
+    fresh, found, factor = noise(task.like), [begun for _ in signs], 1.0
     for step, level in enumerate(levels):
         zs = [x + sign * level * fresh for x, sign in zip(found, signs)]
         white, of_y, fresh = noise(task.like), noise(task.y), noise(task.like)

@@ -95,21 +95,27 @@ class PlugAndPlay:
 class Drawn:
     """A draw from the pictures that the measurement and the network leave open (`solvers.annealing.drawn`), or the mean of two.
 
-    steps: noise levels, evenly spaced in the network's timesteps; last: the last one, in units of [-1, 1]; opposite: the mean of two draws whose
-    noise is opposite, which lies nearer to the truth and is no draw; by_gradient: each guess first moves by what the network's gradient makes of the
-    measurement; data_steps: conjugate gradient steps of each.
+    steps: noise levels, evenly spaced in the network's timesteps; last: the last one, in units of [-1, 1]; top: the first one, where the smooth
+    least squares picture (see `Smooth`) is noised, or 0 to begin at noise alone; opposite: the mean of two draws whose noise is opposite, which
+    lies nearer to the truth and is no draw; by_gradient: each guess first moves by what the network's gradient makes of the measurement;
+    data_steps: conjugate gradient steps of each.
     """
 
     kind: str = word("drawn")
     steps: int
     last: float = field(default=0.05, metadata={"low": 1e-9})
+    top: float = field(default=0.0, metadata={"low": 0})
+    contrast: float = field(default=0.1, metadata={"low": 1e-9})
     opposite: bool = False
     by_gradient: bool = False
     data_steps: int = DATA_STEPS
 
     def __call__(self, g, task, sigma, on_step):
+        sigma = noise_level(sigma)
         signs = (1, -1) if self.opposite else (1,)
-        draws = drawn(g, task, noise_level(sigma), even_levels(self.steps, self.last), signs, self.by_gradient, self.data_steps, on_step)
+        begun = task.smooth(sigma**2 / self.contrast) if self.top else torch.zeros_like(task.like)
+        levels = even_levels(self.steps, self.last, self.top)
+        draws = drawn(g, task, begun, sigma, levels, signs, self.by_gradient, self.data_steps, on_step)
         return sum(draws) / len(draws)
 
 

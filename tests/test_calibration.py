@@ -85,14 +85,14 @@ def draws(operator, y, network, **how):
     return Drawn(steps=30, **how)(Chain(network, 1, BatchRandom(range(DRAWS))), LinearTask(operator, each, normal(2, DRAWS, *SHAPE)), SIGMA, silent)
 
 
-@pytest.mark.parametrize("by_gradient", (False, True))
+@pytest.mark.parametrize("how", ({}, {"by_gradient": True}, {"top": 2.0}), ids=lambda how: "".join(how) or "plain")
 @pytest.mark.parametrize("name", OPERATORS)
-def test_draws_are_distributed_as_what_the_measurement_leaves_open(name, by_gradient):
+def test_draws_are_distributed_as_what_the_measurement_leaves_open(name, how):
     """2,028 values, 50 draws, of ten pictures."""
     operator = OPERATORS[name]
     y = measured(operator, 10)
     means, deviation = exact(operator, y)
-    off = draws(operator, y, GaussianPrior(), by_gradient=by_gradient).view(-1, *means.shape) - means
+    off = draws(operator, y, GaussianPrior(), **how).view(-1, *means.shape) - means
     rms = lambda x: x.square().mean().sqrt().item()
     assert rms(off) == pytest.approx(rms(deviation), rel=0.03)
     assert rms(off.mean(0)) < 1.2 * rms(deviation) / len(off) ** 0.5  # 1, if nothing but chance moves a mean of five
