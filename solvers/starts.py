@@ -14,6 +14,8 @@ from solvers.least_squares import DAMPED_STEPS, DATA_STEPS, noise_level
 from solvers.unknown import UnknownTask, annealed_together
 from util.files import UserError
 
+CONTRAST = 0.1  # the variance of the differences between neighbouring pixels that is taken where a row says none
+
 
 def word(kind):
     """The field that names a start in a row."""
@@ -71,7 +73,7 @@ class PlugAndPlay:
     last: float = field(metadata={"low": 1e-9})
     damping: float = 1.0
     by_errors: bool = False
-    contrast: float = field(default=0.1, metadata={"low": 1e-9})
+    contrast: float = field(default=CONTRAST, metadata={"low": 1e-9})
 
     def __call__(self, g, task, sigma, on_step):
         sigma = noise_level(sigma)
@@ -104,8 +106,7 @@ class Drawn:
     kind: str = word("drawn")
     steps: int
     last: float = field(default=0.05, metadata={"low": 1e-9})
-    top: float = field(default=0.0, metadata={"low": 0})
-    contrast: float = field(default=0.1, metadata={"low": 1e-9})
+    top: float = 0.0
     opposite: bool = False
     by_gradient: bool = False
     data_steps: int = DATA_STEPS
@@ -113,7 +114,7 @@ class Drawn:
     def __call__(self, g, task, sigma, on_step):
         sigma = noise_level(sigma)
         signs = (1, -1) if self.opposite else (1,)
-        begun = task.smooth(sigma**2 / self.contrast) if self.top else torch.zeros_like(task.like)
+        begun = task.smooth(sigma**2 / CONTRAST) if self.top else torch.zeros_like(task.like)
         levels = even_levels(self.steps, self.last, self.top)
         draws = drawn(g, task, begun, sigma, levels, signs, self.by_gradient, self.data_steps, on_step)
         return sum(draws) / len(draws)
