@@ -34,7 +34,7 @@ from experiment import plots
 from experiment.arguments import Parser, config_path, number, run_script, typed_path
 from experiment.calibration import NOMINAL, PERCENT, summarised
 from experiment.costs import compare, inner_step, load_memory_table, memory_table
-from experiment.jobs import Job, command, folder, run_command
+from experiment.jobs import Job, command, folder, method_and_preset, run_command
 from experiment.photographs import DAMAGES, PHOTOGRAPHS, SETS, SIDE, photographs
 from experiment.recorder import finished_records
 from guided_diffusion.ddim import linear_alphas_cumprod
@@ -232,13 +232,13 @@ def gpu(args, device):
 
 def add_photographs_arguments(sub):
     chosen = sub.add_mutually_exclusive_group()
-    chosen.add_argument("--set", choices=SETS, default="final", help="final: on which nothing was tuned or chosen (default)")
+    chosen.add_argument("--set", choices=SETS, default="final", help="final: on which no method was tuned (default; docs/photographs.md says what was seen of it)")
     chosen.add_argument("--photographs", nargs="+", choices=PHOTOGRAPHS, metavar="NAME", help=f"instead of a set, of {' '.join(PHOTOGRAPHS)}")
     usual = ["noise25", "scratches", "blur", "reduced"]
     sub.add_argument("--damages", nargs="+", choices=DAMAGES, default=usual, metavar="NAME",
                      help=f"of {' '.join(DAMAGES)} (default {' '.join(usual)})")
     sub.add_argument("--size", type=number(int, 80), default=SIDE, help=f"side of what is cut out of them (default {SIDE})")
-    sub.add_argument("--runs", nargs="*", default=["dmilo/fast"], help="method/preset (default dmilo/fast)")
+    sub.add_argument("--runs", nargs="*", type=method_and_preset, default=["dmilo/fast"], help="method/preset (default dmilo/fast)")
     sub.add_argument("--once", nargs="*", default=[], metavar="DATASET", help="of noise, one evaluation of these priors, too")
     sub.add_argument("--out", type=typed_path, default="results/photographs", help="(default results/photographs)")
 
@@ -273,7 +273,7 @@ def main():
         if name in ("quality", "calibration"):
             runs = RUNS if name == "quality" else DRAWING
             sub.add_argument("--tasks", nargs="+", default=TASKS, help=f"(default {' '.join(TASKS)})")
-            sub.add_argument("--runs", nargs="+", default=runs, help=f"method/preset (default {' '.join(runs)})")
+            sub.add_argument("--runs", nargs="+", type=method_and_preset, default=runs, help=f"method/preset (default {' '.join(runs)})")
             sub.add_argument("--sigma", type=number(float, 0), help="the measurements' noise (default: the task files')")
             sub.add_argument("--out", type=typed_path, default=OUT[name], help=f"(default {OUT[name]})")
         if name == "quality":

@@ -230,7 +230,7 @@ def estimate(jobs, cuda, extra):
             step = inner_step(project(f"configs/model_config_{job.dataset}.yaml"), 1, "fp32", False, False, device)
             step_seconds[job.dataset] = min(seconds(step, device) for _ in range(3))
         count = len(left(job)) if has_images(job) else job.number
-        estimates[job] = count * step_seconds[job.dataset] * count_evaluations(job.method, job.preset, job.task, **given)
+        estimates[job] = count * step_seconds[job.dataset] * count_evaluations(job.method, job.preset, job.task, dataset=job.dataset, **given)
     return estimates
 
 

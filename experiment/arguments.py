@@ -247,5 +247,5 @@ def parse_arguments(doc, method):
     args.model_config = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
     infer_task(args)
     args.task_config = task_file(args.dataset, args.task)
-    args.preset = args.preset or (usual if args.measured else "".join(presets[:1]))
+    args.preset = (usual if args.measured else "".join(presets[:1])) if args.preset is None else args.preset
     return args

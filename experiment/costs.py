@@ -16,7 +16,8 @@ from tqdm import tqdm
 from experiment.arguments import config_path
 from experiment.hyperparameters import load_hyperparameters
 from experiment.methods import load_method
-from guided_diffusion.ddim import Chain
+from guided_diffusion.ddim import TRAINING_STEPS, Chain
+from guided_diffusion.errors import errors_of_usual_pictures
 from guided_diffusion.prior import build_model, frozen, load_model_config
 from solvers.ilo import identity, optimise_layer
 from solvers.least_squares import silent
@@ -69,7 +70,9 @@ def count_evaluations(method, preset, task, **given):
     the preset's."""
     method = load_method(method)
     h = load_hyperparameters(method, task, preset, **given)
-    g = Chain(lambda z, t: z, h.chain_steps, BatchRandom([0]), layers=h.layers)
+    free = lambda z, t: z
+    free.errors = errors_of_usual_pictures()
+    g = Chain(free, h.chain_steps, BatchRandom([0]), layers=h.layers)
     latents = [torch.randn(1, 3, 4, 4) for _ in range(max(1, h.searches))]
     for _ in search(method.solver, g, identity, latents[0], latents, h, silent):
         pass
@@ -157,8 +160,8 @@ def load_memory_table(path):
     section = Section(load_yaml(path), path)
     memory = section.section("memory")
     dataset = memory.take("dataset", str)
-    positive = lambda values: values and all(type(value) is int and value > 0 for value in values)
-    steps = memory.take("steps", list, positive, "a list of numbers of DDIM steps")
+    possible = lambda values: values and all(type(value) is int and 1 <= value <= TRAINING_STEPS for value in values)
+    steps = memory.take("steps", list, possible, f"a list of numbers of DDIM steps, 1 … {TRAINING_STEPS}")
     by_steps = lambda methods: all(isinstance(figures, dict) for figures in methods.values())
     published = section.take("published", dict, by_steps, "figures by method and number of steps", {})
     section.finish()

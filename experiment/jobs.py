@@ -4,7 +4,8 @@ import subprocess
 import sys
 from collections import namedtuple
 
-from experiment.methods import OURS, module
+from experiment.hyperparameters import load_presets
+from experiment.methods import OURS, load_method, module
 from experiment.recorder import finished_records
 from util.files import PROJECT, UserError, project
 from util.images import image_names, list_images
@@ -14,19 +15,32 @@ NAME = "table"  # what the runs are called
 Job = namedtuple("Job", "dataset data number task method preset logdir")
 
 
+def method_and_preset(text):
+    """What --runs takes: method/preset. Raises UserError for another text, and for what there is not."""
+    method, _, preset = text.partition("/")
+    presets = ", ".join(f"{method}/{name}" for name in load_presets(load_method(method).name))
+    if text not in presets.split(", "):
+        raise UserError(f"--runs {text}: must be method/preset, of that method {presets}")
+    return text
+
+
 def folder(job):
     return os.path.join(job.logdir, job.dataset, job.task, NAME)
 
 
+def launcher(method, nproc_per_node=1):
+    """How the command begins that a user would type for a method."""
+    name = [project(f"{method}.py")] if method in OURS else ["-m", module(method)]
+    if nproc_per_node > 1:
+        *options, name = name
+        name = ["-m", "torch.distributed.run", "--nproc-per-node", str(nproc_per_node), *options, "--", name]
+    return [sys.executable, *name]
+
+
 def command(job, cuda, extra=(), nproc_per_node=1):
     """The command that a user would type for this run."""
-    is_script = job.method in OURS
-    name = project(f"{job.method}.py") if is_script else module(job.method)
-    launcher = [] if is_script else ["-m"]
-    if nproc_per_node > 1:
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(nproc_per_node), *launcher, "--"]
     return [
-        sys.executable, *launcher, name,
+        *launcher(job.method, nproc_per_node),
         "--dataset", job.dataset, "--task", job.task, "--data", job.data, "-n", str(job.number), "--preset", job.preset,
         "-l", job.logdir, "--name", NAME, "--cuda", str(cuda), *extra,
     ]

@@ -163,13 +163,17 @@ def kind_of(args):
 
 
 def beside(option, given, path, name):
-    """The file that belongs to the picture `path`, called `name`: `given` itself or, in that folder, the one of the same path or name."""
+    """The file that belongs to the picture `path`, called `name`: `given` itself or, in that folder, the one of the same path or name. Raises
+    UserError where there is none but the picture itself."""
     if not os.path.isdir(given):
+        if os.path.exists(given) and os.path.samefile(given, path):
+            raise UserError(f"--{option} {given}: is the picture itself; name another file")
         return given
     for stem in dict.fromkeys((name, os.path.basename(name))):
         folder, stem = os.path.split(os.path.join(given, stem))
         files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        found = [file for file in files if os.path.splitext(file)[0] == stem]
+        found = [os.path.join(folder, file) for file in files if os.path.splitext(file)[0] == stem]
+        found = [file for file in found if not os.path.samefile(file, path)]
         if found:
-            return os.path.join(folder, found[0])
+            return found[0]
     raise UserError(f"--{option} {given}: has no file called {os.path.basename(name)}, for {path}; put it there or name one file for all")

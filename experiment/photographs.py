@@ -3,7 +3,6 @@ line and by what people use (`experiment.rivals`). All of them read the same 8-b
 import functools
 import os
 import statistics
-import sys
 import time
 import zlib
 from collections import namedtuple
@@ -14,7 +13,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from experiment.arguments import MEASURED_TASKS, config_path
-from experiment.jobs import run_command
+from experiment.jobs import launcher, run_command
 from experiment.metrics import Metrics
 from experiment.pictures import write_strips
 from experiment.recorder import finished_records
@@ -24,7 +23,7 @@ from guided_diffusion.kernels import correlating, motion_kernel
 from guided_diffusion.measurements import reducing
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize
-from util.files import UserError, atomic, project, write_text
+from util.files import UserError, atomic, write_text
 from util.images import load_image, save_image
 from util.tables import markdown
 
@@ -144,7 +143,7 @@ def ours(args, run, damage, folder):
     """Restore a folder's measured pictures by a run, method/preset, of the command line -> {name: (path of the result, seconds)}."""
     method, _, preset = run.partition("/")
     measured, logdir = os.path.join(folder, "measured"), os.path.join(folder, run.replace("/", "-"))
-    typed = [sys.executable, project(f"{method}.py"), "--measured", measured, "--dataset", args.dataset, "--preset", preset,
+    typed = [*launcher(method), "--measured", measured, "--dataset", args.dataset, "--preset", preset,
              "-l", logdir, "--name", RUN, "--batch-size", "1", "--cuda", str(args.cuda)]
     if damage.option:
         typed += [f"--{damage.option}", str(FACTOR) if damage.option == "scale" else os.path.join(folder, damage.option)]

@@ -173,7 +173,9 @@ def report(summary, directory):
     samples = summary.get("samples", {})
     if "mean" in samples:
         print(f"{samples['count']} samples: PSNR {samples['mean']['psnr']:.2f} dB (their mean), {samples['best_single']['psnr']:.2f} dB (the best one)")
-    if samples:
+    if samples and samples["spread"] == 0:
+        warn("the samples are all the same, so that they say nothing of how sure the result is: this preset draws nothing; take --preset posterior")
+    elif samples:
         inside = f"; they hold {100 * samples[f'inside_{PERCENT}']:.0f} %" if "ranks" in samples else ""
         print(f"they differ by {127.5 * samples['spread']:.1f} of 255 (spread.png); interval.npz: ranges meant to hold {PERCENT} % of the true values{inside}")
     for name, why in summary["failed"].items():

@@ -79,15 +79,20 @@ class Errors:
                 lambda u: pixels(waves(u) / deviation) / local)
 
 
-@functools.cache
-def usual_errors():
-    """Errors for a network whose own nobody has measured, said once: the best that can be done of Gaussian pictures whose variance falls with
-    the square of the frequency, with a tenth as much colour as brightness."""
-    warn("this prior has no table of its errors beside it (MODEL_errors.csv): those of usual pictures are taken, with which a spread may be "
-         "wrong; python train.py --only-errors measures its own")
+def errors_of_usual_pictures():
+    """The best that can be done of Gaussian pictures whose variance falls with the square of the frequency, with a tenth as much colour as
+    brightness."""
     sigmas = np.geomspace(0.01, 150, 24)
     pictures = np.array([0.07, 0.007, 0.007])[:, None] / FREQUENCIES**2
     return Errors(sigmas, np.stack([1 / (1 / pictures + 1 / sigma**2) for sigma in sigmas]))
+
+
+@functools.cache
+def usual_errors():
+    """Errors for a network whose own nobody has measured, said once."""
+    warn("this prior has no table of its errors beside it (MODEL_errors.csv): those of usual pictures are taken, with which a spread may be "
+         "wrong; python train.py --only-errors measures its own")
+    return errors_of_usual_pictures()
 
 
 def by_frequency(squares):

@@ -61,10 +61,10 @@ def noised_on(X, z, level, zeta, rng):
 
 
 def channel_noise(y, sigma):
-    """The standard deviation of the noise that each channel of y, (B, C, …), is to be taken for. In the three channels of a grey picture it is one
-    noise: that is what three independent measurements say, if each has sqrt(3) sigma."""
-    grey = y.shape[1] == 3 and torch.equal(y[:, 0], y[:, 1]) and torch.equal(y[:, 0], y[:, 2])
-    return 3**0.5 * sigma if grey else sigma
+    """The standard deviation that the noise in each channel of y, (B, C, …), is to be taken for, an image each: (B, 1, …). In the three channels of
+    a grey picture it is one noise: that is what three independent measurements say, if each has sqrt(3) sigma."""
+    grey = (y == y[:, :1]).flatten(1).all(1) & (y.shape[1] == 3)
+    return sigma * torch.where(grey, 3**0.5, 1.0).view(-1, *[1] * (y.dim() - 1))
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def drawn(g, task, begun, sigma, levels, signs, by_gradient, data_steps, on_step
             x = guess.detach()
             usually, transposed, inverse = g.errors.around(x, level)
             root, back = lambda u: factor * usually(u), lambda v: factor * transposed(v)
-            move = lambda x, y: task.innovation(x, root, back, in_each, y, data_steps)
+            move = lambda x, y: task.innovation(x, root, back, in_each.view(-1, 1, 1, 1), y, data_steps)
             told.append(move(x, task.y))
             usual.append(move(x, task.operator(x + sign * root(white)) + sign * in_each * of_y))
             u = told[-1]
@@ -125,16 +125,18 @@ def plug_and_play(g, task, z, levels, to_measurement, on_step):
 def denoised(g, y, sigma, runs):
     """The mean of the pictures behind y, (B, 3, H, W) with noise of sigma in each channel. Of a grey picture the noise is the same in all
     channels, where the network expects three: to it y is the mean over three channels whose noise is sqrt(3) sigma. What they would differ by
-    is drawn `runs` times, in opposite pairs, and the results are averaged."""
-    in_each = channel_noise(y, sigma)
-    if in_each == sigma:
+    is drawn `runs` times, in opposite pairs, and the results are averaged. Grey and coloured pictures may share a batch."""
+    grey = channel_noise(y, sigma).flatten() > sigma
+    if not grey.any():
         return g.denoised(y, sigma)
-    found = 0
+    found, grey_ones, in_each = torch.zeros_like(y), y[grey], 3**0.5 * sigma
+    if not grey.all():
+        found[~grey] = g.denoised(y[~grey], sigma)
     for k in range(runs):
         if k % 2 == 0:
-            colours = g.rng.randn(y.shape[1:], y.device)
+            colours = g.rng.randn(y.shape[1:], y.device)[grey]
             colours = in_each * (colours - colours.mean(1, keepdim=True))
-        found = found + g.denoised(y + (-1) ** k * colours, in_each) / runs
+        found[grey] += g.denoised(grey_ones + (-1) ** k * colours, in_each) / runs
     return found
 
 

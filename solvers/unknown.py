@@ -65,8 +65,8 @@ def annealed_together(g, task, sigma, steps, runs, zeta, on_step):
 def refuse_who_never_looks(h):
     """Raise UserError for a row by which nobody would look for what the operator does not know."""
     if not (h.finds_unknown or getattr(h.start, "finds_unknown", False) or len(h.parts) > 1):
-        raise UserError("this method's row has one outer iteration and no annealed start, so that it would never look for the unknown kernel; "
-                        "take dmilo, dmilo-pgd or dmplug, or name the kernel")
+        raise UserError("this preset never looks for the unknown kernel; choose another --preset (of dmilo and dmilo-pgd paper, fast or sharp), "
+                        "another method (dmilo, dmilo-pgd, dmplug), or name the kernel")
 
 
 def finding(iterates, task, h, state):

@@ -190,7 +190,7 @@ def test_a_kernel_to_be_found_has_an_odd_side():
 
 def test_who_would_never_look_for_the_kernel_is_refused(script, tmp_path, tiny_prior):
     result = script("baselines.dps", "-t", "blind_deblur", "-n", 1, "-l", tmp_path, "--cuda", -1)
-    assert result.code == 2 and "would never look for the unknown kernel; take dmilo" in result.err and len(result.err.splitlines()) == 1
+    assert result.code == 2 and "never looks for the unknown kernel; choose another --preset" in result.err and len(result.err.splitlines()) == 1
 
 
 def test_dmplug_looks_for_the_kernel_in_one_outer_iteration_too(script, tmp_path, tiny_prior):

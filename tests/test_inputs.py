@@ -403,6 +403,17 @@ def test_alpha_is_enlarged_along(run):
     assert Image.open(os.path.join(result.folder, "grid.png")).mode == "RGB"
 
 
+def test_a_grey_picture_of_16_bits_with_opacity_stays_one(here):
+    from util.images import write_png16
+    from util.photographs import read_photograph
+    wide = np.random.default_rng(0).integers(0, 65536, (*SIZE, 2)).astype(np.uint16)
+    write_png16("w.png", wide, {})
+    photo = read_photograph("w.png")
+    assert (photo.grey, photo.bits, photo.remarks) == (True, 16, [])
+    assert np.abs((photo.x[0].double().numpy() + 1) / 2 * 65535 - wide[..., 0]).max() < 0.1
+    assert np.abs(photo.alpha * 65535 - wide[..., 1]).max() < 0.1
+
+
 @pytest.mark.parametrize("file, grey", [("w.tif", False), ("w.png", True), ("w.png", False)])
 def test_16_bits_stay_16(run, file, grey):
     wide = (scene().astype(np.uint16) << 8) + np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint16)

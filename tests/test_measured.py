@@ -362,6 +362,8 @@ BAD = [
     (["--measured", "photos", "--mask", "masks/a.png"], "masks/a.png: is 45 x 37, photos/b.png is 32 x 40"),
     (["--measured", "photos/a.png", "--mask", "black.png"], "black.png: this mask leaves nothing of the picture"),
     (["--measured", "photos/a.png", "--mask", "photos/x.png"], "photos/x.png: cannot be read (No such file or directory)"),
+    (["--measured", "photos", "--kernel", "photos"], "--kernel photos: has no file called a, for photos/a.png"),
+    (["--measured", "photos/a.png", "--kernel", "photos/a.png"], "--kernel photos/a.png: is the picture itself"),
     (["--measured", "photos/a.png", "--mask", "empty"], "--mask empty: has no file called a or a_mask, for photos/a.png"),
     (["--measured", "photos/a.png", "--kernel", "large.npy"], "large.npy: this kernel, 41 x 39, is larger than photos/a.png, 45 x 37"),
     (["--measured", "photos/a.png", "--kernel", "zero.npy"], "zero.npy: is no kernel"),

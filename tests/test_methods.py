@@ -101,7 +101,7 @@ def test_poisson_noise_on_a_reduced_picture_takes_super_resolutions_row(workspac
 def test_a_prior_can_have_a_row_of_its_own():
     table = load_presets("dmilo")["quick"]
     assert [row_of("super_resolution", table, dataset) for dataset in ("photo", "demo", None)] == ["photo/super_resolution", *["super_resolution"] * 2]
-    assert row_of("inpainting", table, "photo") == "default"
+    assert row_of("inpainting", table, "photo") == "inpainting"
     said = []
     of = {dataset: load_hyperparameters(load_method("dmilo-pgd"), "super_resolution", "quick", said.append, dataset) for dataset in ("photo", "demo")}
     assert of["photo"].start.kind == "plug_and_play" and of["demo"].start.kind == "drawn" and not said

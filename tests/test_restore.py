@@ -140,7 +140,18 @@ def test_the_noise_of_one_channel_is_one_noise(A):
     """Three times one measurement says no more than one: each has sqrt(3) of its deviation."""
     one_channel = lambda x: A(x) if x.shape[1] == 1 else 1 / 0
     problem = experiment.library.problem_of(A(torch.rand(2, 1, 32, 32)), one_channel, 0.1, (32, 32))
-    assert problem.grey and problem.y.shape[1] == 3 and channel_noise(problem.y, 0.1) == pytest.approx(0.1 * 3**0.5)
+    assert problem.grey and problem.y.shape[1] == 3
+    assert channel_noise(problem.y, 0.1).shape == (2, *[1] * (problem.y.dim() - 1))
+    assert channel_noise(problem.y, 0.1).flatten().tolist() == pytest.approx([0.1 * 3**0.5] * 2)
+
+
+@pytest.mark.usefixtures("tiny_network")
+@pytest.mark.parametrize("given", [dict(preset="fast"), dict(preset="posterior", task="super_resolution")], ids=["denoised", "drawn"])
+def test_a_grey_picture_beside_a_coloured_one_is_restored_as_it_is_alone(given):
+    y = torch.cat([faces()[:1], faces()[1:2].mean(1, keepdim=True).expand(-1, 3, -1, -1), faces()[2:3]])
+    together = restore(y, lambda x: x, 0.2, **given)
+    for one, of_batch in zip(y, together):
+        assert (restore(one[None], lambda x: x, 0.2, **given)[0] - of_batch).abs().mean() < 0.01  # rounding grows on the way
 
 
 @pytest.mark.slow

@@ -94,6 +94,11 @@ def test_a_measured_picture_gets_the_chosen_iterate(script, tmp_path, tiny_prior
     assert first != chosen == found != final and (run / "restored" / "astronaut.png").read_bytes() == chosen
 
 
+def test_samples_of_a_preset_that_draws_nothing_are_not_praised(run_method, tiny_prior):
+    run = run_method("dmilo", "inpainting", "--preset", "quick", "--samples", 2)
+    assert "the samples are all the same" in run.err and "they differ by" not in run.out
+
+
 def test_several_samples_leave_each_their_mean_and_their_spread(run_method, tiny_prior):
     one = run_method("dmilo", "inpainting", name="one")
     run = run_method("dmilo", "inpainting", "--samples", 3, name="three")

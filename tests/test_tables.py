@@ -137,6 +137,8 @@ def test_the_memory_table(table, reproduce, measured):
     assert result.code == 0, result.err
     ours, published = next(csv.reader(open(table / "results/mine/table.csv").readlines()[1:]))[1:3]
     assert 0.1 < float(ours) < 5 and published == "10.53"
+    (table / "mine.yaml").write_text(yaml.safe_dump({"memory": {"dataset": "demo", "steps": [1001]}}))
+    assert reproduce().code == 2
     (table / "mine.yaml").write_text(yaml.safe_dump({"memory": {"dataset": "demo", "steps": [0]}}))
     result = reproduce()
     assert result.code == 2 and "memory.steps is [0], must be a list of numbers of DDIM steps" in result.err
@@ -224,6 +226,12 @@ def test_a_table_that_is_killed_twenty_times_ends_as_one_that_is_not(table):
     assert {n: c for n, c in killed.items() if not hidden(n)} == whole
     for file in ("table.md", "table.tex", "table.csv"):
         assert (table / "whole" / "mine" / file).read_text() == (table / "results" / "mine" / file).read_text()
+
+
+@pytest.mark.parametrize("given, said", [("dmilo", "of that method dmilo/paper, dmilo/fast"), ("dmilo/no", "of that method dmilo/paper"), ("no/fast", "method: is 'no'")])
+def test_runs_are_checked_before_the_first_begins(script, given, said):
+    result = script("benchmark.py", "quality", "--runs", given, "--cuda", -1)
+    assert result.code == 2 and said in result.err
 
 
 def test_benchmark_inner_and_memory(script, measured):

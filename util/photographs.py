@@ -113,35 +113,36 @@ def _kept_tags(file, profile):
 
 
 def _values(path, opened, remarks):
-    """((H, W, 3) float64 in [0, 1], (H, W) opacity or None, 16 or 8 bits, profile that is carried along) of an opened image."""
+    """((H, W, 3) float64 in [0, 1], grey?, (H, W) opacity or None, 16 or 8 bits, profile that is carried along) of an opened image."""
     wide = _has_16_bits(opened)  # before EXIF is read, for which Pillow may load all
     profile = opened.info.get("icc_profile")
     turn = TURNS.get(opened.getexif().get(ORIENTATION))
     if wide and not is_grey_mode(opened.mode):
         refuse_dark_colours(opened, path)
         pixels = _wide_colours(path, opened)
-        expected = [(*opened.size[::-1], channels) for channels in (3, 4)]
+        expected = [(*opened.size[::-1], channels) for channels in (2, 3, 4)]  # 2: grey, opacity
         if pixels is not None and pixels.dtype == np.uint16 and pixels.shape in expected:
             if turn:
                 planes = [Image.fromarray(pixels[..., c].copy()).transpose(Image.Transpose[turn]) for c in range(pixels.shape[2])]
                 pixels = np.stack([np.asarray(plane) for plane in planes], -1)
             carried = _to_srgb(opened, profile, True)
             remarks += carried[1]
-            alpha = pixels[..., 3] / 65535.0 if pixels.shape[2] == 4 else None
-            return pixels[..., :3] / 65535.0, alpha, 16, carried[2]
+            grey, transparent = pixels.shape[2] == 2, pixels.shape[2] != 3
+            colours = np.repeat(pixels[..., :1], 3, -1) if grey else pixels[..., :3]
+            return colours / 65535.0, grey, pixels[..., -1] / 65535.0 if transparent else None, 16, carried[2]
         remarks.append("8 of its 16 bits read")
     image = ImageOps.exif_transpose(opened)
     if is_grey_mode(opened.mode) and wide or opened.mode == "F":
         values = full_scale(image, declared_white(opened), path)
         image, said, carried = _to_srgb(image, profile, True)
         remarks += said
-        return np.repeat(values[..., None], 3, -1), None, 16, carried
+        return np.repeat(values[..., None], 3, -1), is_grey_mode(opened.mode), None, 16, carried
     if image.has_transparency_data:
         image = image.convert("RGBA")
     image, said, _ = _to_srgb(image, profile, False)
     remarks += said
     alpha = np.asarray(image.getchannel("A"), float) / 255 if image.mode == "RGBA" else None
-    return np.asarray(image.convert("RGB")) / 255.0, alpha, 8, None
+    return np.asarray(image.convert("RGB")) / 255.0, is_grey_mode(opened.mode), alpha, 8, None
 
 
 def read_photograph(path, linear=False):
@@ -152,10 +153,10 @@ def read_photograph(path, linear=False):
     remarks = []
     try:
         with Image.open(path) as opened:
-            grey, pages = is_grey_mode(opened.mode), getattr(opened, "n_frames", 1)
+            pages = getattr(opened, "n_frames", 1)
             if pages > 1:
                 remarks.append(f"1 of {pages} pages")
-            values, alpha, bits, profile = _values(path, opened, remarks)
+            values, grey, alpha, bits, profile = _values(path, opened, remarks)
             tags = _kept_tags(opened, profile)
     except UNREADABLE as error:
         raise unreadable(path, error, f"an image ({error}); save it as PNG, TIFF or JPEG first") from error
