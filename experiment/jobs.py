@@ -17,10 +17,10 @@ Job = namedtuple("Job", "dataset data number task method preset logdir")
 
 def method_and_preset(text):
     """What --runs takes: method/preset. Raises UserError for another text, and for what there is not."""
-    method, _, preset = text.partition("/")
-    presets = ", ".join(f"{method}/{name}" for name in load_presets(load_method(method).name))
-    if text not in presets.split(", "):
-        raise UserError(f"--runs {text}: must be method/preset, of that method {presets}")
+    method = text.partition("/")[0]
+    possible = [f"{method}/{preset}" for preset in load_presets(load_method(method).name)]
+    if text not in possible:
+        raise UserError(f"--runs {text}: must be method/preset, of that method {', '.join(possible)}")
     return text
 
 

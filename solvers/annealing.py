@@ -60,11 +60,15 @@ def noised_on(X, z, level, zeta, rng):
     return level.abar_prev**0.5 * X + (1 - level.abar_prev) ** 0.5 * noise
 
 
+def is_grey(y):
+    """Which images of y, (B, C, …), have three channels that are alike: (B,)."""
+    return (y == y[:, :1]).flatten(1).all(1) & (y.shape[1] == 3)
+
+
 def channel_noise(y, sigma):
     """The standard deviation that the noise in each channel of y, (B, C, …), is to be taken for, an image each: (B, 1, …). In the three channels of
     a grey picture it is one noise: that is what three independent measurements say, if each has sqrt(3) sigma."""
-    grey = (y == y[:, :1]).flatten(1).all(1) & (y.shape[1] == 3)
-    return sigma * torch.where(grey, 3**0.5, 1.0).view(-1, *[1] * (y.dim() - 1))
+    return sigma * torch.where(is_grey(y), 3**0.5, 1.0).view(-1, *[1] * (y.dim() - 1))
 
 
 @torch.no_grad()
@@ -126,7 +130,7 @@ def denoised(g, y, sigma, runs):
     """The mean of the pictures behind y, (B, 3, H, W) with noise of sigma in each channel. Of a grey picture the noise is the same in all
     channels, where the network expects three: to it y is the mean over three channels whose noise is sqrt(3) sigma. What they would differ by
     is drawn `runs` times, in opposite pairs, and the results are averaged. Grey and coloured pictures may share a batch."""
-    grey = channel_noise(y, sigma).flatten() > sigma
+    grey = is_grey(y)
     if not grey.any():
         return g.denoised(y, sigma)
     found, grey_ones, in_each = torch.zeros_like(y), y[grey], 3**0.5 * sigma
