@@ -63,11 +63,11 @@ def level_of_noise(sigma):
     return Level(after - 1 + min(max(share, 0.0), 1.0), 1 / (1 + sigma**2), 1.0)
 
 
-def even_levels(steps, last, top=0.0):
-    """The noise levels of `steps` timesteps, evenly spaced from that of noise `top`, or if it is 0 the training's last one, to that of noise
-    `last`: a list, falling."""
+def even_levels(steps, last, top=0.0, denser=1.0):
+    """The noise levels of `steps` timesteps from that of noise `top`, or if it is 0 the training's last one, to that of noise `last`: a list, falling.
+    They are evenly spaced, or lie closer to the end: the k-th of n at (1 - k / n)^denser of the way from there."""
     first, end = level_of_noise(top).t if top else TRAINING_STEPS - 1, level_of_noise(last).t
-    timesteps = (first + (end - first) * k / max(1, steps - 1) for k in range(steps))
+    timesteps = (end + (first - end) * (1 - k / max(1, steps - 1)) ** denser for k in range(steps))
     return [((1 - ABAR[round(t)]) / ABAR[round(t)]) ** 0.5 for t in timesteps]
 
 

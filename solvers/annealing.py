@@ -72,9 +72,9 @@ def channel_noise(y, sigma):
 
 
 @torch.no_grad()
-def drawn(g, task, begun, sigma, levels, signs, by_gradient, data_steps, on_step):
-    """Draws from the pictures behind a task's measurement, a list of (B, 3, H, W) in [-1, 1], one for each of `signs`, 1 or -1, by which
-    all of its noise is multiplied. begun: the picture, (B, 3, H, W), that is noised to the first of the levels.
+def opposite_draws(g, task, begun, sigma, levels, by_gradient, data_steps, on_step):
+    """Two draws from the pictures behind a task's measurement, (B, 3, H, W) in [-1, 1] each, all of whose noise is opposite. begun: the
+    picture, (B, 3, H, W), that is noised to the first of the levels.
 
     At each of the falling noise levels the network guesses the picture, of which a draw is taken: from a Gaussian around the guess whose
     covariance is the network's error (`guided_diffusion.errors`), given the measurement. What is unknown and what is measured are disturbed
@@ -82,18 +82,16 @@ def drawn(g, task, begun, sigma, levels, signs, by_gradient, data_steps, on_step
     Zhang et al., CVPR 2025). How much more the network errs about this picture than usual is learnt on the way, from how much more has to
     move for the measurement than for one that is made of a usual error.
 
-    by_gradient: the guess first moves by level^2 J^T A^T (A C A^T + sigma^2)^-1 (y - A guess), J the network's Jacobian: level^2 J is the
-    covariance of this very picture given z (Tweedie's formula), where C, the usual error's, only knows frequencies and edges. PiGDM (Song et
-    al. 2023) takes white pixels for C.
+    by_gradient: the guess first moves by GRADIENT_SHARE of what the network's gradient makes of the measurement, see `drawn`.
     """
     in_each, noise = channel_noise(task.y, sigma), lambda like: g.rng.randn(like.shape[1:], like.device)
     power = lambda us: sum(u.flatten(1).square().sum(1) for u in us)[:, None, None, None]
-    fresh, found, factor = noise(task.like), [begun for _ in signs], 1.0
+    fresh, found, factor = noise(task.like), [begun, begun], 1.0
     for step, level in enumerate(levels):
-        zs = [x + sign * level * fresh for x, sign in zip(found, signs)]
+        zs = [x + sign * level * fresh for x, sign in zip(found, (1, -1))]
         white, of_y, fresh = noise(task.like), noise(task.y), noise(task.like)
         found, told, usual = [], [], []
-        for z, sign in zip(zs, signs):
+        for z, sign in zip(zs, (1, -1)):
             with torch.set_grad_enabled(by_gradient):
                 guess = g.denoised(z.requires_grad_(by_gradient), level)
             x = guess.detach()
@@ -111,6 +109,38 @@ def drawn(g, task, begun, sigma, levels, signs, by_gradient, data_steps, on_step
         factor = (factor * learnt).clamp(1 / MOST_UNUSUAL, MOST_UNUSUAL)
         on_step(step + 1, len(levels), sum((task.operator(x) - task.y).square().sum() for x in found))
     return found
+
+
+@torch.no_grad()
+def drawn(g, task, sigma, levels, zeta, data_steps, on_step):
+    """A draw from the pictures behind a task's measurement, (B, 3, H, W) in [-1, 1]: by falling noise levels, of whose noise a share zeta is
+    fresh, the rest the old one (DDIM).
+
+    At each level the network guesses the picture, and the guess moves to the mean of the pictures that the measurement leaves open: x + C A^T (A C
+    A^T + sigma^2)^-1 (y - A x). The covariance C to the left is level^2 J for GRADIENT_SHARE of the way, J the network's Jacobian: that of this very
+    picture (Tweedie's formula). Else, and inside, it is that of the network's usual error (`guided_diffusion.errors`), which only knows
+    frequencies and edges. PiGDM (Song et al. 2023) takes white pixels inside. At the last level a draw is taken from the Gaussian of
+    that mean and that error: what is unknown and what is measured are disturbed, and the system is solved (Papandreou & Yuille, NIPS 2010).
+    """
+    in_each, noise = channel_noise(task.y, sigma), lambda like: g.rng.randn(like.shape[1:], like.device)
+    z = levels[0] * noise(task.like)
+    for step, level in enumerate(levels):
+        with torch.enable_grad():
+            guess = g.denoised(z.requires_grad_(), level)
+        root, transposed, inverse = g.errors.around(guess.detach(), level)
+        move = lambda y: task.innovation(guess.detach(), root, transposed, in_each.view(-1, 1, 1, 1), y, data_steps)
+        u = move(task.y)
+        by_gradient = level**2 * torch.autograd.grad(guess, z, inverse(u))[0]
+        x = guess.detach() + GRADIENT_SHARE * by_gradient + (1 - GRADIENT_SHARE) * root(u)
+        if step + 1 == len(levels):
+            white = noise(task.like)
+            x = x + root(white - move(task.operator(guess.detach() + root(white)) + in_each * noise(task.y)))
+        x = x.clamp(-1, 1)
+        if step + 1 < len(levels):
+            old = (z.detach() - x) / level
+            z = x + levels[step + 1] * ((1 - zeta) ** 0.5 * old + zeta**0.5 * noise(task.like))
+        on_step(step + 1, len(levels), (task.operator(x) - task.y).square().sum())
+    return x
 
 
 @torch.no_grad()

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import torch
 
 from guided_diffusion.ddim import TRAINING_STEPS, even_levels
-from solvers.annealing import annealed, denoised, drawn, explaining_best, plug_and_play
+from solvers.annealing import annealed, denoised, drawn, explaining_best, opposite_draws, plug_and_play
 from solvers.least_squares import DAMPED_STEPS, DATA_STEPS, noise_level
 from solvers.unknown import UnknownTask, annealed_together
 from util.files import UserError
 
 CONTRAST = 0.1  # the variance of the differences between neighbouring pixels that is taken where a row says none
+DENSER = 1.5  # the power by which a draw's levels lie closer to its end: nearer to the exact distribution than 1 (docs/LOG.md)
 
 
 def word(kind):
@@ -94,30 +95,49 @@ class PlugAndPlay:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """A draw from the pictures that the measurement and the network leave open (`solvers.annealing.drawn`), or the mean of two.
+class Pair:
+    """The mean of two draws whose noise is opposite (`solvers.annealing.opposite_draws`), which lies nearer to the truth than a draw.
 
-    steps: noise levels, evenly spaced in the network's timesteps; last: the last one, in units of [-1, 1]; top: the first one, where the smooth
-    least squares picture (see `Smooth`) is noised, or 0 to begin at noise alone; opposite: the mean of two draws whose noise is opposite, which
-    lies nearer to the truth and is no draw; by_gradient: each guess first moves by what the network's gradient makes of the measurement;
+    steps: noise levels of each, evenly spaced in the network's timesteps; last: the last one, in units of [-1, 1]; top: the first one, where the
+    smooth least squares picture (see `Smooth`) is noised, or 0 to begin at noise alone; by_gradient: each guess first moves by what the
+    network's gradient makes of the measurement; data_steps: conjugate gradient steps of each.
+    """
+
+    kind: str = word("pair")
+    steps: int
+    last: float = field(metadata={"low": 1e-9})
+    top: float = 0.0
+    by_gradient: bool = False
+    data_steps: int = DATA_STEPS
+
+    def draws(self, g, task, sigma, on_step):
+        """Both of them, (B, 3, H, W) each."""
+        sigma = noise_level(sigma)
+        begun = task.smooth(sigma**2 / CONTRAST) if self.top else torch.zeros_like(task.like)
+        levels = even_levels(self.steps, self.last, self.top)
+        return opposite_draws(g, task, begun, sigma, levels, self.by_gradient, self.data_steps, on_step)
+
+    def __call__(self, *seen):
+        return sum(self.draws(*seen)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A draw from the pictures that the measurement and the network leave open (`solvers.annealing.drawn`).
+
+    steps: noise levels; last: the last one, in units of [-1, 1], where the draw is taken; zeta: the share of fresh noise in each level, 0 … 1;
     data_steps: conjugate gradient steps of each.
     """
 
     kind: str = word("drawn")
     steps: int
-    last: float = field(default=0.05, metadata={"low": 1e-9})
-    top: float = 0.0
-    opposite: bool = False
-    by_gradient: bool = False
+    last: float = field(metadata={"low": 1e-9})
+    zeta: float = field(metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"})
     data_steps: int = DATA_STEPS
 
     def __call__(self, g, task, sigma, on_step):
-        sigma = noise_level(sigma)
-        signs = (1, -1) if self.opposite else (1,)
-        begun = task.smooth(sigma**2 / CONTRAST) if self.top else torch.zeros_like(task.like)
-        levels = even_levels(self.steps, self.last, self.top)
-        draws = drawn(g, task, begun, sigma, levels, signs, self.by_gradient, self.data_steps, on_step)
-        return sum(draws) / len(draws)
+        levels = even_levels(self.steps, self.last, denser=DENSER)
+        return drawn(g, task, noise_level(sigma), levels, self.zeta, self.data_steps, on_step)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,4 +154,4 @@ class Denoised:
         return denoised(g, task.y, noise_level(sigma), self.runs)
 
 
-STARTS = {kind.kind: kind for kind in (Smooth, Annealed, PlugAndPlay, Drawn, Denoised)}
+STARTS = {kind.kind: kind for kind in (Smooth, Annealed, PlugAndPlay, Pair, Drawn, Denoised)}

@@ -1,4 +1,6 @@
 """Draws whose distribution is known: of Gaussian pictures what a measurement leaves open is Gaussian, too, and computed exactly."""
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from guided_diffusion.ddim import ABAR, Chain
 from guided_diffusion.errors import COLOURS, FREQUENCIES, LEAST, Errors, by_frequency, load_errors, pixels, waves, write_errors
 from guided_diffusion.prior import load_model_config
 from solvers.least_squares import LinearTask, silent
-from solvers.starts import Drawn
+from solvers.starts import Drawn, Pair
 from util.files import UserError, project
 from util.rng import BatchRandom
 
@@ -79,20 +81,31 @@ def measured(operator, truths):
     return y + SIGMA * normal(4, *y.shape)
 
 
-def draws(operator, y, network, **how):
+def a_draw(*seen):
+    return Drawn(steps=80, last=0.12, zeta=0.15, data_steps=30)(*seen)
+
+
+def one_of_a_pair(*seen, **how):
+    return Pair(steps=20, last=0.05, **how).draws(*seen)[0]
+
+
+def draws(operator, y, network, kind):
     """DRAWS draws, as many of each of the measurements: (DRAWS, 3, H, W)."""
     each = y.repeat(DRAWS // len(y), 1, 1, 1)
-    return Drawn(steps=30, **how)(Chain(network, 1, BatchRandom(range(DRAWS))), LinearTask(operator, each, normal(2, DRAWS, *SHAPE)), SIGMA, silent)
+    return kind(Chain(network, 1, BatchRandom(range(DRAWS))), LinearTask(operator, each, normal(2, DRAWS, *SHAPE)), SIGMA, silent)
 
 
-@pytest.mark.parametrize("how", ({}, {"by_gradient": True}, {"top": 2.0}), ids=lambda how: "".join(how) or "plain")
+KINDS = {"drawn": a_draw, "pair": one_of_a_pair, "pair by gradient": partial(one_of_a_pair, by_gradient=True), "pair from noise 2": partial(one_of_a_pair, top=2.0)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_draws_are_distributed_as_what_the_measurement_leaves_open(name, how):
+def test_draws_are_distributed_as_what_the_measurement_leaves_open(name, kind):
     """2,028 values, 50 draws, of ten pictures."""
     operator = OPERATORS[name]
     y = measured(operator, 10)
     means, deviation = exact(operator, y)
-    off = draws(operator, y, GaussianPrior(), **how).view(-1, *means.shape) - means
+    off = draws(operator, y, GaussianPrior(), KINDS[kind]).view(-1, *means.shape) - means
     rms = lambda x: x.square().mean().sqrt().item()
     assert rms(off) == pytest.approx(rms(deviation), rel=0.03)
     assert rms(off.mean(0)) < 1.2 * rms(deviation) / len(off) ** 0.5  # 1, if nothing but chance moves a mean of five
@@ -107,11 +120,12 @@ class White(GaussianPrior):
         return (lambda u: alike * u,) * 2 + (lambda u: u / alike,)
 
 
-def test_a_network_taken_to_err_alike_in_all_frequencies_is_told_from_one_whose_errors_are_known():
+@pytest.mark.parametrize("kind", ["drawn", "pair"])
+def test_a_network_taken_to_err_alike_in_all_frequencies_is_told_from_one_whose_errors_are_known(kind):
     operator = OPERATORS["super-resolution"]
     y = measured(operator, 10)
     means, deviation = exact(operator, y)
-    off = draws(operator, y, White()).view(-1, *means.shape) - means
+    off = draws(operator, y, White(), KINDS[kind]).view(-1, *means.shape) - means
     assert off.square().mean().sqrt() != pytest.approx(deviation.square().mean().sqrt().item(), rel=0.03)
 
 
@@ -119,26 +133,30 @@ def test_the_gradient_knows_what_a_table_of_errors_does_not():
     operator = OPERATORS["inpainting"]
     y = measured(operator, 10)
     means, _ = exact(operator, y)
-    off = lambda by_gradient: (draws(operator, y, White(), by_gradient=by_gradient).view(-1, *means.shape).mean(0) - means).square().mean()
-    assert off(True) < 0.9 * off(False), (off(True), off(False))
+    off = lambda kind: (draws(operator, y, White(), KINDS[kind]).view(-1, *means.shape).mean(0) - means).square().mean()
+    assert off("pair by gradient") < 0.9 * off("pair")
 
 
-def test_opposite_draws_have_opposite_noise():
+def test_the_draws_of_a_pair_have_opposite_noise():
     operator = OPERATORS["blur"]
-    y = operator(pixels(power().sqrt() * waves(normal(3, 1, *SHAPE))))
-    task = LinearTask(operator, y, normal(2, 1, *SHAPE))
+    y = measured(operator, 1)
+    seen = lambda: (Chain(GaussianPrior(), 1, BatchRandom([0])), LinearTask(operator, y, normal(2, 1, *SHAPE)), SIGMA, silent)
     mean, deviation = exact(operator, y)
-    off = lambda opposite: (Drawn(steps=30, opposite=opposite)(Chain(GaussianPrior(), 1, BatchRandom([0])), task, SIGMA, silent) - mean).square().mean()
-    assert off(True) < 0.1 * off(False) and off(False) > 0.3 * deviation.square().mean()  # all is nearly linear here: the noise cancels
+    off = lambda found: (found - mean).square().mean()
+    pair = Pair(steps=20, last=0.05)
+    one, other = pair.draws(*seen())
+    assert torch.equal(pair(*seen()), (one + other) / 2)
+    assert off((one + other) / 2) < 0.1 * off(one) and off(one) > 0.3 * deviation.square().mean()  # all is nearly linear here: the noise cancels
 
 
-def test_a_grey_pictures_measurement_counts_once():
+@pytest.mark.parametrize("kind", ["drawn", "pair"])
+def test_a_grey_pictures_measurement_counts_once(kind):
     grey = normal(5, 1, 1, SIDE, SIDE).clamp(-3, 3).expand(1, *SHAPE) / 5
     task = LinearTask(lambda x: x, grey, normal(2, 1, *SHAPE))
     seen = []
     task.innovation = lambda x, root, transposed, sigma, y, steps: seen.append(sigma) or torch.ones_like(x)
-    Drawn(steps=2)(Chain(GaussianPrior(), 1, BatchRandom([0])), task, SIGMA, silent)
-    assert seen == pytest.approx([3**0.5 * SIGMA] * 4)
+    KINDS[kind](Chain(GaussianPrior(), 1, BatchRandom([0])), task, SIGMA, silent)
+    torch.testing.assert_close(torch.stack(seen), torch.full((len(seen), 1, 1, 1, 1), 3**0.5 * SIGMA))
 
 
 def test_the_waves_of_a_picture_are_orthonormal_and_undone():
@@ -238,4 +256,4 @@ def test_an_interval_of_two_samples_is_wider_than_of_many():
 @pytest.mark.parametrize("name", OURS)
 def test_the_preset_for_samples_draws_and_searches_nothing(name):
     h = load_hyperparameters(load_method(name), "super_resolution", "posterior")
-    assert h.searches == 0 and isinstance(h.start, Drawn) and not h.start.opposite
+    assert h.searches == 0 and isinstance(h.start, Drawn)

@@ -104,7 +104,7 @@ def test_a_prior_can_have_a_row_of_its_own():
     assert row_of("inpainting", table, "photo") == "inpainting"
     said = []
     of = {dataset: load_hyperparameters(load_method("dmilo-pgd"), "super_resolution", "quick", said.append, dataset) for dataset in ("photo", "demo")}
-    assert of["photo"].start.kind == "plug_and_play" and of["demo"].start.kind == "drawn" and not said
+    assert of["photo"].start.kind == "plug_and_play" and of["demo"].start.kind == "pair" and not said
 
 
 def test_a_row_that_searches_nothing_gives_its_start():
