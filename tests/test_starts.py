@@ -5,7 +5,7 @@ import torch
 from conftest import shortened
 from experiment.hyperparameters import load_hyperparameters
 from experiment.methods import OURS, load_method
-from guided_diffusion.ddim import ABAR, Chain, level_of_noise
+from guided_diffusion.ddim import ABAR, Chain, even_levels, level_of_noise
 from solvers.annealing import denoised
 from solvers.least_squares import LinearTask, silent
 from solvers.search import search
@@ -38,6 +38,14 @@ def test_the_level_of_a_timesteps_noise_is_that_timestep(t):
 def test_the_level_of_any_noise_lies_between_timesteps_or_at_their_end():
     assert level_of_noise(0.0).t == level_of_noise(0.002).t == 0 and level_of_noise(1000).t == 999
     assert 57 < level_of_noise(0.2).t < 58 and level_of_noise(0.2).abar == pytest.approx(1 / 1.04)
+
+
+def test_levels_are_evenly_spaced_in_timesteps_or_denser_at_the_end():
+    timesteps = lambda levels: [round(level_of_noise(level).t) for level in levels]
+    last, top = (((1 - ABAR[t]) / ABAR[t]) ** 0.5 for t in (20, 820))
+    assert timesteps(even_levels(5, last, top)) == [820, 620, 420, 220, 20]
+    assert timesteps(even_levels(5, last, top, denser=2)) == [820, 470, 220, 70, 20]
+    assert timesteps(even_levels(2, last)) == [999, 20] and timesteps(even_levels(1, last, top)) == [820]
 
 
 def test_one_evaluation_is_the_posterior_mean():
