@@ -7,6 +7,7 @@ PIXEL_VARIANCE = 0.25  # of a picture in [-1, 1]
 LEARNT = 0.15  # the share of what one level says of how unusual a picture is that counts
 MOST_UNUSUAL = 1.3  # times the usual error, or as much less
 GRADIENT_SHARE = 0.5  # of the way that the network's gradient points: all of it diverges in inpainting (docs/LOG.md)
+JACOBIAN_SHARE = 0.75  # of the covariance that moves a draw's guess: the same
 
 
 def guided(task, z, x0, level, sigma):
@@ -117,8 +118,8 @@ def drawn(g, task, sigma, levels, zeta, data_steps, on_step):
     fresh, the rest the old one (DDIM).
 
     At each level the network guesses the picture, and the guess moves to the mean of the pictures that the measurement leaves open: x + C A^T (A C
-    A^T + sigma^2)^-1 (y - A x). The covariance C to the left is level^2 J for GRADIENT_SHARE of the way, J the network's Jacobian: that of this very
-    picture (Tweedie's formula). Else, and inside, it is that of the network's usual error (`guided_diffusion.errors`), which only knows
+    A^T + sigma^2)^-1 (y - A x). Of the covariance C to the left JACOBIAN_SHARE is level^2 J, J the network's Jacobian: that of this very picture
+    (Tweedie's formula). The rest, and C inside, is that of the network's usual error (`guided_diffusion.errors`), which only knows
     frequencies and edges. PiGDM (Song et al. 2023) takes white pixels inside. At the last level a draw is taken from the Gaussian of
     that mean and that error: what is unknown and what is measured are disturbed, and the system is solved (Papandreou & Yuille, NIPS 2010).
     """
@@ -131,7 +132,7 @@ def drawn(g, task, sigma, levels, zeta, data_steps, on_step):
         move = lambda y: task.innovation(guess.detach(), root, transposed, in_each.view(-1, 1, 1, 1), y, data_steps)
         u = move(task.y)
         by_gradient = level**2 * torch.autograd.grad(guess, z, inverse(u))[0]
-        x = guess.detach() + GRADIENT_SHARE * by_gradient + (1 - GRADIENT_SHARE) * root(u)
+        x = guess.detach() + JACOBIAN_SHARE * by_gradient + (1 - JACOBIAN_SHARE) * root(u)
         if step + 1 == len(levels):
             white = noise(task.like)
             x = x + root(white - move(task.operator(guess.detach() + root(white)) + in_each * noise(task.y)))

@@ -82,7 +82,7 @@ def measured(operator, truths):
 
 
 def a_draw(*seen):
-    return Drawn(steps=80, last=0.12, zeta=0.15, data_steps=30)(*seen)
+    return Drawn(steps=120, last=0.08, zeta=0.1, data_steps=30)(*seen)
 
 
 def one_of_a_pair(*seen, **how):
