@@ -120,8 +120,8 @@ def drawn(g, task, sigma, levels, zeta, data_steps, on_step):
     At each level the network guesses the picture, and the guess moves to the mean of the pictures that the measurement leaves open: x + C A^T (A C
     A^T + sigma^2)^-1 (y - A x). Of the covariance C to the left JACOBIAN_SHARE is level^2 J, J the network's Jacobian: that of this very picture
     (Tweedie's formula). The rest, and C inside, is that of the network's usual error (`guided_diffusion.errors`), which only knows
-    frequencies and edges. PiGDM (Song et al. 2023) takes white pixels inside. At the last level a draw is taken from the Gaussian of
-    that mean and that error: what is unknown and what is measured are disturbed, and the system is solved (Papandreou & Yuille, NIPS 2010).
+    frequencies and edges. PiGDM (Song et al. 2023) takes white pixels inside. At the last level, where all of C is the usual error's, a draw is
+    taken: what is unknown and what is measured are disturbed, and the system is solved (Papandreou & Yuille, NIPS 2010).
     """
     in_each, noise = channel_noise(task.y, sigma), lambda like: g.rng.randn(like.shape[1:], like.device)
     z = levels[0] * noise(task.like)
@@ -131,15 +131,15 @@ def drawn(g, task, sigma, levels, zeta, data_steps, on_step):
         root, transposed, inverse = g.errors.around(guess.detach(), level)
         move = lambda y: task.innovation(guess.detach(), root, transposed, in_each.view(-1, 1, 1, 1), y, data_steps)
         u = move(task.y)
-        by_gradient = level**2 * torch.autograd.grad(guess, z, inverse(u))[0]
-        x = guess.detach() + JACOBIAN_SHARE * by_gradient + (1 - JACOBIAN_SHARE) * root(u)
-        if step + 1 == len(levels):
-            white = noise(task.like)
-            x = x + root(white - move(task.operator(guess.detach() + root(white)) + in_each * noise(task.y)))
-        x = x.clamp(-1, 1)
         if step + 1 < len(levels):
+            by_gradient = level**2 * torch.autograd.grad(guess, z, inverse(u))[0]
+            x = (guess.detach() + JACOBIAN_SHARE * by_gradient + (1 - JACOBIAN_SHARE) * root(u)).clamp(-1, 1)
             old = (z.detach() - x) / level
             z = x + levels[step + 1] * ((1 - zeta) ** 0.5 * old + zeta**0.5 * noise(task.like))
+        else:
+            white = noise(task.like)
+            usual = move(task.operator(guess.detach() + root(white)) + in_each * noise(task.y))
+            x = (guess.detach() + root(white + u - usual)).clamp(-1, 1)
         on_step(step + 1, len(levels), (task.operator(x) - task.y).square().sum())
     return x
 
