@@ -72,6 +72,20 @@ def channel_noise(y, sigma):
     return sigma * torch.where(is_grey(y), 3**0.5, 1.0).view(-1, *[1] * (y.dim() - 1))
 
 
+def scaled(errors, factor):
+    """`guided_diffusion.errors.Errors.around`'s (S, S^T, S^-T) of errors that are larger by a factor, (B, 1, 1, 1)."""
+    root, transposed, inverse = errors
+    return lambda u: factor * root(u), lambda v: factor * transposed(v), lambda u: inverse(u) / factor
+
+
+def learnt(factor, told, usual):
+    """How much more the network errs about each picture than usual, (B, 1, 1, 1), by one more level. told: how far guesses have to move for
+    the measurement; usual: how far for one of a picture with the errors that were taken; lists of (B, 3, H, W)."""
+    power = lambda us: sum(u.flatten(1).square().sum(1) for u in us)[:, None, None, None]
+    more = (power(told) / power(usual).clamp(min=1e-20)) ** (LEARNT / 2)
+    return (factor * more).clamp(1 / MOST_UNUSUAL, MOST_UNUSUAL)
+
+
 @torch.no_grad()
 def opposite_draws(g, task, begun, sigma, levels, by_gradient, data_steps, on_step):
     """Two draws from the pictures behind a task's measurement, (B, 3, H, W) in [-1, 1] each, all of whose noise is opposite. begun: the
@@ -86,7 +100,6 @@ def opposite_draws(g, task, begun, sigma, levels, by_gradient, data_steps, on_st
     by_gradient: the guess first moves by GRADIENT_SHARE of what the network's gradient makes of the measurement, see `drawn`.
     """
     in_each, noise = channel_noise(task.y, sigma), lambda like: g.rng.randn(like.shape[1:], like.device)
-    power = lambda us: sum(u.flatten(1).square().sum(1) for u in us)[:, None, None, None]
     fresh, found, factor = noise(task.like), [begun, begun], 1.0
     for step, level in enumerate(levels):
         zs = [x + sign * level * fresh for x, sign in zip(found, (1, -1))]
@@ -96,18 +109,16 @@ def opposite_draws(g, task, begun, sigma, levels, by_gradient, data_steps, on_st
             with torch.set_grad_enabled(by_gradient):
                 guess = g.denoised(z.requires_grad_(by_gradient), level)
             x = guess.detach()
-            usually, transposed, inverse = g.errors.around(x, level)
-            root, back = lambda u: factor * usually(u), lambda v: factor * transposed(v)
-            move = lambda x, y: task.innovation(x, root, back, in_each.view(-1, 1, 1, 1), y, data_steps)
+            root, transposed, inverse = scaled(g.errors.around(x, level), factor)
+            move = lambda x, y: task.innovation(x, root, transposed, in_each.view(-1, 1, 1, 1), y, data_steps)
             told.append(move(x, task.y))
             usual.append(move(x, task.operator(x + sign * root(white)) + sign * in_each * of_y))
             u = told[-1]
             if by_gradient:
-                x = (x + GRADIENT_SHARE * level**2 * torch.autograd.grad(guess, z, inverse(u) / factor)[0]).clamp(-1, 1)
+                x = (x + GRADIENT_SHARE * level**2 * torch.autograd.grad(guess, z, inverse(u))[0]).clamp(-1, 1)
                 u = move(x, task.y)
             found.append((x + root(sign * white + u - usual[-1])).clamp(-1, 1))
-        learnt = (power(told) / power(usual).clamp(min=1e-20)) ** (LEARNT / 2)
-        factor = (factor * learnt).clamp(1 / MOST_UNUSUAL, MOST_UNUSUAL)
+        factor = learnt(factor, told, usual)
         on_step(step + 1, len(levels), sum((task.operator(x) - task.y).square().sum() for x in found))
     return found
 
@@ -121,25 +132,26 @@ def drawn(g, task, sigma, levels, zeta, data_steps, on_step):
     A^T + sigma^2)^-1 (y - A x). Of the covariance C to the left JACOBIAN_SHARE is level^2 J, J the network's Jacobian: that of this very picture
     (Tweedie's formula). The rest, and C inside, is that of the network's usual error (`guided_diffusion.errors`), which only knows
     frequencies and edges. PiGDM (Song et al. 2023) takes white pixels inside. At the last level, where all of C is the usual error's, a draw is
-    taken: what is unknown and what is measured are disturbed, and the system is solved (Papandreou & Yuille, NIPS 2010).
+    taken: what is unknown and what is measured are disturbed, and the system is solved (Papandreou & Yuille, NIPS 2010). How much more the
+    network errs about this picture than usual is learnt on the way, as in `opposite_draws`.
     """
     in_each, noise = channel_noise(task.y, sigma), lambda like: g.rng.randn(like.shape[1:], like.device)
-    z = levels[0] * noise(task.like)
+    z, factor = levels[0] * noise(task.like), 1.0
     for step, level in enumerate(levels):
         with torch.enable_grad():
             guess = g.denoised(z.requires_grad_(), level)
-        root, transposed, inverse = g.errors.around(guess.detach(), level)
+        root, transposed, inverse = scaled(g.errors.around(guess.detach(), level), factor)
         move = lambda y: task.innovation(guess.detach(), root, transposed, in_each.view(-1, 1, 1, 1), y, data_steps)
-        u = move(task.y)
+        white = noise(task.like)
+        u, usual = move(task.y), move(task.operator(guess.detach() + root(white)) + in_each * noise(task.y))
         if step + 1 < len(levels):
             by_gradient = level**2 * torch.autograd.grad(guess, z, inverse(u))[0]
             x = (guess.detach() + JACOBIAN_SHARE * by_gradient + (1 - JACOBIAN_SHARE) * root(u)).clamp(-1, 1)
             old = (z.detach() - x) / level
             z = x + levels[step + 1] * ((1 - zeta) ** 0.5 * old + zeta**0.5 * noise(task.like))
         else:
-            white = noise(task.like)
-            usual = move(task.operator(guess.detach() + root(white)) + in_each * noise(task.y))
             x = (guess.detach() + root(white + u - usual)).clamp(-1, 1)
+        factor = learnt(factor, [u], [usual])
         on_step(step + 1, len(levels), (task.operator(x) - task.y).square().sum())
     return x
 

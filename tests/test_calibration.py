@@ -14,6 +14,7 @@ from experiment.methods import OURS, load_method
 from guided_diffusion.ddim import ABAR, Chain
 from guided_diffusion.errors import COLOURS, FREQUENCIES, LEAST, Errors, by_frequency, load_errors, pixels, waves, write_errors
 from guided_diffusion.prior import load_model_config
+from solvers import annealing
 from solvers.least_squares import LinearTask, silent
 from solvers.starts import Drawn, Pair
 from util.files import UserError, project
@@ -126,6 +127,24 @@ def test_a_network_taken_to_err_alike_in_all_frequencies_is_told_from_one_whose_
     means, deviation = exact(operator, y)
     off = draws(operator, y, White(), one_of_a_pair).view(-1, *means.shape) - means
     assert off.square().mean().sqrt() != pytest.approx(deviation.square().mean().sqrt().item(), rel=0.03)
+
+
+class Modest(GaussianPrior):
+    """The same network, of whose errors somebody has measured 1.3 times as much."""
+
+    def around(self, guess, sigma):
+        root, _, inverse = super().around(guess, sigma)
+        return (lambda u: 1.3 * root(u),) * 2 + (lambda u: inverse(u) / 1.3,)
+
+
+def test_a_draw_learns_that_the_network_errs_less_about_a_picture_than_usual(monkeypatch):
+    operator = OPERATORS["inpainting"]
+    y = measured(operator, 10)
+    means, deviation = exact(operator, y)
+    wide = lambda: (draws(operator, y, Modest(), a_draw).view(-1, *means.shape) - means).square().mean().sqrt() / deviation.square().mean().sqrt()
+    learnt = wide()
+    monkeypatch.setattr(annealing, "LEARNT", 0)
+    assert abs(learnt - 1) < 0.5 * abs(wide() - 1)
 
 
 def test_the_gradient_knows_what_a_table_of_errors_does_not():
