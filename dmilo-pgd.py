@@ -1,10 +1,11 @@
 """DMILO-PGD: DMILO between gradient steps on the measurement (Zheng, Li, Liu; ICML 2025).
 
-    python dmilo-pgd.py --task inpainting                                     # the built-in prior on data/demo
-    python dmilo-pgd.py --dataset celeba --task gaussian_deblur -n 5 --cuda 0 # as published
-    python dmilo-pgd.py --task super_resolution --data photos/ --resize --name mine --preset fast --cuda -1
-    python dmilo-pgd.py --measured photo.jpg --mask holes.png --cuda -1       # your own: --mask, --kernel, --blind, --scale or none
+python dmilo-pgd.py --task inpainting                                     # the built-in prior on data/demo
+python dmilo-pgd.py --dataset celeba --task gaussian_deblur -n 5 --cuda 0 # as published
+python dmilo-pgd.py --task super_resolution --data photos/ --resize --name mine --preset fast --cuda -1
+python dmilo-pgd.py --measured photo.jpg --mask holes.png --cuda -1       # your own: --mask, --kernel, --blind, --scale or none
 """
+
 from dataclasses import dataclass
 
 import torch

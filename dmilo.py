@@ -7,6 +7,7 @@
 
 From Python: `from dmilo import restore`.
 """
+
 import torch
 
 from experiment.library import restore  # noqa: F401  for who imports it from here
@@ -37,7 +38,9 @@ def dmilo(g, operator, y, z_0, h, on_step, state=None):
             A, target = identity, z[i]
         # From the noise to the image: z_{i+1} = g_i(z_i) + nu_i.
         z = run_chain(g, z[0], nu)
-        yield Iterate(f"{t}_after", z[N].clamp(-1, 1), {"t": t + 1, "z": z, "nu": nu}, ends_outer=True)
+        yield Iterate(
+            f"{t}_after", z[N].clamp(-1, 1), {"t": t + 1, "z": z, "nu": nu}, ends_outer=True
+        )
 
 
 METHOD = Method("dmilo", dmilo, Hyperparameters)

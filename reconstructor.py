@@ -1,12 +1,15 @@
 """DMILO for deepinv: a Reconstructor beside its own (github.com/deepinv/deepinv; pip install deepinv).
 
-    from reconstructor import DMILO
-    x = DMILO(sigma=0.01)(y, physics)   # or deepinv.test(DMILO(sigma=0.01), dataloader, physics, …)
+from reconstructor import DMILO
+x = DMILO(sigma=0.01)(y, physics)   # or deepinv.test(DMILO(sigma=0.01), dataloader, physics, …)
 """
+
 try:
     from deepinv.models import Reconstructor
 except ImportError as error:
-    raise ImportError(f"reconstructor needs deepinv, which cannot be imported here ({error}); pip install deepinv") from error
+    raise ImportError(
+        f"reconstructor needs deepinv, which cannot be imported here ({error}); pip install deepinv"
+    ) from error
 
 from dmilo import restore
 

@@ -10,6 +10,7 @@ Writes at the end OUT, the bare state dict of the averaged weights, which dmilo.
 _samples.png and _errors.csv, how far the network errs (the preset posterior needs it). The state of the training stands in OUT.training every few minutes; after a kill the same command goes on
 from it.
 """
+
 import copy
 import hashlib
 import io
@@ -42,11 +43,37 @@ COOL_DOWN = 0.3  # the part of the steps, at the end, in which it falls to zero
 EMA_DECAY = 0.999
 GRADIENT_NORM = 1.0
 MOST_SHRUNK = 8  # times: the most that a patch is reduced
-LEAST_SIGMA, SMALL_SIGMA = 0.01, 0.5  # sqrt((1 - abar) / abar), the noise's deviation where the picture lies in [-1, 1]: t = 0 and 136
+LEAST_SIGMA, SMALL_SIGMA = (
+    0.01,
+    0.5,
+)  # sqrt((1 - abar) / abar), the noise's deviation where the picture lies in [-1, 1]: t = 0 and 136
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
 SAVE_EVERY = 180  # seconds
 ERRORS_OF = 256  # pictures, evenly spread over what is trained on
-ERRORS_AT = (0, 1, 2, 3, 5, 8, 12, 20, 35, 56, 80, 120, 170, 230, 300, 400, 500, 600, 700, 800, 900, 999)  # timesteps
+ERRORS_AT = (
+    0,
+    1,
+    2,
+    3,
+    5,
+    8,
+    12,
+    20,
+    35,
+    56,
+    80,
+    120,
+    170,
+    230,
+    300,
+    400,
+    500,
+    600,
+    700,
+    800,
+    900,
+    999,
+)  # timesteps
 SIGMAS = ((1 - linear_alphas_cumprod()) / linear_alphas_cumprod()).sqrt()  # of each timestep
 
 
@@ -58,7 +85,9 @@ def find_data(path):
         archive = zipfile.ZipFile(path)
         files, others = split_names(name for name in archive.namelist() if not name.endswith("/"))
     else:
-        raise UserError(f"{path}: is neither a folder nor a zip file of images; name one with --data")
+        raise UserError(
+            f"{path}: is neither a folder nor a zip file of images; name one with --data"
+        )
     if not files:
         raise UserError(f"{path}: holds no images ({', '.join(SUFFIXES)})")
     say_unread(path, others)
@@ -66,7 +95,11 @@ def find_data(path):
     def read(name):
         try:
             content = Path(path, name).read_bytes() if os.path.isdir(path) else archive.read(name)
-        except (zipfile.BadZipFile, RuntimeError, OSError) as error:  # a wrong checksum, an encrypted entry, no permission
+        except (
+            zipfile.BadZipFile,
+            RuntimeError,
+            OSError,
+        ) as error:  # a wrong checksum, an encrypted entry, no permission
             raise UserError(f"{path}: {name} cannot be read ({error})") from error
         return open_rgb(io.BytesIO(content), name)
 
@@ -78,7 +111,9 @@ def load_images(path, size):
     files, read = find_data(path)
     images = np.empty((len(files), 3, size, size), np.uint8)
     for i, name in enumerate(tqdm(files, desc="reading images", unit="image", disable=None)):
-        images[i] = np.asarray(ImageOps.fit(read(name), (size, size), Image.LANCZOS)).transpose(2, 0, 1)
+        images[i] = np.asarray(ImageOps.fit(read(name), (size, size), Image.LANCZOS)).transpose(
+            2, 0, 1
+        )
     return torch.from_numpy(images)
 
 
@@ -111,7 +146,9 @@ def read_data(args, image_size, stride):
         return load_images(args.data, image_size)
     side = args.patch or image_size
     if side % stride:
-        raise UserError(f"--patch {side}: must be a multiple of {stride}, for the network of {args.config} halves it so often")
+        raise UserError(
+            f"--patch {side}: must be a multiple of {stride}, for the network of {args.config} halves it so often"
+        )
     return cut_patches(args.data, side, args.patches, args.seed)
 
 
@@ -127,7 +164,9 @@ def training_batch(images, batch_size, step, rank, seed, device, grey=0.0):
     x0 = images[chosen].to(device).float() / 127.5 - 1
     x0 = torch.where(mirrored.to(device), x0.flip(3), x0)
     # Drawn where it is used: the noise of 512 pictures takes a core 30 ms, a quarter of a step on a GPU.
-    noise = torch.randn(x0.shape, generator=torch.Generator(device).manual_seed(noise_seed), device=device)
+    noise = torch.randn(
+        x0.shape, generator=torch.Generator(device).manual_seed(noise_seed), device=device
+    )
     if grey:
         luma = (x0 * torch.tensor(LUMA, device=device)[:, None, None]).sum(1, keepdim=True)
         x0, noise = torch.where(is_grey, luma, x0), torch.where(is_grey, noise[:, :1], noise)
@@ -141,10 +180,16 @@ def draw_timesteps(n, generator):
     sigma = torch.exp(low + (high - low) * torch.rand(n, generator=generator))
     small = torch.searchsorted(SIGMAS, sigma)
     anywhere = torch.randint(TRAINING_STEPS, (n,), generator=generator)
-    last_layers = torch.randint(100, 350, (n,), generator=generator)  # of chains of 3 to 9 steps: the fast presets'
-    of_three = torch.tensor(chain_timesteps(3))[torch.randint(3, (n,), generator=generator)]  # the published settings'
+    last_layers = torch.randint(
+        100, 350, (n,), generator=generator
+    )  # of chains of 3 to 9 steps: the fast presets'
+    of_three = torch.tensor(chain_timesteps(3))[
+        torch.randint(3, (n,), generator=generator)
+    ]  # the published settings'
     u = torch.rand(n, generator=generator)
-    return torch.where(u < 0.5, small, torch.where(u < 0.7, last_layers, torch.where(u < 0.85, of_three, anywhere)))
+    return torch.where(
+        u < 0.5, small, torch.where(u < 0.7, last_layers, torch.where(u < 0.85, of_three, anywhere))
+    )
 
 
 def learning_rate_factor(step, steps):
@@ -212,9 +257,13 @@ def resume(path, parts, begun_with, device):
     except (OSError, torch.OutOfMemoryError):  # not the file's fault
         raise
     except Exception as error:  # a foreign file makes the unpickler raise nearly anything
-        raise UserError(f"{path}: is not a training of this config; remove it to start anew") from error
+        raise UserError(
+            f"{path}: is not a training of this config; remove it to start anew"
+        ) from error
     for key, begun, now in differences(was, begun_with):
-        raise UserError(f"{path}: was begun with {key} {begun}, now it is {now}; go on with the former or choose another --out")
+        raise UserError(
+            f"{path}: was begun with {key} {begun}, now it is {now}; go on with the former or choose another --out"
+        )
     return progress
 
 
@@ -238,29 +287,79 @@ def measure_errors(model, images, device, path):
         squares = 0
         for image in chosen:
             x = (image[None].to(device) / 127.5 - 1).float()
-            squares = squares + waves(g.denoised(x + sigma * g.rng.randn(x.shape[1:], device), sigma) - x)[0].square().double() / len(chosen)
+            squares = squares + waves(
+                g.denoised(x + sigma * g.rng.randn(x.shape[1:], device), sigma) - x
+            )[0].square().double() / len(chosen)
         variances.append(by_frequency(squares.cpu().numpy()))
-    write_errors(errors_path(path), sigmas, variances, f"mean squared error of {os.path.basename(path)} by train.py, {len(chosen)} pictures of its training")
+    write_errors(
+        errors_path(path),
+        sigmas,
+        variances,
+        f"mean squared error of {os.path.basename(path)} by train.py, {len(chosen)} pictures of its training",
+    )
 
 
 def parse_arguments():
     parser = Parser(__doc__)
-    parser.add_argument("--config", required=True, help="the model config, configs/model_config_*.yaml")
-    parser.add_argument("--data", type=typed_path, required=True, help="a folder or a zip file of images")
+    parser.add_argument(
+        "--config", required=True, help="the model config, configs/model_config_*.yaml"
+    )
+    parser.add_argument(
+        "--data", type=typed_path, required=True, help="a folder or a zip file of images"
+    )
     parser.add_argument("--out", type=typed_path, required=True, help="the checkpoint to write")
-    parser.add_argument("--patches", type=number(int, 1), metavar="N",
-                        help="train on N patches cut from large pictures, at scales of 1 to 1/8, instead of on whole ones")
-    parser.add_argument("--patch", type=number(int, 8), metavar="PIXELS", help="their side (default: the config's image_size)")
-    parser.add_argument("--grey", type=number(float, 0, 1), default=0.0, help="the share of pictures made grey (default 0)")
-    parser.add_argument("--init", type=typed_path, help="a checkpoint of the same config to start from (default: random weights)")
-    parser.add_argument("--steps", type=number(int, 1), default=9500, help="optimiser steps in all (default 9500)")
-    parser.add_argument("--batch-size", type=number(int, 1), default=16, help="images a step and process (default 16)")
-    parser.add_argument("--lr", type=number(float, 0), default=1e-3, help="highest learning rate (default 1e-3)")
-    parser.add_argument("--seed", type=number(int, 0, LAST_SEED), default=0, help="of all draws (default 0)")
-    parser.add_argument("--only-errors", action="store_true", help="train nothing, and write OUT_errors.csv anew: how far the network errs")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast: faster where the processor has it")
-    parser.add_argument("--compile", action="store_true", help="torch.compile: a third faster after a minute or two")
-    parser.add_argument("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
+    parser.add_argument(
+        "--patches",
+        type=number(int, 1),
+        metavar="N",
+        help="train on N patches cut from large pictures, at scales of 1 to 1/8, instead of on whole ones",
+    )
+    parser.add_argument(
+        "--patch",
+        type=number(int, 8),
+        metavar="PIXELS",
+        help="their side (default: the config's image_size)",
+    )
+    parser.add_argument(
+        "--grey",
+        type=number(float, 0, 1),
+        default=0.0,
+        help="the share of pictures made grey (default 0)",
+    )
+    parser.add_argument(
+        "--init",
+        type=typed_path,
+        help="a checkpoint of the same config to start from (default: random weights)",
+    )
+    parser.add_argument(
+        "--steps", type=number(int, 1), default=9500, help="optimiser steps in all (default 9500)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=number(int, 1),
+        default=16,
+        help="images a step and process (default 16)",
+    )
+    parser.add_argument(
+        "--lr", type=number(float, 0), default=1e-3, help="highest learning rate (default 1e-3)"
+    )
+    parser.add_argument(
+        "--seed", type=number(int, 0, LAST_SEED), default=0, help="of all draws (default 0)"
+    )
+    parser.add_argument(
+        "--only-errors",
+        action="store_true",
+        help="train nothing, and write OUT_errors.csv anew: how far the network errs",
+    )
+    parser.add_argument(
+        "--bf16", action="store_true", help="bfloat16 autocast: faster where the processor has it"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile: a third faster after a minute or two"
+    )
+    parser.add_argument(
+        "--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)"
+    )
     args = parser.parse_args()
     if args.patch and not args.patches:
         parser.error("argument --patch: is the side of --patches; say how many")
@@ -272,8 +371,10 @@ def refuse_spoilt(loss, average, step, path):
     that stands in `path`."""
     norms = torch.stack(torch._foreach_norm(list(average.parameters())))
     if not (torch.isfinite(loss) & torch.isfinite(norms).all()):
-        raise UserError(f"step {step}: the loss or the weights are not finite any more; {path} holds the last that were saved. Go on from there "
-                        "without --compile, or choose another --out and a lower --lr, or leave out --bf16")
+        raise UserError(
+            f"step {step}: the loss or the weights are not finite any more; {path} holds the last that were saved. Go on from there "
+            "without --compile, or choose another --out and a lower --lr, or leave out --bf16"
+        )
 
 
 def run_steps(args, network, parts, images, progress, save, rank, device):
@@ -283,7 +384,13 @@ def run_steps(args, network, parts, images, progress, save, rank, device):
     alphas_cumprod = linear_alphas_cumprod().to(device)
     loss_mean = torch.tensor(progress["loss"], device=device)
     last = saved = time.time()
-    bar = tqdm(total=args.steps, initial=progress["step"], unit="step", disable=rank > 0 or None, mininterval=1)
+    bar = tqdm(
+        total=args.steps,
+        initial=progress["step"],
+        unit="step",
+        disable=rank > 0 or None,
+        mininterval=1,
+    )
     for step in range(progress["step"], args.steps):
         batch = training_batch(images, args.batch_size, step, rank, args.seed, device, args.grey)
         loss = noise_prediction_loss(network, *batch, alphas_cumprod, args.bf16)
@@ -292,15 +399,23 @@ def run_steps(args, network, parts, images, progress, save, rank, device):
         optimizer.step(learning_rate_factor(step, args.steps))
         # The average starts as a short one and lengthens, or the random first weights would stay in it.
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        with torch.no_grad():  # or the average would hold on to the graph of every step since the first
+        with (
+            torch.no_grad()
+        ):  # or the average would hold on to the graph of every step since the first
             torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
         loss_mean.lerp_(loss.detach(), 0.01)
         now = time.time()
-        progress = {"step": step + 1, "seconds": progress["seconds"] + now - last, "loss": progress["loss"]}
+        progress = {
+            "step": step + 1,
+            "seconds": progress["seconds"] + now - last,
+            "loss": progress["loss"],
+        }
         last = now
         bar.update()
         due = rank == 0 and now - saved > SAVE_EVERY
-        if due or (step + 1) % 20 == 0 or step + 1 == args.steps:  # fetching the loss makes a GPU wait
+        if (
+            due or (step + 1) % 20 == 0 or step + 1 == args.steps
+        ):  # fetching the loss makes a GPU wait
             refuse_spoilt(loss_mean, ema, step + 1, args.out + ".training")
             bar.set_postfix(loss=f"{loss_mean.item():.4f}", refresh=False)
         if due:
@@ -308,7 +423,9 @@ def run_steps(args, network, parts, images, progress, save, rank, device):
             save(progress)
             saved = now
             if bar.disable:  # no terminal
-                say(f"step {step + 1} of {args.steps}, loss {progress['loss']:.4f}, {progress['seconds'] / 3600:.2f} h")
+                say(
+                    f"step {step + 1} of {args.steps}, loss {progress['loss']:.4f}, {progress['seconds'] / 3600:.2f} h"
+                )
     bar.close()
     return {**progress, "loss": loss_mean.item()}
 
@@ -328,7 +445,11 @@ def main():
         measure_errors(model, read_data(args, config["image_size"], model.stride), device, args.out)
         return print(f"wrote {errors_path(args.out)}")
     if args.init:
-        model = load_prior({**config, "model_path": os.path.abspath(args.init)}, args.config, device).train().requires_grad_(True)
+        model = (
+            load_prior({**config, "model_path": os.path.abspath(args.init)}, args.config, device)
+            .train()
+            .requires_grad_(True)
+        )
     else:
         model = build_model(config, args.config).to(device)
     ema = copy.deepcopy(model).requires_grad_(False)
@@ -340,11 +461,21 @@ def main():
     # What decides each step, but for --steps: until the learning rate falls, more of them may be asked for.
     begun_with = {key: getattr(args, key) for key in ("batch_size", "lr", "seed", "bf16", "grey")}
     # By content: a path may be gone, or another's by now.
-    begun_with.update(data={"content": f"{len(images)} images, digest {hashlib.blake2b(images.numpy(), digest_size=8).hexdigest()}"})
-    begun_with.update(init={"digest": checkpoint_digest(args.init)} if args.init else None, processes=world, model=config)
+    begun_with.update(
+        data={
+            "content": f"{len(images)} images, digest {hashlib.blake2b(images.numpy(), digest_size=8).hexdigest()}"
+        }
+    )
+    begun_with.update(
+        init={"digest": checkpoint_digest(args.init)} if args.init else None,
+        processes=world,
+        model=config,
+    )
     progress = resume(state_path, parts, begun_with, device)
     if progress and rank == 0:
-        print(f"{state_path}: going on from step {progress['step']} after {progress['seconds'] / 3600:.2f} h of training")
+        print(
+            f"{state_path}: going on from step {progress['step']} after {progress['seconds'] / 3600:.2f} h of training"
+        )
     progress = progress or {"step": 0, "seconds": 0.0, "loss": 1.0}  # loss: a running mean
 
     def save(progress):
@@ -367,7 +498,9 @@ def main():
         write_samples(ema, config["image_size"], device, samples_path)
         measure_errors(ema, images, device, args.out)
         hours = progress["seconds"] / 3600
-        print(f"{progress['step']} steps, {hours:.2f} h, loss {progress['loss']:.4f}: wrote {args.out}, {samples_path} and {errors_path(args.out)}")
+        print(
+            f"{progress['step']} steps, {hours:.2f} h, loss {progress['loss']:.4f}: wrote {args.out}, {samples_path} and {errors_path(args.out)}"
+        )
     if world > 1:
         dist.destroy_process_group()
 

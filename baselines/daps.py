@@ -5,6 +5,7 @@
 At each of falling noise levels: a few DDIM steps guess the picture, Langevin steps draw it towards the measurement, and fresh
 noise takes it to the next level. The command line and the files of dmilo.py.
 """
+
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,9 +68,15 @@ def daps(g, operator, y, z_0, h, on_step, state=None):
             X = x0
             for _ in range(h.langevin_steps):
                 X = X.detach().requires_grad_()
-                energy = (X - x0).square().sum() / (2 * spread) + (operator(X) - y).square().sum() / (2 * variance)
+                energy = (X - x0).square().sum() / (2 * spread) + (
+                    operator(X) - y
+                ).square().sum() / (2 * variance)
                 gradient = torch.autograd.grad(energy, X)[0]
-                X = X.detach() - rate * gradient + (2 * rate) ** 0.5 * g.rng.randn(X.shape[1:], X.device)
+                X = (
+                    X.detach()
+                    - rate * gradient
+                    + (2 * rate) ** 0.5 * g.rng.randn(X.shape[1:], X.device)
+                )
             on_step(k + 1, len(path), energy.detach())
         yield Iterate(f"{t}_after", X.clamp(-1, 1), {"t": t + 1}, ends_outer=True)
 

@@ -5,6 +5,7 @@
 DiffPIR's loop as the alternating direction method of multipliers: a scaled dual variable gathers what the network and the measurement differ
 by, so that later levels make up for it. From the paper's formulas. The command line and the files of dmilo.py.
 """
+
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +21,9 @@ class DDiffHyperparameters(Row):
     """One row of configs/ddiff.yaml. weight: lambda, of the step to the network's guess; zeta: the share of fresh noise, 0 … 1."""
 
     weight: float = field(metadata={"low": 1e-9})
-    zeta: float = field(metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"})
+    zeta: float = field(
+        metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"}
+    )
 
 
 @torch.no_grad()

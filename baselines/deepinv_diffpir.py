@@ -4,6 +4,7 @@
 
 The method of baselines/diffpir.py by other hands: to see what of a difference is the method's. The command line and the files of dmilo.py.
 """
+
 from dataclasses import dataclass
 
 import torch
@@ -37,11 +38,24 @@ def deepinv_diffpir(g, operator, y, z_0, h, on_step, state=None):
     try:
         from deepinv import optim, physics, sampling
     except ImportError as error:
-        raise UserError(f"deepinv cannot be imported here ({error}); pip install deepinv") from error
-    task = physics.LinearPhysics(A=lambda u, **kwargs: operator(u), A_adjoint=lambda v, transpose=adjoint(operator, z_0), **kwargs: transpose(v))
+        raise UserError(
+            f"deepinv cannot be imported here ({error}); pip install deepinv"
+        ) from error
+    task = physics.LinearPhysics(
+        A=lambda u, **kwargs: operator(u),
+        A_adjoint=lambda v, transpose=adjoint(operator, z_0), **kwargs: transpose(v),
+    )
     with torch.no_grad():
         measured = (y + operator(torch.ones_like(z_0))) / 2  # physics.A of pictures in [0, 1]
-    sampler = sampling.DiffPIR(denoiser(g), optim.L2(), noise_level(h.sigma) / 2, h.chain_steps, h.zeta, h.lambda_, device=z_0.device)
+    sampler = sampling.DiffPIR(
+        denoiser(g),
+        optim.L2(),
+        noise_level(h.sigma) / 2,
+        h.chain_steps,
+        h.zeta,
+        h.lambda_,
+        device=z_0.device,
+    )
     if state is None:
         yield Iterate("init", z_0.clamp(-1, 1))
     for t in range(state["t"] if state else 0, h.outer):

@@ -4,6 +4,7 @@
 
 What one would try first with a diffusion model for denoising, the one task that it is for. The command line and the files of dmilo.py.
 """
+
 from dataclasses import dataclass
 
 from solvers.method import Iterate, Method, Row
@@ -20,7 +21,11 @@ class DenoiserHyperparameters(Row):
 
 def denoiser(g, operator, y, z_0, h, on_step, state=None):
     """Yields the Iterate of the one evaluation, (B, 3, H, W) in [-1, 1]. Raises UserError for a task other than denoising."""
-    yield Iterate("0_after", Denoised(runs=h.runs)(g, as_task(operator, y, z_0), h.sigma, on_step), ends_outer=True)
+    yield Iterate(
+        "0_after",
+        Denoised(runs=h.runs)(g, as_task(operator, y, z_0), h.sigma, on_step),
+        ends_outer=True,
+    )
 
 
 METHOD = Method("denoiser", denoiser, DenoiserHyperparameters)

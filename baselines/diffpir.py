@@ -5,6 +5,7 @@
 At each level of the chain: the network guesses the picture, a least squares step draws it towards the measurement, and noise, partly
 the old one, takes it to the next level. The network is never differentiated. The command line and the files of dmilo.py.
 """
+
 from dataclasses import dataclass, field
 
 from solvers.least_squares import LinearTask
@@ -18,7 +19,9 @@ class DiffPIRHyperparameters(Row):
     noise, 0 … 1."""
 
     outer: int
-    zeta: float = field(default=1.0, metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"})
+    zeta: float = field(
+        default=1.0, metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"}
+    )
 
 
 def diffpir(g, operator, y, z_0, h, on_step, state=None):
@@ -30,7 +33,12 @@ def diffpir(g, operator, y, z_0, h, on_step, state=None):
     if state is None:
         yield Iterate("init", z_0.clamp(-1, 1))
     for t in range(state["t"] if state else 0, h.outer):
-        yield Iterate(f"{t}_after", annealed(g, task, [z_0], h.sigma, h.zeta, on_step)[0], {"t": t + 1}, ends_outer=True)
+        yield Iterate(
+            f"{t}_after",
+            annealed(g, task, [z_0], h.sigma, h.zeta, on_step)[0],
+            {"t": t + 1},
+            ends_outer=True,
+        )
 
 
 METHOD = Method("diffpir", diffpir, DiffPIRHyperparameters)

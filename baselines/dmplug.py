@@ -5,6 +5,7 @@
 The parent of DMILO, with the command line and the files of dmilo.py. Each step evaluates the network once a layer and keeps
 all of them in memory for the gradient. An unknown kernel is the softmax of logits that the same Adam searches.
 """
+
 from dataclasses import dataclass, field
 
 import torch

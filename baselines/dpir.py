@@ -5,6 +5,7 @@
 Half-quadratic splitting: the network denoises and a least squares step draws to the measurement, in turns, at falling noise levels. Nothing
 is drawn and nothing differentiated. Their network is another one, here it is the prior's. The command line and the files of dmilo.py.
 """
+
 from dataclasses import dataclass
 
 from solvers.least_squares import LinearTask
@@ -28,8 +29,12 @@ def dpir(g, operator, y, z_0, h, on_step, state=None):
 
     Raises UserError for an operator that is not linear.
     """
-    start = PlugAndPlay(steps=h.steps, top=h.top, last=h.last, damping=h.damping, contrast=h.contrast)
-    yield Iterate("0_after", start(g, LinearTask(operator, y, z_0), h.sigma, on_step), ends_outer=True)
+    start = PlugAndPlay(
+        steps=h.steps, top=h.top, last=h.last, damping=h.damping, contrast=h.contrast
+    )
+    yield Iterate(
+        "0_after", start(g, LinearTask(operator, y, z_0), h.sigma, on_step), ends_outer=True
+    )
 
 
 METHOD = Method("dpir", dpir, DPIRHyperparameters)

@@ -5,6 +5,7 @@
 Ancestral sampling in which every step also descends the distance between the measurement and the predicted picture's.
 The command line and the files of dmilo.py.
 """
+
 from dataclasses import dataclass
 
 import torch
@@ -38,7 +39,12 @@ def dps(g, operator, y, z_0, h, on_step, state=None):
                 x = x0.detach() - h.scale * gradient  # the last step adds no noise
             else:
                 noise = g.rng.randn(x.shape[1:], x.device)
-                x = ddim_step(x.detach(), eps.detach(), level.abar, level.abar_prev, eta=1.0, noise=noise) - h.scale * gradient
+                x = (
+                    ddim_step(
+                        x.detach(), eps.detach(), level.abar, level.abar_prev, eta=1.0, noise=noise
+                    )
+                    - h.scale * gradient
+                )
             on_step(step + 1, len(g), distance.detach())
         yield Iterate(f"{t}_after", x.clamp(-1, 1), {"t": t + 1}, ends_outer=True)
 

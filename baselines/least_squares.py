@@ -4,6 +4,7 @@
 
 A textbook method (Tikhonov regularisation of the gradient), with the command line and the files of dmilo.py.
 """
+
 from dataclasses import dataclass, field
 
 import torch

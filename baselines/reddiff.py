@@ -5,6 +5,7 @@
 Adam on the picture itself: the measurement's misfit, and the network's opinion of the picture at falling noise levels. The
 network is never differentiated. It starts at grey, theirs at the pseudo-inverse. The command line and the files of dmilo.py.
 """
+
 from dataclasses import dataclass
 
 import torch
@@ -39,12 +40,19 @@ def reddiff(g, operator, y, z_0, h, on_step, state=None):
             with torch.no_grad():
                 eps = g.eps(level.abar**0.5 * X + (1 - level.abar) ** 0.5 * noise, level)
             weight = h.weight * noise_level(h.sigma) * ((1 - level.abar) / level.abar) ** 0.5
-            loss = 0.5 * mean_per_image((operator(X) - y).square()) + weight * mean_per_image((eps - noise) * X)
+            loss = 0.5 * mean_per_image((operator(X) - y).square()) + weight * mean_per_image(
+                (eps - noise) * X
+            )
             adam.zero_grad()
             loss.backward()
             adam.step()
             on_step(step + 1, len(g), loss.detach())
-        yield Iterate(f"{t}_after", X.detach().clamp(-1, 1), {"t": t + 1, "X": X.detach(), "adam": adam.state_dict()}, ends_outer=True)
+        yield Iterate(
+            f"{t}_after",
+            X.detach().clamp(-1, 1),
+            {"t": t + 1, "X": X.detach(), "adam": adam.state_dict()},
+            ends_outer=True,
+        )
 
 
 METHOD = Method("reddiff", reddiff, REDDiffHyperparameters)

@@ -6,6 +6,7 @@ DiffPIR's loop with fresh noise only, until the measurement hardly moves the net
 passed since is then walked again by the trapezoidal rule over the stored guesses, which asks for no network. Without the paper's
 multi-resolution part. Its text could not be had: the corrector is ours, the rest after a description. The command line and the files of dmilo.py.
 """
+
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -39,7 +40,9 @@ def corrected(path, rng):
     """The z at the last level of a path of Passed, (B, 3, H, W), walked with the mean of each level's guess and the next one's."""
     z = path[0].z
     for now, after in pairwise(path):
-        z = torch.where(now.settled, noised_on((now.guess + after.guess) / 2, z, now.level, 0.0, rng), after.z)
+        z = torch.where(
+            now.settled, noised_on((now.guess + after.guess) / 2, z, now.level, 0.0, rng), after.z
+        )
     return z
 
 

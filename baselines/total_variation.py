@@ -6,6 +6,7 @@ Proximal gradient steps on 1/2 ||A(x) - y||^2 + sigma^2 / length TV(x), the most
 lengths of the picture's gradients are distributed like exp(-|gradient| / length); accelerated (FISTA, Beck & Teboulle 2009). The
 command line and the files of dmilo.py.
 """
+
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,7 +39,8 @@ def largest_gain(operator, transpose, x, steps=30):
 def denoise(x, weights):
     """argmin_u 1/2 ||u - x||^2 + weight TV(u) for each image of x (B, 3, H, W)."""
     images = [
-        denoise_tv_chambolle(image, weight, channel_axis=0) for image, weight in zip(x.cpu().numpy(), weights.flatten().tolist())
+        denoise_tv_chambolle(image, weight, channel_axis=0)
+        for image, weight in zip(x.cpu().numpy(), weights.flatten().tolist())
     ]
     return torch.from_numpy(np.stack(images)).to(x)
 
@@ -54,7 +56,12 @@ def total_variation(g, operator, y, z_0, h, on_step, state=None):
     weight = noise_level(h.sigma) ** 2 / h.length
     rate = 1 / largest_gain(operator, transpose, z_0)
     if state is None:
-        state = {"t": 0, "X": torch.zeros_like(z_0), "ahead": torch.zeros_like(z_0), "momentum": 1.0}
+        state = {
+            "t": 0,
+            "X": torch.zeros_like(z_0),
+            "ahead": torch.zeros_like(z_0),
+            "momentum": 1.0,
+        }
         yield Iterate("init", state["X"])
     X, ahead, momentum = state["X"], state["ahead"], state["momentum"]
     for t in range(state["t"], h.outer):
@@ -64,7 +71,12 @@ def total_variation(g, operator, y, z_0, h, on_step, state=None):
             faster = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
             ahead, momentum = X + (momentum - 1) / faster * (X - previous), faster
             on_step(step + 1, h.inner, residual.square().sum())
-        yield Iterate(f"{t}_after", X.clamp(-1, 1), {"t": t + 1, "X": X, "ahead": ahead, "momentum": momentum}, ends_outer=True)
+        yield Iterate(
+            f"{t}_after",
+            X.clamp(-1, 1),
+            {"t": t + 1, "X": X, "ahead": ahead, "momentum": momentum},
+            ends_outer=True,
+        )
 
 
 METHOD = Method("total_variation", total_variation, TotalVariationHyperparameters, uses_prior=False)

@@ -1,4 +1,5 @@
 """Several samples of one measurement: the interval that they give for each value, and whether the truth lies in it as often as it says."""
+
 import numpy as np
 import torch
 from scipy import stats
@@ -28,7 +29,9 @@ def ranks(samples, truth):
     to it, as at a picture's white, a part drawn at random counts."""
     below, equal = (samples < truth).sum(0), (samples == truth).sum(0)
     share = torch.rand(truth.shape, generator=torch.Generator().manual_seed(0)).to(truth.device)
-    return torch.bincount((below + (share * (equal + 1)).long()).flatten(), minlength=len(samples) + 1).tolist()
+    return torch.bincount(
+        (below + (share * (equal + 1)).long()).flatten(), minlength=len(samples) + 1
+    ).tolist()
 
 
 def calibration(samples, truth, parts):
@@ -43,11 +46,22 @@ def calibration(samples, truth, parts):
     for nominal in NOMINAL:
         low, high = interval(samples, nominal)
         inside = ((low <= truth) & (truth <= high)).double()
-        figures.update({f"inside_{nominal}{part}": inside[:, where].mean().item() for part, where in parts.items()})
+        figures.update(
+            {
+                f"inside_{nominal}{part}": inside[:, where].mean().item()
+                for part, where in parts.items()
+            }
+        )
     order = torch.arange(1 - count, count, 2, device=samples.device)[:, None, None, None]
     apart = 2 * (order * samples.sort(0).values).sum(0).mean().item() / count / (count - 1)
     error = (samples - truth).abs().mean().item()
-    return {**figures, "apart": apart, "error": error, "crps": error - apart / 2, "ranks": ranks(samples, truth)}
+    return {
+        **figures,
+        "apart": apart,
+        "error": error,
+        "crps": error - apart / 2,
+        "ranks": ranks(samples, truth),
+    }
 
 
 def summarised(found):
@@ -56,7 +70,15 @@ def summarised(found):
     if not found:
         return {}
     keys = dict.fromkeys(key for one in found for key in one if key.startswith("inside_"))
-    summary = {key: float(np.mean([one[key] for one in found if key in one])) for key in keys}  # a mask without a hole has nothing missing
-    summary.update({key: float(np.mean([one[key] for one in found])) for key in ("apart", "error", "crps")})
+    summary = {
+        key: float(np.mean([one[key] for one in found if key in one])) for key in keys
+    }  # a mask without a hole has nothing missing
+    summary.update(
+        {key: float(np.mean([one[key] for one in found])) for key in ("apart", "error", "crps")}
+    )
     total = np.sum([one["ranks"] for one in found], axis=0)
-    return {**summary, "spread_over_error": summary["apart"] / summary["error"], "ranks": total.tolist()}
+    return {
+        **summary,
+        "spread_over_error": summary["apart"] / summary["error"],
+        "ranks": total.tolist(),
+    }

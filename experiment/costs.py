@@ -1,5 +1,6 @@
 """What a method costs: evaluations, time and memory, with weights as they are first drawn, for their values do not matter to the
 clock."""
+
 import functools
 import gc
 import multiprocessing
@@ -26,7 +27,11 @@ from util.config import Section, load_yaml
 from util.devices import compile_network, keep_memory
 from util.rng import BatchRandom
 
-THROUGH_A_FEW_LAYERS = ("dmplug", "dmilo", "dmilo-pgd")  # the methods whose memory may grow with the chain
+THROUGH_A_FEW_LAYERS = (
+    "dmplug",
+    "dmilo",
+    "dmilo-pgd",
+)  # the methods whose memory may grow with the chain
 
 
 def fetch(step, steps, loss):
@@ -81,12 +86,16 @@ def count_evaluations(method, preset, task, **given):
 
 def peak_of_this_process():
     """The peak resident memory of this process so far, GB."""
-    if os.path.exists("/proc/self/status"):  # Linux, where getrusage would begin at the peak of the parent process
+    if os.path.exists(
+        "/proc/self/status"
+    ):  # Linux, where getrusage would begin at the peak of the parent process
         with open("/proc/self/status") as f:
             return next(int(line.split()[1]) for line in f if line.startswith("VmHWM")) / 1e6
     import resource  # not on Windows, where only this figure is missing
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1e9 if sys.platform == "darwin" else 1e6
+    )
 
 
 MADE = []  # in a process of its own: what `make_and_call` has made there
@@ -143,7 +152,9 @@ def compare(makes, keeping, repeats, device):
         peaks = [pool.submit(make_and_call, *one).result() for pool, one in zip(pools, started)]
         calls = [lambda pool=pool: pool.submit(call_again).result() for pool in pools]
     else:
-        peaks = [peak_memory(make, device) for make in makes]  # before any time: what is timed stays in memory
+        peaks = [
+            peak_memory(make, device) for make in makes
+        ]  # before any time: what is timed stays in memory
         functions = [make(device) for make in makes]
         for function in functions:
             function()
@@ -160,10 +171,16 @@ def load_memory_table(path):
     section = Section(load_yaml(path), path)
     memory = section.section("memory")
     dataset = memory.take("dataset", str)
-    possible = lambda values: values and all(type(value) is int and 1 <= value <= TRAINING_STEPS for value in values)
-    steps = memory.take("steps", list, possible, f"a list of numbers of DDIM steps, 1 … {TRAINING_STEPS}")
+    possible = lambda values: (
+        values and all(type(value) is int and 1 <= value <= TRAINING_STEPS for value in values)
+    )
+    steps = memory.take(
+        "steps", list, possible, f"a list of numbers of DDIM steps, 1 … {TRAINING_STEPS}"
+    )
     by_steps = lambda methods: all(isinstance(figures, dict) for figures in methods.values())
-    published = section.take("published", dict, by_steps, "figures by method and number of steps", {})
+    published = section.take(
+        "published", dict, by_steps, "figures by method and number of steps", {}
+    )
     section.finish()
     return dataset, steps, published
 
@@ -181,4 +198,6 @@ def memory_table(dataset, all_steps, published, device):
                 found = "out of memory"
             row += [found, str(published.get(method, {}).get(steps, ""))]
         rows.append(row)
-    return ["DDIM steps"] + [cell for method in THROUGH_A_FEW_LAYERS for cell in (f"{method} GB", "published")], rows
+    return ["DDIM steps"] + [
+        cell for method in THROUGH_A_FEW_LAYERS for cell in (f"{method} GB", "published")
+    ], rows

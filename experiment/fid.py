@@ -1,4 +1,5 @@
 """FID (Heusel et al. 2017) of a run's pictures, by the pytorch-fid package."""
+
 import contextlib
 import os
 import sys
@@ -13,7 +14,9 @@ from experiment.pictures import picture
 from util.files import UserError, read_state_dict
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
-INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
+INCEPTION_URL = (
+    f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
+)
 FEATURES = 2048
 
 
@@ -24,13 +27,18 @@ def load_inception(device):
         if os.path.exists(path):
             read_state_dict(path)  # a broken one would be loaded as it is
         else:
-            print(f"fetching FID's network (pytorch-fid, 91 MB) from {INCEPTION_URL}", file=sys.stderr)
+            print(
+                f"fetching FID's network (pytorch-fid, 91 MB) from {INCEPTION_URL}", file=sys.stderr
+            )
         # Here, because it takes torchvision along, which nothing else needs.
         from pytorch_fid.inception import InceptionV3
 
         return InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]]).to(device)
     except (UserError, RuntimeError, OSError) as error:  # no network; a file of something else
-        print(f"warning: no FID ({' '.join(str(error).split())}); put {INCEPTION_URL} at {path}", file=sys.stderr)
+        print(
+            f"warning: no FID ({' '.join(str(error).split())}); put {INCEPTION_URL} at {path}",
+            file=sys.stderr,
+        )
         return None
 
 
@@ -60,7 +68,9 @@ def moments(files, inception, device):
         with Image.open(file) as image:
             alike.setdefault(image.size, []).append(file)
     options = dict(dims=FEATURES, device=device, num_workers=0)
-    features = np.concatenate([get_activations(some, inception, min(50, len(some)), **options) for some in alike.values()])
+    features = np.concatenate(
+        [get_activations(some, inception, min(50, len(some)), **options) for some in alike.values()]
+    )
     return features.mean(0), np.cov(features, rowvar=False)
 
 
@@ -79,14 +89,24 @@ class FrechetInceptionDistance:
             return None
         names = [name for name in names if os.path.exists(picture(directory, name, "origin"))]
         if len(names) < 2:
-            print("warning: no FID, it needs two images or more whose truth is known", file=sys.stderr)
+            print(
+                "warning: no FID, it needs two images or more whose truth is known", file=sys.stderr
+            )
             return None
         statistics = {}
         for which in ("origin", "final", "result"):
-            statistics[which] = moments([picture(directory, name, which) for name in names], self.inception, self.device)
+            statistics[which] = moments(
+                [picture(directory, name, which) for name in names], self.inception, self.device
+            )
         try:
-            distances = [frechet_distance(*statistics["origin"], *statistics[which]) for which in ("final", "result")]
+            distances = [
+                frechet_distance(*statistics["origin"], *statistics[which])
+                for which in ("final", "result")
+            ]
         except ValueError as error:  # ill-conditioned covariances
-            print(f"warning: no FID, {len(names)} images are too few for it ({error})", file=sys.stderr)
+            print(
+                f"warning: no FID, {len(names)} images are too few for it ({error})",
+                file=sys.stderr,
+            )
             return None
         return dict(zip(("final", "best"), map(float, distances)))

@@ -1,4 +1,5 @@
 """A run's folder: begun once with its settings, and gone on with only by what they say."""
+
 import hashlib
 import json
 import os
@@ -6,7 +7,10 @@ import os
 from util.files import UserError, write_text
 
 
-PATHS = ("data", "model_path")  # settings which are paths; what is there is compared by content elsewhere
+PATHS = (
+    "data",
+    "model_path",
+)  # settings which are paths; what is there is compared by content elsewhere
 
 
 def same_path(path, other):
@@ -29,7 +33,11 @@ def differences(begun, wanted, prefix=""):
 def filled(begun, defaults):
     """Nested settings, and where a key is missing its default: a run begun before there was such a key goes on."""
     both = lambda key: isinstance(begun.get(key), dict) and isinstance(defaults[key], dict)
-    return {**defaults, **begun, **{key: filled(begun[key], defaults[key]) for key in defaults if both(key)}}
+    return {
+        **defaults,
+        **begun,
+        **{key: filled(begun[key], defaults[key]) for key in defaults if both(key)},
+    }
 
 
 def checkpoint_digest(path):
@@ -49,24 +57,34 @@ def open_run(directory, settings, chosen, defaults):
     made.
     """
     path = os.path.join(directory, "settings.json")
-    wanted = json.loads(json.dumps({**settings, **chosen}))  # tuples become lists, as they do in the file
+    wanted = json.loads(
+        json.dumps({**settings, **chosen})
+    )  # tuples become lists, as they do in the file
     try:
         if not os.path.exists(path):
             # Hidden: what another rank or job is writing at this moment; it may be done with it by now.
             others = os.listdir(directory) if os.path.isdir(directory) else []
             if any(not name.startswith(".") and name != "settings.json" for name in others):
-                raise UserError(f"{directory}: is there already and is no run of this program; choose another --name NAME")
+                raise UserError(
+                    f"{directory}: is there already and is no run of this program; choose another --name NAME"
+                )
             write_text(path, json.dumps(wanted, indent=1))
         with open(path, encoding="utf-8") as f:
             begun = json.load(f)
     except OSError as error:
-        raise UserError(f"{directory}: cannot be written ({error.strerror}); choose another --logdir") from error
+        raise UserError(
+            f"{directory}: cannot be written ({error.strerror}); choose another --logdir"
+        ) from error
     except ValueError as error:
         raise UserError(f"{path}: cannot be read ({error}); choose another --name NAME") from error
     if not isinstance(begun, dict):
         raise UserError(f"{path}: does not hold a run's settings; choose another --name NAME")
     begun = filled(begun, json.loads(json.dumps(defaults)))
     kept = {key: begun.pop(key, value) for key, value in chosen.items()}
-    for key, was, now in differences(begun, {key: value for key, value in wanted.items() if key not in chosen}):
-        raise UserError(f"{directory}: was begun with {key} {was}, now it is {now}; go on with the former or choose another --name NAME")
+    for key, was, now in differences(
+        begun, {key: value for key, value in wanted.items() if key not in chosen}
+    ):
+        raise UserError(
+            f"{directory}: was begun with {key} {was}, now it is {now}; go on with the former or choose another --name NAME"
+        )
     return kept

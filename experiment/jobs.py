@@ -1,4 +1,5 @@
 """A run of a script as a user would type it, and what it has left so far: what tables and benchmarks are made of."""
+
 import os
 import subprocess
 import sys
@@ -20,7 +21,9 @@ def method_and_preset(text):
     method = text.partition("/")[0]
     possible = [f"{method}/{preset}" for preset in load_presets(load_method(method).name)]
     if text not in possible:
-        raise UserError(f"--runs {text}: must be method/preset, of that method {', '.join(possible)}")
+        raise UserError(
+            f"--runs {text}: must be method/preset, of that method {', '.join(possible)}"
+        )
     return text
 
 
@@ -33,7 +36,15 @@ def launcher(method, nproc_per_node=1):
     name = [project(f"{method}.py")] if method in OURS else ["-m", module(method)]
     if nproc_per_node > 1:
         *options, name = name
-        name = ["-m", "torch.distributed.run", "--nproc-per-node", str(nproc_per_node), *options, "--", name]
+        name = [
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(nproc_per_node),
+            *options,
+            "--",
+            name,
+        ]
     return [sys.executable, *name]
 
 
@@ -41,15 +52,32 @@ def command(job, cuda, extra=(), nproc_per_node=1):
     """The command that a user would type for this run."""
     return [
         *launcher(job.method, nproc_per_node),
-        "--dataset", job.dataset, "--task", job.task, "--data", job.data, "-n", str(job.number), "--preset", job.preset,
-        "-l", job.logdir, "--name", NAME, "--cuda", str(cuda), *extra,
+        "--dataset",
+        job.dataset,
+        "--task",
+        job.task,
+        "--data",
+        job.data,
+        "-n",
+        str(job.number),
+        "--preset",
+        job.preset,
+        "-l",
+        job.logdir,
+        "--name",
+        NAME,
+        "--cuda",
+        str(cuda),
+        *extra,
     ]
 
 
 def run_command(typed):
     """Run a command of `command`'s and return its exit code. Python finds the project's modules from wherever the user stands."""
     paths = [PROJECT, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.run(typed, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}).returncode
+    return subprocess.run(
+        typed, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    ).returncode
 
 
 def images(job):
@@ -72,4 +100,8 @@ def left(job):
 def sound_records(job):
     """{image: record} of the job's images that are finished and have not failed."""
     names = images(job)
-    return {name: r for name, r in finished_records(folder(job)).items() if name in names and "failed" not in r}
+    return {
+        name: r
+        for name, r in finished_records(folder(job)).items()
+        if name in names and "failed" not in r
+    }

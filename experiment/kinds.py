@@ -1,4 +1,5 @@
 """The kinds of measurement that photographs can be: what is given beside a picture, and the operator that follows from it."""
+
 import os
 
 import torch
@@ -53,17 +54,27 @@ class Inpainting(Denoising):
     def given(self, path, name, photo):
         photo.alpha, visible = None, photo.visible  # what is transparent is filled in
         if self.masks is None:
-            return {"mask": visible}, ["what is transparent is missing"] if not visible.all() else [], []
+            return (
+                {"mask": visible},
+                ["what is transparent is missing"] if not visible.all() else [],
+                [],
+            )
         file = mask_of(self.masks, path, name)
         mask, said = load_mask(file, self.invert, self.grow)
         if mask.shape[-2:] != photo.x.shape[-2:]:
             sizes = [f"{x.shape[-1]} x {x.shape[-2]}" for x in (mask, photo.x)]
-            raise UserError(f"{file}: is {sizes[0]}, {path} is {sizes[1]}; make the mask of the picture's size")
+            raise UserError(
+                f"{file}: is {sizes[0]}, {path} is {sizes[1]}; make the mask of the picture's size"
+            )
         share = 1 - mask.mean().item()
         told = [f"{os.path.basename(file)}: {said}"] if said else []
         told += [] if visible.all() else ["what is transparent is missing, too"]
         hint = f"{file}: {share:.0%} of {path} is missing; if this mask is white where the hole is, give --invert-mask"
-        return {"mask": mask * visible}, told, [hint] if share > HALF_GONE and not self.invert else []
+        return (
+            {"mask": mask * visible},
+            told,
+            [hint] if share > HALF_GONE and not self.invert else [],
+        )
 
 
 class Deblurring(Denoising):
@@ -78,15 +89,24 @@ class Deblurring(Denoising):
     def given(self, path, name, photo):
         file = beside("kernel", self.kernels, path, name)
         kernel, warnings = load_kernel(file, self.flip, self.centre)
-        (h, w), (height, width) = kernel.shape[-2:], [side * self.factor for side in photo.x.shape[-2:]]
+        (h, w), (height, width) = (
+            kernel.shape[-2:],
+            [side * self.factor for side in photo.x.shape[-2:]],
+        )
         if h > height or w > width:
-            raise UserError(f"{file}: this kernel, {w} x {h}, is larger than {path}, {width} x {height}; cut its dark border off")
+            raise UserError(
+                f"{file}: this kernel, {w} x {h}, is larger than {path}, {width} x {height}; cut its dark border off"
+            )
         return {"kernel": kernel}, [f"kernel {w} x {h}"], [f"{file}: {one}" for one in warnings]
 
     def unclipped(self, photo, given):
         """A lamp brighter than white shines into what is around it more than any picture in [-1, 1] can say."""
         clipped = (photo.x > CLIPPED).all(1, keepdim=True).float()
-        return 1 - lit_beyond_white(photo.x, given["kernel"], clipped) if clipped.any() else 1 - clipped
+        return (
+            1 - lit_beyond_white(photo.x, given["kernel"], clipped)
+            if clipped.any()
+            else 1 - clipped
+        )
 
     def border(self, given):
         h, w = given["kernel"].shape[-2:]
@@ -107,7 +127,9 @@ class BlindDeblurring(Denoising):
     def given(self, path, name, photo):
         height, width = photo.x.shape[-2:]
         if self.side > min(height, width) // 2:
-            raise UserError(f"--blind {self.largest}: is too large a kernel for {path}, {width} x {height}; half a side is the most")
+            raise UserError(
+                f"--blind {self.largest}: is too large a kernel for {path}, {width} x {height}; half a side is the most"
+            )
         return {}, [], []
 
     def border(self, given):
@@ -143,11 +165,15 @@ class BlurredAndReduced(Deblurring):
         return torch.ones_like(photo.x[:, :1])
 
     def size(self, y, given):
-        return [self.factor * side + 2 * more for side, more in zip(y.shape[-2:], self.border(given))]
+        return [
+            self.factor * side + 2 * more for side, more in zip(y.shape[-2:], self.border(given))
+        ]
 
     def operator(self, given, size, device):
         blur, border = super().operator(given, size, device), self.border(given)
-        reduce = self.reduction.operator(given, [side - 2 * more for side, more in zip(size, border)], device)
+        reduce = self.reduction.operator(
+            given, [side - 2 * more for side, more in zip(size, border)], device
+        )
         return lambda x: reduce(blur(x))
 
 
@@ -176,4 +202,6 @@ def beside(option, given, path, name):
         found = [file for file in found if not os.path.samefile(file, path)]
         if found:
             return found[0]
-    raise UserError(f"--{option} {given}: has no file called {os.path.basename(name)}, for {path}; put it there or name one file for all")
+    raise UserError(
+        f"--{option} {given}: has no file called {os.path.basename(name)}, for {path}; put it there or name one file for all"
+    )

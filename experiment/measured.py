@@ -1,4 +1,5 @@
 """Pictures that were measured, as a command line names them: Problems without a truth. What was measured of them stands in `kinds`."""
+
 import hashlib
 import math
 import os
@@ -27,7 +28,12 @@ NOT_WHITE = {
     "dithered": "its pixels differ by more than noise, as in dithered or black and white pictures; reduce it by four first, or say --sigma",
     "hidden": "no place in it is flat enough to tell noise from texture; its sigma holds for white noise, say --sigma for a JPEG or a resized one",
 }
-LASTING = ("scale", "blind", "sigma", "stop")  # settings that have to be the same when a run goes on; and, where they are given:
+LASTING = (
+    "scale",
+    "blind",
+    "sigma",
+    "stop",
+)  # settings that have to be the same when a run goes on; and, where they are given:
 LASTING_GIVEN = ("filter", "invert_mask", "grow", "centre_kernel", "linear", "keep_observed")
 
 
@@ -47,7 +53,11 @@ def measured_files(args):
     own_names = {os.path.splitext(os.path.basename(path))[0].lower() for path in paths}
     if len(own_names) == len(paths):
         return paths, None, unread
-    return paths, os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]), unread
+    return (
+        paths,
+        os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]),
+        unread,
+    )
 
 
 def digest(y):
@@ -62,10 +72,14 @@ class Measured:
 
     def __init__(self, args, prior_size):
         if args.sigma == 0:
-            raise UserError("--sigma 0: no file is without noise, of 8 bits it is 1/255 at least; leave the option out for an estimate")
+            raise UserError(
+                "--sigma 0: no file is without noise, of 8 bits it is 1/255 at least; leave the option out for an estimate"
+            )
         self.args, self.kind, self.margin = args, kind_of(args), prior_size // 2
         self.lasting = {"measured": True, **{key: getattr(args, key) for key in LASTING}}
-        self.lasting.update({key: getattr(args, key) for key in LASTING_GIVEN if getattr(args, key)})
+        self.lasting.update(
+            {key: getattr(args, key) for key in LASTING_GIVEN if getattr(args, key)}
+        )
         paths, folder, unread = measured_files(args)
         self.paths = chosen(args, paths, folder)
         for one, others in unread.items():
@@ -74,7 +88,9 @@ class Measured:
         for name, path in self.paths.items():
             try:
                 photo = read_photograph(path, args.linear)
-                refuse_small(path, [side * (args.scale or 1) for side in photo.x.shape[-2:]], prior_size)
+                refuse_small(
+                    path, [side * (args.scale or 1) for side in photo.x.shape[-2:]], prior_size
+                )
                 self._look_at(name, path, photo)
             except PictureError as error:
                 self.failed[name] = str(error)
@@ -88,10 +104,16 @@ class Measured:
         if self.kind.knows_mask and "mask" not in given:
             visible, unclipped = photo.visible, self.kind.unclipped(photo, given)
             parts = [(visible, "transparent"), (unclipped, "lit by lamps brighter than white")]
-            told += [f"{1 - part.mean().item():.1%} {why} and left out of the measurement" for part, why in parts if not part.all()]
+            told += [
+                f"{1 - part.mean().item():.1%} {why} and left out of the measurement"
+                for part, why in parts
+                if not part.all()
+            ]
             given["mask"] = visible * unclipped
         if "mask" in given and not given["mask"].any():
-            raise PictureError(f"{self.paths[name]}: nothing of it is left to restore it from; it is transparent or clipped where its mask is white")
+            raise PictureError(
+                f"{self.paths[name]}: nothing of it is left to restore it from; it is transparent or clipped where its mask is white"
+            )
         return photo.x * given.get("mask", 1), given, told, warnings
 
     def _window(self, given):
@@ -101,25 +123,58 @@ class Measured:
         if not isinstance(self.kind, Inpainting) or given["mask"].all():
             return everything
         rows, columns = window = around_holes(given["mask"], self.margin)
-        little = (rows.stop - rows.start) * (columns.stop - columns.start) <= LITTLE * given["mask"].numel()
+        little = (rows.stop - rows.start) * (columns.stop - columns.start) <= LITTLE * given[
+            "mask"
+        ].numel()
         return window if little or self.args.keep_observed else everything
 
     def _look_at(self, name, path, photo):
         y, given, told, warnings = self._measurement(name, photo)
         mask, whole = given.get("mask", torch.ones_like(y[:, :1])), y.shape[-2:]
-        complete = isinstance(self.kind, Inpainting) and self.args.mask is not None and bool(mask.all())
+        complete = (
+            isinstance(self.kind, Inpainting) and self.args.mask is not None and bool(mask.all())
+        )
         sigma, source, kind = self._sigma(path, y, mask, complete)
         warnings += [f"{path}: {NOT_WHITE[kind]}"] if kind in NOT_WHITE else []
         y, share = y[(..., *self._window(given))], 1 - mask.mean().item()
-        rest = "left as it is" if self.args.keep_observed else "given to the network once, where the method has one"
-        told += [f"{y.shape[-1]} x {y.shape[-2]} around the holes worked through, the rest {rest}"] if y.shape[-2:] != whole else []
-        self.keys[name] = (tuple(self.kind.size(y, given)), tuple(y.shape), sigma, photo.grey, complete)
+        rest = (
+            "left as it is"
+            if self.args.keep_observed
+            else "given to the network once, where the method has one"
+        )
+        told += (
+            [f"{y.shape[-1]} x {y.shape[-2]} around the holes worked through, the rest {rest}"]
+            if y.shape[-2:] != whole
+            else []
+        )
+        self.keys[name] = (
+            tuple(self.kind.size(y, given)),
+            tuple(y.shape),
+            sigma,
+            photo.grey,
+            complete,
+        )
         self.digests[name] = digest(y[0].numpy())
-        about = "its mask has no hole: nothing to do, copied" if complete else f"sigma {sigma:.4f} ({source})"
-        missing = [f"{share:.1%} missing"] if isinstance(self.kind, Inpainting) and not mask.all() else []
+        about = (
+            "its mask has no hole: nothing to do, copied"
+            if complete
+            else f"sigma {sigma:.4f} ({source})"
+        )
+        missing = (
+            [f"{share:.1%} missing"] if isinstance(self.kind, Inpainting) and not mask.all() else []
+        )
         form = f"{'grey' if photo.grey else 'RGB'}{' with opacity' if photo.alpha is not None else ''}, {photo.bits} bits"
         assumed = [self.kind.assumed] if self.kind.assumed else []
-        parts = [f"{whole[1]} x {whole[0]}", self.args.task, about, *missing, *told, *assumed, form, *photo.remarks]
+        parts = [
+            f"{whole[1]} x {whole[0]}",
+            self.args.task,
+            about,
+            *missing,
+            *told,
+            *assumed,
+            form,
+            *photo.remarks,
+        ]
         self.report.append(f"{name}: {', '.join(parts)}")
         self.warnings += [one for one in warnings if one not in self.warnings]
 
@@ -130,12 +185,18 @@ class Measured:
             return self.args.sigma, "--sigma", None
         noise = None if complete else estimate_noise(y, mask)
         if noise is None and not complete:
-            raise PictureError(f"{path}: too few neighbouring pixels are observed to estimate the noise; say it with --sigma")
+            raise PictureError(
+                f"{path}: too few neighbouring pixels are observed to estimate the noise; say it with --sigma"
+            )
         if complete or noise.sigma < LEAST_SIGMA:
             return LEAST_SIGMA, "an 8-bit file's least", noise and noise.kind
         sigma = min(noise.sigma, LARGEST_SIGMA)
         kind = noise.kind if sigma == noise.sigma else "dithered"
-        return STEP ** round(math.log(sigma, STEP)), "estimated" if mask.all() else "estimated from the observed pixels", kind
+        return (
+            STEP ** round(math.log(sigma, STEP)),
+            "estimated" if mask.all() else "estimated from the observed pixels",
+            kind,
+        )
 
     def key(self, name):
         return self.keys[name]
@@ -148,17 +209,43 @@ class Measured:
         windows = [self._window(one) for one in given]
         ys = [y[(..., *window)] for y, window in zip(ys, windows)]
         cut = lambda key, value, window: value[(..., *window)] if key == "mask" else value
-        drawn = {key: torch.cat([cut(key, one[key], window) for one, window in zip(given, windows)]).to(device) for key in given[0]}
+        drawn = {
+            key: torch.cat([cut(key, one[key], window) for one, window in zip(given, windows)]).to(
+                device
+            )
+            for key in given[0]
+        }
         A = self.kind.operator(drawn, size, device)
         if "mask" in drawn:
             seen = masking(drawn["mask"])
             if drawn["mask"].all():
                 del drawn["mask"]
-        brought = [{"bits": photo.bits, "alpha": photo.alpha, "tags": photo.tags, "whole": photo.x[0], "window": window}
-                   for photo, window in zip(photos, windows)]
+        brought = [
+            {
+                "bits": photo.bits,
+                "alpha": photo.alpha,
+                "tags": photo.tags,
+                "whole": photo.x[0],
+                "window": window,
+            }
+            for photo, window in zip(photos, windows)
+        ]
         operator = (lambda x: seen(A(x))) if "mask" in drawn else A
-        return Problem(names, operator, torch.cat(ys).to(device), sigma, drawn, size, None, self.kind.border(drawn), grey, complete,
-                       brought=brought, linear=self.args.linear, keep=self.args.keep_observed)
+        return Problem(
+            names,
+            operator,
+            torch.cat(ys).to(device),
+            sigma,
+            drawn,
+            size,
+            None,
+            self.kind.border(drawn),
+            grey,
+            complete,
+            brought=brought,
+            linear=self.args.linear,
+            keep=self.args.keep_observed,
+        )
 
     def refuse_others(self, directory):
         """Raise UserError where a run's folder has begun one of the pictures with another measurement or kernel."""
@@ -168,10 +255,18 @@ class Measured:
             if not os.path.exists(path):
                 continue
             if digest(np.load(path)) != self.digests[name]:
-                raise UserError(f"{path}: is not the measurement that {name} is now; rename the new one or choose another --name NAME")
+                raise UserError(
+                    f"{path}: is not the measurement that {name} is now; rename the new one or choose another --name NAME"
+                )
             path = os.path.join(folder, "kernel.png")
             if os.path.exists(path) and self.args.kernel is not None:
-                kernel = load_kernel(beside("kernel", self.args.kernel, self.paths[name], name), self.args.flip_kernel, self.args.centre_kernel)[0]
+                kernel = load_kernel(
+                    beside("kernel", self.args.kernel, self.paths[name], name),
+                    self.args.flip_kernel,
+                    self.args.centre_kernel,
+                )[0]
                 then, now = load_image(path)[0, :1], kernel_picture(kernel[0])
                 if then.shape != now.shape or (then - now).abs().max() > 2 / 255:
-                    raise UserError(f"{path}: is not the kernel that {name} has now; choose another --name NAME")
+                    raise UserError(
+                        f"{path}: is not the kernel that {name} has now; choose another --name NAME"
+                    )

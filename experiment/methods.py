@@ -3,13 +3,25 @@
 A method is a module with a METHOD (`solvers.method.Method`) and a table configs/<name>.yaml. The modules are loaded when they are asked
 for: the two methods stand above this file, and some of the others take long to load.
 """
+
 import importlib
 
 from util.files import UserError
 
 OURS = ("dmilo", "dmilo-pgd")
 BASELINES = (
-    "least_squares", "total_variation", "denoiser", "dpir", "diffpir", "deepinv_diffpir", "ddiff", "dmplug", "dps", "reddiff", "daps", "subdaps",
+    "least_squares",
+    "total_variation",
+    "denoiser",
+    "dpir",
+    "diffpir",
+    "deepinv_diffpir",
+    "ddiff",
+    "dmplug",
+    "dps",
+    "reddiff",
+    "daps",
+    "subdaps",
 )
 
 

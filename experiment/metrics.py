@@ -1,4 +1,5 @@
 """PSNR, SSIM and LPIPS as the published scripts compute them."""
+
 import warnings
 
 import torch
@@ -19,10 +20,20 @@ def load_lpips(device):
         model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     state = read_state_dict(project(ALEXNET))
     try:
-        for part in model.net.children():  # slice1 … slice5, whose layers keep their numbers in AlexNet's features
-            part.load_state_dict({key: value for key, value in state.items() if key.split(".")[0] in dict(part.named_children())})
+        for part in (
+            model.net.children()
+        ):  # slice1 … slice5, whose layers keep their numbers in AlexNet's features
+            part.load_state_dict(
+                {
+                    key: value
+                    for key, value in state.items()
+                    if key.split(".")[0] in dict(part.named_children())
+                }
+            )
     except RuntimeError as error:
-        raise UserError(f"{ALEXNET}: holds other weights than AlexNet's convolutions; restore the file") from error
+        raise UserError(
+            f"{ALEXNET}: holds other weights than AlexNet's convolutions; restore the file"
+        ) from error
     return model.requires_grad_(False).eval().to(device)
 
 
@@ -43,6 +54,8 @@ class Metrics:
         pair = [image.to(self.device).clamp(-1, 1).expand(1, 3, -1, -1) for image in (reference, x)]
         return {
             "psnr": float(peak_signal_noise_ratio(reference_pixels, pixels, data_range=1)),
-            "ssim": float(structural_similarity(reference_pixels, pixels, channel_axis=2, data_range=1)),
+            "ssim": float(
+                structural_similarity(reference_pixels, pixels, channel_axis=2, data_range=1)
+            ),
             "lpips_alex": self.lpips(*pair).item(),
         }

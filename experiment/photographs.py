@@ -1,5 +1,6 @@
 """`benchmark.py photographs`: photographs that come with scikit-image and scikit-learn, damaged, and restored by this project's command
 line and by what people use (`experiment.rivals`). All of them read the same 8-bit files and are judged by the files that they write."""
+
 import functools
 import os
 import statistics
@@ -28,7 +29,12 @@ from util.images import load_image, save_image
 from util.tables import markdown
 
 RUN = "photographs"  # what our runs are called
-KERNEL, SCRATCH, SCRATCHES, FACTOR = 13, 4, 8, 4  # pixels a side; pixels wide; how many on SIDE pixels a side; times
+KERNEL, SCRATCH, SCRATCHES, FACTOR = (
+    13,
+    4,
+    8,
+    4,
+)  # pixels a side; pixels wide; how many on SIDE pixels a side; times
 SIDE = 176
 SHOWN = 3  # photographs in the picture of a benchmark
 
@@ -37,11 +43,15 @@ def from_sklearn(file):
     try:
         from sklearn.datasets import load_sample_image  # for this alone
     except ImportError as error:
-        raise UserError(f"{file}: comes with scikit-learn, which is not here; pip install scikit-learn, or name other --photographs") from error
+        raise UserError(
+            f"{file}: comes with scikit-learn, which is not here; pip install scikit-learn, or name other --photographs"
+        ) from error
     return load_sample_image(file)
 
 
-Photograph = namedtuple("Photograph", "load centre")  # load() -> (H, W) or (H, W, 3) uint8; centre: row and column of what is cut out
+Photograph = namedtuple(
+    "Photograph", "load centre"
+)  # load() -> (H, W) or (H, W, 3) uint8; centre: row and column of what is cut out
 
 PHOTOGRAPHS = {
     "camera": Photograph(skimage.data.camera, (184, 248)),
@@ -72,7 +82,11 @@ def cut(picture, centre, size):
 
 def noisy(level):
     """Noise of `level` of 255 levels."""
-    return lambda x, rng: (x, x + level / 127.5 * torch.from_numpy(rng.standard_normal(x.shape)).float(), {})
+    return lambda x, rng: (
+        x,
+        x + level / 127.5 * torch.from_numpy(rng.standard_normal(x.shape)).float(),
+        {},
+    )
 
 
 def scratched(x, rng):
@@ -82,7 +96,11 @@ def scratched(x, rng):
     draw = ImageDraw.Draw(mask)
     for n in range(round(SCRATCHES * max(height, width) / SIDE)):
         ends = rng.random(2)
-        line = [(ends[0] * width, -1), (ends[1] * width, height)] if n % 2 else [(-1, ends[0] * height), (width, ends[1] * height)]
+        line = (
+            [(ends[0] * width, -1), (ends[1] * width, height)]
+            if n % 2
+            else [(-1, ends[0] * height), (width, ends[1] * height)]
+        )
         draw.line(line, fill=0, width=SCRATCH)
     mask = np.asarray(mask) > 0
     return x, torch.where(torch.from_numpy(mask), x, 1.0), {"mask": mask}
@@ -90,11 +108,17 @@ def scratched(x, rng):
 
 def blurred(level):
     """A camera's shake and noise of `level` of 255 levels. The kernel has seen what is around the picture; so the truth is smaller."""
+
     def damage(x, rng):
         kernel = torch.from_numpy(motion_kernel(KERNEL, 0.5, rng, None)).float()
         size, border = tuple(x.shape[-2:]), KERNEL // 2
         clean = correlating(kernel[None], size)(x[None])[0]
-        return x[:, border:-border, border:-border], noisy(level)(clean, rng)[1], {"kernel": kernel.numpy()}
+        return (
+            x[:, border:-border, border:-border],
+            noisy(level)(clean, rng)[1],
+            {"kernel": kernel.numpy()},
+        )
+
     return damage
 
 
@@ -109,7 +133,10 @@ def reduced(x, rng):
 # truth and measurement, likewise, and what is known of the damage.
 Damage = namedtuple("Damage", "title level option make")
 
-DAMAGES = {f"noise{level}": Damage(f"noise {level} of 255", level, None, noisy(level)) for level in (2, 5, 10, 25, 50)}
+DAMAGES = {
+    f"noise{level}": Damage(f"noise {level} of 255", level, None, noisy(level))
+    for level in (2, 5, 10, 25, 50)
+}
 DAMAGES["scratches"] = Damage(f"scratches {SCRATCH} px wide", None, "mask", scratched)
 DAMAGES["blur"] = Damage(f"known blur of {KERNEL} px, noise 2.5", 2.5, "kernel", blurred(2.5))
 DAMAGES["reduced"] = Damage(f"enlarging x {FACTOR}", None, "scale", reduced)
@@ -132,7 +159,10 @@ def write_damaged(folder, names, size, damage):
         for kind, x in (("truth", truth), ("measured", measured)):
             save_image(os.path.join(folder, kind, f"{name}.png"), x.clamp(-1, 1))
         if "mask" in known[name]:
-            save_image(os.path.join(folder, "mask", f"{name}.png"), torch.from_numpy(known[name]["mask"]).float()[None] * 2 - 1)
+            save_image(
+                os.path.join(folder, "mask", f"{name}.png"),
+                torch.from_numpy(known[name]["mask"]).float()[None] * 2 - 1,
+            )
         if "kernel" in known[name]:
             with atomic(os.path.join(folder, "kernel", f"{name}.npy")) as path:
                 np.save(path, known[name]["kernel"])
@@ -143,16 +173,37 @@ def ours(args, run, damage, folder):
     """Restore a folder's measured pictures by a run, method/preset, of the command line -> {name: (path of the result, seconds)}."""
     method, _, preset = run.partition("/")
     measured, logdir = os.path.join(folder, "measured"), os.path.join(folder, run.replace("/", "-"))
-    typed = [*launcher(method), "--measured", measured, "--dataset", args.dataset, "--preset", preset,
-             "-l", logdir, "--name", RUN, "--batch-size", "1", "--cuda", str(args.cuda)]
+    typed = [
+        *launcher(method),
+        "--measured",
+        measured,
+        "--dataset",
+        args.dataset,
+        "--preset",
+        preset,
+        "-l",
+        logdir,
+        "--name",
+        RUN,
+        "--batch-size",
+        "1",
+        "--cuda",
+        str(args.cuda),
+    ]
     if damage.option:
-        typed += [f"--{damage.option}", str(FACTOR) if damage.option == "scale" else os.path.join(folder, damage.option)]
+        typed += [
+            f"--{damage.option}",
+            str(FACTOR) if damage.option == "scale" else os.path.join(folder, damage.option),
+        ]
     if damage.level:
         typed += ["--sigma", str(damage.level / 127.5)]
     if run_command(typed):
         raise UserError(f"{' '.join(typed)}: failed; its own message stands above")
     directory = os.path.join(logdir, args.dataset, MEASURED_TASKS[damage.option], RUN)
-    return {name: (os.path.join(directory, "restored", f"{name}.png"), record["seconds"]) for name, record in finished_records(directory).items()}
+    return {
+        name: (os.path.join(directory, "restored", f"{name}.png"), record["seconds"])
+        for name, record in finished_records(directory).items()
+    }
 
 
 def theirs(rival, damage, folder, known):
@@ -203,10 +254,25 @@ def figures(metrics, path, truth_path, mask):
 
 def row(metrics, title, method, restored, folder, known):
     """A row, as texts: PSNR by photograph and in the mean, LPIPS and seconds in the mean."""
-    found = [figures(metrics, restored[name][0], os.path.join(folder, "truth", f"{name}.png"), known[name].get("mask")) for name in known]
+    found = [
+        figures(
+            metrics,
+            restored[name][0],
+            os.path.join(folder, "truth", f"{name}.png"),
+            known[name].get("mask"),
+        )
+        for name in known
+    ]
     psnr, lpips = zip(*found)
     seconds = statistics.mean(restored[name][1] for name in known)
-    return [title, method, *(f"{value:.2f}" for value in psnr), f"{statistics.mean(psnr):.2f}", f"{statistics.mean(lpips):.4f}", f"{seconds:.2g}"]
+    return [
+        title,
+        method,
+        *(f"{value:.2f}" for value in psnr),
+        f"{statistics.mean(psnr):.2f}",
+        f"{statistics.mean(lpips):.4f}",
+        f"{seconds:.2g}",
+    ]
 
 
 def compare_damage(args, damage, folder, rivals, metrics):
@@ -214,10 +280,19 @@ def compare_damage(args, damage, folder, rivals, metrics):
     known = write_damaged(folder, args.photographs, args.size, damage)
     by_method = {rival.name: theirs(rival, damage, folder, known) for rival in rivals}
     by_method.update({run.replace("/", ", "): ours(args, run, damage, folder) for run in args.runs})
-    rows = [row(metrics, damage.title, method, restored, folder, known) for method, restored in by_method.items()]
+    rows = [
+        row(metrics, damage.title, method, restored, folder, known)
+        for method, restored in by_method.items()
+    ]
     beside = lambda kind, name: os.path.join(folder, kind, f"{name}.png")
-    strips = [[beside("measured", name), *(restored[name][0] for restored in by_method.values()), beside("truth", name)]
-              for name in args.photographs[:SHOWN]]
+    strips = [
+        [
+            beside("measured", name),
+            *(restored[name][0] for restored in by_method.values()),
+            beside("truth", name),
+        ]
+        for name in args.photographs[:SHOWN]
+    ]
     return rows, ([damage.title, *by_method, "truth"], strips)
 
 
@@ -233,7 +308,9 @@ def photographs(args, device):
         folder = os.path.join(args.out, f"{name}-{args.size}")
         found, block = compare_damage(args, damage, folder, rivals[damage.option], metrics)
         rows, blocks = rows + found, blocks + [block]
-        write_text(os.path.join(args.out, "photographs.md"), "\n".join(markdown(header, rows)) + "\n")  # whatever comes next
+        write_text(
+            os.path.join(args.out, "photographs.md"), "\n".join(markdown(header, rows)) + "\n"
+        )  # whatever comes next
     write_strips(os.path.join(args.out, "photographs.png"), blocks)
     print("\n".join(markdown(header, rows)))
     print(f"\nwrote {args.out}/ (photographs.md, photographs.png)")

@@ -1,4 +1,5 @@
 """The pictures of a run and of a table: grids and strips."""
+
 import math
 import os
 
@@ -40,7 +41,11 @@ def fitted(image, side):
 
 def in_8_bits(image):
     """A result's picture as the others are: of 16 bits Pillow would paste the lower 8, and opacity has no place in a grid."""
-    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I") else image
+    image = (
+        Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        if image.mode.startswith("I")
+        else image
+    )
     return image.convert("RGB")
 
 
@@ -54,11 +59,18 @@ def write_grid(directory, records):
         return
     known = any("psnr" in record for record in shown.values())
     columns = ["origin", "measurement", "final"] if known else ["measurement", "result"]
-    rows = [[in_8_bits(Image.open(picture(directory, name, column))) for column in columns] for name in shown]
+    rows = [
+        [in_8_bits(Image.open(picture(directory, name, column))) for column in columns]
+        for name in shown
+    ]
     cell = min(max(CELL, *(max(row[-1].size) for row in rows)), LARGEST)
     rows = [[fitted(one, cell) for one in row] for row in rows]
     heights = [max(one.height for one in row) for row in rows]
-    canvas = Image.new("RGB", (len(columns) * (cell + PAD) + PAD, CAPTION + sum(heights) + len(rows) * PAD), "white")
+    canvas = Image.new(
+        "RGB",
+        (len(columns) * (cell + PAD) + PAD, CAPTION + sum(heights) + len(rows) * PAD),
+        "white",
+    )
     draw = ImageDraw.Draw(canvas)
     for c, column in enumerate(columns):
         draw.text((PAD + c * (cell + PAD), 2), column, fill="black")
@@ -68,7 +80,13 @@ def write_grid(directory, records):
             canvas.paste(one, (PAD + c * (cell + PAD), top))
         below = (PAD + (len(columns) - 1) * (cell + PAD) + 4, top + row[-1].height - 14)
         if known:
-            draw.text(below, f"{record['psnr'][-1]:.1f} dB", fill="white", stroke_width=2, stroke_fill="black")
+            draw.text(
+                below,
+                f"{record['psnr'][-1]:.1f} dB",
+                fill="white",
+                stroke_width=2,
+                stroke_fill="black",
+            )
         top += height + PAD
     with atomic(os.path.join(directory, "grid.png")) as tmp:
         canvas.save(tmp)
@@ -78,7 +96,9 @@ def write_strips(path, blocks):
     """A picture of blocks, [(titles, rows of paths of pictures)], each pasted at one size."""
     side = max(128, min(LARGEST, Image.open(blocks[0][1][0][0]).width))
     width = max(len(titles) for titles, _ in blocks) * (side + PAD) + PAD
-    canvas = Image.new("RGB", (width, sum(CAPTION + len(rows) * (side + PAD) + PAD for _, rows in blocks)), "white")
+    canvas = Image.new(
+        "RGB", (width, sum(CAPTION + len(rows) * (side + PAD) + PAD for _, rows in blocks)), "white"
+    )
     draw, top = ImageDraw.Draw(canvas), 0
     for titles, rows in blocks:
         for c, title in enumerate(titles):

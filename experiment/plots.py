@@ -1,4 +1,5 @@
 """The plots of tables and benchmarks, from records: {"psnr": […], "evaluations": […], …} of each image (`experiment.recorder`)."""
+
 import itertools
 
 import numpy as np
@@ -12,7 +13,10 @@ MARKERS, LINES = "os^Dv<>P*Xph", ("-", "--", "-.", ":")
 
 def styles():
     """A marker and a line for each of any number of curves."""
-    return ({"marker": marker, "linestyle": line} for marker, line in zip(itertools.cycle(MARKERS), itertools.cycle(LINES)))
+    return (
+        {"marker": marker, "linestyle": line}
+        for marker, line in zip(itertools.cycle(MARKERS), itertools.cycle(LINES))
+    )
 
 
 def save(figure, path):
@@ -31,7 +35,9 @@ def convergence(path, groups):
             for panel, key in ((above, "psnr"), (below, "residual")):
                 if key in records[0]:  # without a truth there is no PSNR
                     means = np.mean([record[key] for record in records], axis=0)
-                    panel.plot(records[0]["evaluations"], means, marker="o", markersize=3, label=label)
+                    panel.plot(
+                        records[0]["evaluations"], means, marker="o", markersize=3, label=label
+                    )
         above.grid(alpha=0.3)
         below.grid(alpha=0.3)
         if above.lines:
@@ -54,12 +60,25 @@ def quality(path, groups):
             panel.xaxis.set_minor_formatter(ticker.NullFormatter())
             panel.grid(alpha=0.3)
             for (label, row), style in zip(curves.items(), styles()):
-                panel.plot(row["seconds"], row[key], linestyle="none", marker=style["marker"], label=label, alpha=0.8)
-            seconds, values = np.array(sorted((row["seconds"], row[key]) for row in curves.values())).T
-            panel.step(seconds, best.accumulate(values), where="post", color="grey", linewidth=1, zorder=0)
+                panel.plot(
+                    row["seconds"],
+                    row[key],
+                    linestyle="none",
+                    marker=style["marker"],
+                    label=label,
+                    alpha=0.8,
+                )
+            seconds, values = np.array(
+                sorted((row["seconds"], row[key]) for row in curves.values())
+            ).T
+            panel.step(
+                seconds, best.accumulate(values), where="post", color="grey", linewidth=1, zorder=0
+            )
     panels[0][0].set_ylabel("PSNR (dB) ↑")
     panels[1][0].set(ylabel="LPIPS ↓", yscale="log")
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(groups))
+    figure.legend(
+        *panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(groups)
+    )
     save(figure, path)
 
 
@@ -83,6 +102,8 @@ def spread(path, deviation):
     """The standard deviation of several restorations by pixel, (H, W) in units of [-1, 1], in 255ths of the range, with its scale."""
     figure = Figure((4.6, 3.9), layout="constrained")
     panel = figure.subplots()
-    figure.colorbar(panel.imshow(127.5 * deviation, cmap="viridis", vmin=0), label="standard deviation, of 255")
+    figure.colorbar(
+        panel.imshow(127.5 * deviation, cmap="viridis", vmin=0), label="standard deviation, of 255"
+    )
     panel.set_axis_off()
     save(figure, path)

@@ -1,5 +1,6 @@
 """What a solver is given: a measurement, the operator that made it, and what else is known. Nobody behind this file needs to know
 whether there is a truth."""
+
 import os
 from dataclasses import dataclass
 
@@ -52,7 +53,11 @@ class Problem:
         """What of restored pictures x (B, 3, H, W) is kept: the measured part, in sRGB, and of a grey one the channels' mean."""
         rows, columns = self.border
         x = x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns]
-        x = torch.where(self.drawn["mask"] > 0, self.y, x) if self.keep and "mask" in self.drawn else x
+        x = (
+            torch.where(self.drawn["mask"] > 0, self.y, x)
+            if self.keep and "mask" in self.drawn
+            else x
+        )
         x = from_linear(x) if self.linear else x
         return x.mean(1, keepdim=True) if self.grey else x
 
@@ -62,12 +67,18 @@ def chosen(args, paths, folder):
     relative to. Raises UserError if there are none."""
     end = None if args.end_number == -1 else args.end_number
     found, paths = len(paths), paths[: args.number]
-    names = image_names(paths, folder)[args.begin_number : end]  # of two that are called alike, one may be in another slice
+    names = image_names(paths, folder)[
+        args.begin_number : end
+    ]  # of two that are called alike, one may be in another slice
     if not names:
         said = f"-n {args.number} -bn {args.begin_number} -en {args.end_number}"
-        raise UserError(f"{said} choose none of the images in {args.data or ' '.join(args.measured)}")
+        raise UserError(
+            f"{said} choose none of the images in {args.data or ' '.join(args.measured)}"
+        )
     if len(names) < found:
-        say(f"{len(names)} of {found} images ({'-n' if len(names) == args.number else '-n, -bn, -en'})")
+        say(
+            f"{len(names)} of {found} images ({'-n' if len(names) == args.number else '-n, -bn, -en'})"
+        )
     return dict(zip(names, paths[args.begin_number : end]))
 
 
@@ -75,7 +86,9 @@ def refuse_small(path, size, prior_size):
     """Raise UserError for a picture of `size` (H, W) that is too small for the network and the metrics."""
     smallest = min(SMALLEST, prior_size)
     if min(size) < smallest:
-        raise PictureError(f"{path}: {size[1]} x {size[0]} pixels are too few to restore, {smallest} x {smallest} are the least; enlarge it first")
+        raise PictureError(
+            f"{path}: {size[1]} x {size[0]} pixels are too few to restore, {smallest} x {smallest} are the least; enlarge it first"
+        )
 
 
 class Simulated:
@@ -91,18 +104,25 @@ class Simulated:
         if args.sigma is not None and isinstance(self.lasting.get("measurement"), dict):
             noise = self.lasting["measurement"].get("noise")
             if isinstance(noise, dict) and noise.get("name") not in ("gaussian", "clean"):
-                raise UserError(f"--sigma {args.sigma}: is of Gaussian noise, {args.task_config} has {noise.get('name')}; leave the option out")
+                raise UserError(
+                    f"--sigma {args.sigma}: is of Gaussian noise, {args.task_config} has {noise.get('name')}; leave the option out"
+                )
             self.lasting["measurement"]["noise"] = {"name": "gaussian", "sigma": args.sigma}
         found, others = find_images(args.data)
         paths = chosen(args, [os.path.join(args.data, name) for name in found], args.data)
         say_unread(args.data, others)
-        self.images = {name: load_image(path, prior_size if args.resize else None) for name, path in paths.items()}
+        self.images = {
+            name: load_image(path, prior_size if args.resize else None)
+            for name, path in paths.items()
+        }
         self.measurements, self.keys, self.failed = {}, {}, {}
         for name, path in paths.items():
             size = tuple(self.images[name].shape[-2:])
             refuse_small(path, size, prior_size)
             if size not in self.measurements:  # (operator, noise)
-                self.measurements[size] = self._measurement(path, args.task_config, size, prior_size)
+                self.measurements[size] = self._measurement(
+                    path, args.task_config, size, prior_size
+                )
             self.keys[name] = (size, is_grey(path))
         self.names = list(paths)
 
@@ -127,7 +147,9 @@ class Simulated:
         for name, x in self.images.items():
             path = picture(directory, name, "origin")
             if os.path.exists(path) and not torch.equal(load_image(path), x):
-                raise UserError(f"{path}: is not the picture that {name} is now; rename the new one or choose another --name NAME")
+                raise UserError(
+                    f"{path}: is not the picture that {name} is now; rename the new one or choose another --name NAME"
+                )
 
 
 def simulate(names, x, operator, noise, rng, grey=False):
@@ -144,5 +166,18 @@ def simulate(names, x, operator, noise, rng, grey=False):
             y = clean + (y - clean)[:, :1]
         y = y.contiguous()  # or that order would spread to whatever is computed from y
     unknowing = operator.unknowing(x.device)
-    given = {"operator": unknowing or A, "informed": A if unknowing else None, "nearest": operator.nearest}
-    return Problem(names=names, y=y, sigma=noise.sigma, drawn=drawn, size=tuple(x.shape[-2:]), truth=x, grey=grey, **given)
+    given = {
+        "operator": unknowing or A,
+        "informed": A if unknowing else None,
+        "nearest": operator.nearest,
+    }
+    return Problem(
+        names=names,
+        y=y,
+        sigma=noise.sigma,
+        drawn=drawn,
+        size=tuple(x.shape[-2:]),
+        truth=x,
+        grey=grey,
+        **given,
+    )

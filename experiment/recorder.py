@@ -1,4 +1,5 @@
 """What a run leaves on disk in figures: records, log.txt and summary.json; and the pictures of each iterate."""
+
 import json
 import os
 import shutil
@@ -16,7 +17,11 @@ from util.images import files_below, natural, save_image
 
 METRICS = ("psnr", "ssim", "lpips_alex")  # against the truth, where there is one
 FIGURES = (*METRICS, "residual")
-LEFT = ("residual", "misfit", "structure")  # what an iterate leaves of the measurement: its RMS, that of measured pixels, `experiment.stop`
+LEFT = (
+    "residual",
+    "misfit",
+    "structure",
+)  # what an iterate leaves of the measurement: its RMS, that of measured pixels, `experiment.stop`
 WHICH = ("final", "chosen", "best")
 BEST_NOTE = (
     "best: the iterate with the highest PSNR against the ground truth, an oracle's choice, as in the published code "
@@ -37,7 +42,20 @@ class ImageRecord:
     brought: what the result's file takes over from a photograph's, see `Problem`.
     """
 
-    def __init__(self, directory, name, measurement, drawn, truth, metrics, sigma, nearest, rule, single, brought=None):
+    def __init__(
+        self,
+        directory,
+        name,
+        measurement,
+        drawn,
+        truth,
+        metrics,
+        sigma,
+        nearest,
+        rule,
+        single,
+        brought=None,
+    ):
         self.restored = os.path.join(directory, "restored", f"{name}.png")
         self.pictures = os.path.join(directory, "images", name)
         self.record_path = record_path(directory, name)
@@ -45,13 +63,23 @@ class ImageRecord:
         self.rule, self.single, self.brought = rule, single, dict(brought or {})
         self.whole, self.window = self.brought.pop("whole", None), self.brought.pop("window", None)
         figures = METRICS if truth is not None else ()
-        self.record = {"sigma": sigma, **{key: [] for key in (*figures, *LEFT, "iterates", "ends_outer", "evaluations", "elapsed")}}
+        self.record = {
+            "sigma": sigma,
+            **{
+                key: []
+                for key in (*figures, *LEFT, "iterates", "ends_outer", "evaluations", "elapsed")
+            },
+        }
         if truth is not None:
             self._save("origin", truth)
             if nearest:
                 self.record.update(turned=[], psnr_unturned=[])
                 if measurement.shape[-2:] == truth.shape[-2:]:
-                    seen = measurement if measurement.shape == truth.shape else measurement.mean(0, keepdim=True)  # of a grey one
+                    seen = (
+                        measurement
+                        if measurement.shape == truth.shape
+                        else measurement.mean(0, keepdim=True)
+                    )  # of a grey one
                     self.record["measurement"] = metrics(self._nearest(seen.clamp(-1, 1))[0], truth)
         self._save("measurement", measurement_picture(measurement))
         with atomic(os.path.join(self.pictures, "measurement.npy")) as tmp, open(tmp, "wb") as f:
@@ -95,7 +123,13 @@ class ImageRecord:
         self._save(iterate, x)
         if iterate == "init":
             return
-        figures = {**left, "iterates": iterate, "ends_outer": ends_outer, "evaluations": evaluations, "elapsed": elapsed}
+        figures = {
+            **left,
+            "iterates": iterate,
+            "ends_outer": ends_outer,
+            "evaluations": evaluations,
+            "elapsed": elapsed,
+        }
         if "turned" in self.record:
             figures.update(turned=turn, psnr_unturned=self.metrics(as_found, self.truth)["psnr"])
         if self.truth is not None:
@@ -104,10 +138,16 @@ class ImageRecord:
             self.record[key].append(value)
         self._save("final", x)
         chosen, reached = stop(self.record, self.rule, self.single)
-        self.record["chosen"] = {"rule": self.rule if self.single else "final", "iterate": chosen, "reached": reached}
+        self.record["chosen"] = {
+            "rule": self.rule if self.single else "final",
+            "iterate": chosen,
+            "reached": reached,
+        }
         best = chosen if self.truth is None else int(np.argmax(self.record["psnr"]))
         if best == len(self.record["iterates"]) - 1:
-            save_image(os.path.join(self.pictures, "result.png"), self._in_its_place(x), **self.brought)
+            save_image(
+                os.path.join(self.pictures, "result.png"), self._in_its_place(x), **self.brought
+            )
 
     def found(self, kernel):
         """The kernel, (k, k), that an operator has found along with the picture."""
@@ -144,9 +184,13 @@ class ImageRecord:
             np.savez_compressed(f, low=low, high=high, percent=PERCENT)
         figures, parts = {"count": len(samples)}, {"": torch.ones_like(spread, dtype=torch.bool)}
         if self.mask is not None:
-            mask = torch.nn.functional.interpolate(self.mask[None], spread.shape)[0, 0]  # of an enlarged picture it is smaller
+            mask = torch.nn.functional.interpolate(self.mask[None], spread.shape)[
+                0, 0
+            ]  # of an enlarged picture it is smaller
             parts.update(_missing=mask == 0, _measured=mask != 0)
-        parts = {part: where for part, where in parts.items() if where.any()}  # of no pixels there is no mean
+        parts = {
+            part: where for part, where in parts.items() if where.any()
+        }  # of no pixels there is no mean
         for part, where in parts.items():
             figures["spread" + part] = spread[where].square().mean().sqrt().item()
         if self.truth is not None:
@@ -160,7 +204,9 @@ class ImageRecord:
         if self.truth is None and not self.failed:
             with atomic(self.restored) as tmp:
                 shutil.copyfile(os.path.join(self.pictures, "result.png"), tmp)
-        self.record.update(seconds=seconds, network_evaluations=network_evaluations, made_with=made_with)
+        self.record.update(
+            seconds=seconds, network_evaluations=network_evaluations, made_with=made_with
+        )
         write_text(self.record_path, json.dumps(self.record, indent=1))
         return self.record
 
@@ -188,7 +234,9 @@ def finished_records(directory):
                 try:
                     records[file[: -len(".json")].replace(os.sep, "/")] = json.load(f)
                 except ValueError as error:
-                    raise UserError(f"{f.name}: cannot be read ({error}); remove it, and its image is restored anew") from error
+                    raise UserError(
+                        f"{f.name}: cannot be read ({error}); remove it, and its image is restored anew"
+                    ) from error
     return records
 
 
@@ -213,7 +261,9 @@ def statistics(records):
     """{"final" | "chosen" | "best": {figure: {"mean", "std"}}} of records that have not failed."""
     chosen = {which: [choose(record, which) for record in records] for which in WHICH}
     return {
-        which: {key: mean_and_std([values[key] for values in rows if key in values]) for key in FIGURES}
+        which: {
+            key: mean_and_std([values[key] for values in rows if key in values]) for key in FIGURES
+        }
         for which, rows in chosen.items()
     }
 
@@ -226,7 +276,9 @@ def samples_summary(records):
         return {}
     mean = lambda figure: float(np.mean([figure(one) for one in found]))
     kinds = dict.fromkeys(key for one in found for key in one if key.startswith("spread"))
-    summary = {key: float(np.mean([one[key] for one in found if key in one])) for key in kinds}  # a mask without a hole has nothing missing
+    summary = {
+        key: float(np.mean([one[key] for one in found if key in one])) for key in kinds
+    }  # a mask without a hole has nothing missing
     summary.update(summarised(found))
     if "mean" in found[0]:
         best = lambda one: max(one["each"], key=lambda figures: figures["psnr"])
@@ -244,9 +296,14 @@ def turned_summary(records):
     mean = lambda values: mean_and_std(values)["mean"]
     summary = {"psnr_unturned": mean([record["psnr_unturned"][-1] for record in found])}
     if "measurement" in found[0]:
-        summary["measurement"] = {metric: mean([record["measurement"][metric] for record in found]) for metric in METRICS}
+        summary["measurement"] = {
+            metric: mean([record["measurement"][metric] for record in found]) for metric in METRICS
+        }
     if "operator_known" in found[0]:
-        summary["operator_known"] = {metric: mean([record["operator_known"][metric] for record in found]) for metric in METRICS}
+        summary["operator_known"] = {
+            metric: mean([record["operator_known"][metric] for record in found])
+            for metric in METRICS
+        }
     if "kernel_error" in found[0]:
         summary["kernel_error"] = mean([record["kernel_error"] for record in found])
     return summary
@@ -254,7 +311,9 @@ def turned_summary(records):
 
 def log_lines(summary, records):
     """The lines of log.txt. records: {image: record} of those that have not failed."""
-    lines = [f"{summary['method']}: {len(records)} images of {summary['dataset']}, {summary['task']}"]
+    lines = [
+        f"{summary['method']}: {len(records)} images of {summary['dataset']}, {summary['task']}"
+    ]
     lines += [f"{key}: {value}" for key, value in summary["settings"].items()]
     lines += [f"made with: {one}" for one in summary["made_with"]]
     if any("psnr" in record for record in records.values()):
@@ -264,20 +323,35 @@ def log_lines(summary, records):
     lines += [f"{name}: failed, {why}" for name, why in summary["failed"].items()]
     for name, record in records.items():
         if "psnr" not in record:
-            lines.append(f"{name}: final residual: {record['residual'][-1]}, chosen: {choose(record, 'chosen')['residual']}")
+            lines.append(
+                f"{name}: final residual: {record['residual'][-1]}, chosen: {choose(record, 'chosen')['residual']}"
+            )
             continue
         for which in WHICH:
             values = choose(record, which)
-            lines.append(f"{name}: {which} psnr: {values['psnr']}, ssims: {values['ssim']}, lpips: {values['lpips_alex']}")
+            lines.append(
+                f"{name}: {which} psnr: {values['psnr']}, ssims: {values['ssim']}, lpips: {values['lpips_alex']}"
+            )
     if summary["regret"]["mean"] is not None:
-        lines.append(f"regret (best - chosen), avg psnr: {summary['regret']['mean']}, std psnr: {summary['regret']['std']}")
-    lines += [f"{name}: the rule of --stop was never reached, the last iterate is chosen" for name in summary["never_reached"]]
+        lines.append(
+            f"regret (best - chosen), avg psnr: {summary['regret']['mean']}, std psnr: {summary['regret']['std']}"
+        )
+    lines += [
+        f"{name}: the rule of --stop was never reached, the last iterate is chosen"
+        for name in summary["never_reached"]
+    ]
     for which in WHICH:
         for statistic, word in (("mean", "avg"), ("std", "std")):
             psnr, ssim, lpips = (summary[which][metric][statistic] for metric in METRICS)
             if psnr is not None:
-                lines.append(f"{which} {word} psnr: {psnr}, {word} ssims: {ssim}, {word} lpips: {lpips}")
-    lines += [f"{key}: {summary[key]}" for key in ("psnr_unturned", "measurement", "operator_known", "kernel_error") if key in summary]
+                lines.append(
+                    f"{which} {word} psnr: {psnr}, {word} ssims: {ssim}, {word} lpips: {lpips}"
+                )
+    lines += [
+        f"{key}: {summary[key]}"
+        for key in ("psnr_unturned", "measurement", "operator_known", "kernel_error")
+        if key in summary
+    ]
     lines += [f"samples: {key}: {value}" for key, value in summary.get("samples", {}).items()]
     if "fid" in summary:
         lines.append(f"fid: {summary['fid']}")
@@ -290,14 +364,26 @@ def write_summary(directory, head, records, settings):
     failed = {name: record["failed"] for name, record in records.items() if "failed" in record}
     records = {name: record for name, record in records.items() if name not in failed}
     summary = {**head, "images": len(records), "failed": failed, **statistics(records.values())}
-    regrets = [choose(record, "best")["psnr"] - choose(record, "chosen")["psnr"] for record in records.values() if "psnr" in record]
+    regrets = [
+        choose(record, "best")["psnr"] - choose(record, "chosen")["psnr"]
+        for record in records.values()
+        if "psnr" in record
+    ]
     summary["regret"] = mean_and_std(regrets)
-    summary["never_reached"] = [name for name, record in records.items() if not record.get("chosen", {"reached": True})["reached"]]
+    summary["never_reached"] = [
+        name
+        for name, record in records.items()
+        if not record.get("chosen", {"reached": True})["reached"]
+    ]
     for key in ("seconds", "network_evaluations"):
-        summary[f"{key}_per_image"] = mean_and_std([record[key] for record in records.values()])["mean"]
+        summary[f"{key}_per_image"] = mean_and_std([record[key] for record in records.values()])[
+            "mean"
+        ]
     summary.update(samples_summary(records.values()), **turned_summary(records.values()))
     # One, unless the run went on elsewhere.
-    summary["made_with"] = list({json.dumps(one): one for one in (r["made_with"] for r in records.values())}.values())
+    summary["made_with"] = list(
+        {json.dumps(one): one for one in (r["made_with"] for r in records.values())}.values()
+    )
     summary["settings"] = settings
     write_text(os.path.join(directory, "summary.json"), json.dumps(summary, indent=1))
     write_text(os.path.join(directory, "log.txt"), "\n".join(log_lines(summary, records)) + "\n")

@@ -6,6 +6,7 @@
 The pages need no network, no server and, to be read, no script. The script that moves, zooms and sorts is named by its hash in the page's
 Content-Security-Policy, so nothing that a file's name holds can run. Of runs with many images there is a page for every PER_PAGE.
 """
+
 import base64
 import functools
 import hashlib
@@ -37,11 +38,20 @@ TITLES = {"psnr": "PSNR, dB", "ssim": "SSIM", "lpips_alex": "LPIPS", "residual":
 EVALUATIONS = "network evaluations"
 LOWER_IS_BETTER = ("lpips_alex", "residual")
 
-NOTHING = {"iterates": [], "ends_outer": [], "evaluations": [], "residual": [], "network_evaluations": 0, "seconds": 0.0}
+NOTHING = {
+    "iterates": [],
+    "ends_outer": [],
+    "evaluations": [],
+    "residual": [],
+    "network_evaluations": 0,
+    "seconds": 0.0,
+}
 
 Run = namedtuple("Run", "directory summary records")
 Picture = namedtuple("Picture", "label src note", defaults=("",))  # src: a relative address
-Copy = namedtuple("Copy", "name src content")  # an image's name, the file's address, what is embedded
+Copy = namedtuple(
+    "Copy", "name src content"
+)  # an image's name, the file's address, what is embedded
 
 PAGES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pages")
 
@@ -56,9 +66,20 @@ def templates():
     """The templates in pages/, which escape all texts that they are given, and what they share."""
     script = source("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    found = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    found.filters["figure"] = lambda value, key: "" if value is None else f"{value:.{DECIMALS[key]}f}"
-    found.globals.update(digest=digest, script=script, style=source("page.css"), titles=TITLES, which=WHICH, chart=PLOT)
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    found.filters["figure"] = lambda value, key: (
+        "" if value is None else f"{value:.{DECIMALS[key]}f}"
+    )
+    found.globals.update(
+        digest=digest,
+        script=script,
+        style=source("page.css"),
+        titles=TITLES,
+        which=WHICH,
+        chart=PLOT,
+    )
     return found
 
 
@@ -69,20 +90,31 @@ def write_page(path, template, **content):
 
 # Plots: places and texts, from which pages/base.html draws an SVG.
 
-PLOT = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "bottom": HEIGHT - BOTTOM, "right": WIDTH - MARGIN, "top": MARGIN}
+PLOT = {
+    "width": WIDTH,
+    "height": HEIGHT,
+    "left": LEFT,
+    "bottom": HEIGHT - BOTTOM,
+    "right": WIDTH - MARGIN,
+    "top": MARGIN,
+}
 
 
 def round_steps(low, high):
     """Some round numbers from low to high."""
     step = 10 ** math.floor(math.log10((high - low) / 2))
     step *= max((factor for factor in (1, 2, 5) if (high - low) / (factor * step) >= 2), default=1)
-    return [n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    return [
+        n * step for n in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
 
 
 def decades(low, high):
     """1, 3, 10, 30, … from low to high, both above 0."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [n for n in (factor * 10.0**e for e in exponents for factor in (1, 3)) if low <= n <= high]
+    return [
+        n for n in (factor * 10.0**e for e in exponents for factor in (1, 3)) if low <= n <= high
+    ]
 
 
 def axis(values, start, end, logarithmic):
@@ -95,8 +127,12 @@ def axis(values, start, end, logarithmic):
         low, high = low - room, high + room
     scale = math.log if logarithmic else float
     low, high = (low / 1.3, high * 1.3) if logarithmic else (low, high)
-    place = lambda value: round(start + (end - start) * (scale(value) - scale(low)) / (scale(high) - scale(low)), 1)
-    return place, [(place(n), f"{n:.4g}") for n in (decades if logarithmic else round_steps)(low, high)]
+    place = lambda value: round(
+        start + (end - start) * (scale(value) - scale(low)) / (scale(high) - scale(low)), 1
+    )
+    return place, [
+        (place(n), f"{n:.4g}") for n in (decades if logarithmic else round_steps)(low, high)
+    ]
 
 
 def plot(key, x_title, x, y, names, line=None):
@@ -108,8 +144,15 @@ def plot(key, x_title, x, y, names, line=None):
     for point in named:  # a name stands below the lower ones of the points that have one, or where the line does not come from
         others = [other["y"] for other in named if other is not point] or [points[-2:][0]["y"]]
         point["below"] = (point["y"], point is not named[-1]) > (statistics.fmean(others), False)
-    return {"title": TITLES[key], "x_title": x_title, "points": points, "line": points if line is None else [points[i] for i in line],
-            "x_marks": x_marks, "y_marks": y_marks, "from_to": f"{y[0]:.4g} to {y[-1]:.4g}" if line is None else ""}
+    return {
+        "title": TITLES[key],
+        "x_title": x_title,
+        "points": points,
+        "line": points if line is None else [points[i] for i in line],
+        "x_marks": x_marks,
+        "y_marks": y_marks,
+        "from_to": f"{y[0]:.4g} to {y[-1]:.4g}" if line is None else "",
+    }
 
 
 def told_of(record):
@@ -124,12 +167,20 @@ def told_of(record):
 
 def curves(record):
     """Plots of a record's PSNR, where there is one, and residual over its evaluations, at the ends of outer iterations."""
-    ends = [i for i, end in enumerate(record.get("ends_outer") or [True] * len(record["iterates"])) if end]
+    ends = [
+        i
+        for i, end in enumerate(record.get("ends_outer") or [True] * len(record["iterates"]))
+        if end
+    ]
     if not ends:
         return []
     at, told = lambda key: [record[key][i] for i in ends], told_of(record)
     names = [told.get(i, "") for i in ends]
-    return [plot(key, EVALUATIONS, at("evaluations"), at(key), names) for key in ("psnr", "residual") if key in record]
+    return [
+        plot(key, EVALUATIONS, at("evaluations"), at(key), names)
+        for key in ("psnr", "residual")
+        if key in record
+    ]
 
 
 # One run.
@@ -142,19 +193,31 @@ def load_run(directory):
         with open(path, encoding="utf-8") as f:
             summary = json.load(f)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name a run's folder, or one with runs below it") from error
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); name a run's folder, or one with runs below it"
+        ) from error
     except ValueError:
         summary = None
     records = finished_records(directory)
-    if not (records and isinstance(summary, dict) and {"method", "task", "dataset", "settings"} <= summary.keys()):
-        raise UserError(f"{path}: is no summary of a run; the run's command with --summarize writes it anew")
+    if not (
+        records
+        and isinstance(summary, dict)
+        and {"method", "task", "dataset", "settings"} <= summary.keys()
+    ):
+        raise UserError(
+            f"{path}: is no summary of a run; the run's command with --summarize writes it anew"
+        )
     # One that has failed before its first iterate says no more than why.
-    return Run(directory, summary, {name: {**NOTHING, **record} for name, record in records.items()})
+    return Run(
+        directory, summary, {name: {**NOTHING, **record} for name, record in records.items()}
+    )
 
 
 def link(*names):
     """A relative address of a file, whatever its name holds."""
-    return "/".join(quote(os.fsencode(name.replace(os.sep, "/"))) for name in names)  # a colon, too, which would begin a scheme
+    return "/".join(
+        quote(os.fsencode(name.replace(os.sep, "/"))) for name in names
+    )  # a colon, too, which would begin a scheme
 
 
 def flat(settings, prefix=""):
@@ -174,16 +237,25 @@ def shown_size(directory, name):
     except OSError:
         size = 1, 1
     times = VIEW / max(size)
-    return {"size": size, "width": round(size[0] * (round(times) if times >= 1 else times)), "enlarged": times >= 1}
+    return {
+        "size": size,
+        "width": round(size[0] * (round(times) if times >= 1 else times)),
+        "enlarged": times >= 1,
+    }
 
 
 def facts_of(record):
     """What else a record tells of its image, in words."""
-    samples, facts = record.get("samples", {}), [f"{record['network_evaluations']} network evaluations", f"{record['seconds']:.1f} s"]
+    samples, facts = (
+        record.get("samples", {}),
+        [f"{record['network_evaluations']} network evaluations", f"{record['seconds']:.1f} s"],
+    )
     if "spread" in samples:
         facts.append(f"samples' spread {127.5 * samples['spread']:.1f} of 255")
     if f"inside_{PERCENT}" in samples:
-        facts.append(f"{100 * samples[f'inside_{PERCENT}']:.0f} % of the true values in the {PERCENT} % interval")
+        facts.append(
+            f"{100 * samples[f'inside_{PERCENT}']:.0f} % of the true values in the {PERCENT} % interval"
+        )
     if "kernel_error" in record:
         facts.append(f"kernel off by {record['kernel_error']:.3f}")
     if "operator_known" in record:
@@ -194,18 +266,35 @@ def facts_of(record):
 def strips(record, found):
     """{title: [Picture]} of an image: what belongs together. found: makes the Picture of a file's name, a label and a note, or None."""
     told = told_of(record)
-    figure = lambda i: f"{record['psnr'][i]:.2f} dB" if "psnr" in record else f"{record['residual'][i]:.4f}"
+    figure = lambda i: (
+        f"{record['psnr'][i]:.2f} dB" if "psnr" in record else f"{record['residual'][i]:.4f}"
+    )
     note = lambda i: " ".join(filter(None, (figure(i), told.get(i))))
     at = lambda which: next((figure(i) for i in told if which in told[i] and i >= 0), "")
     figures = record.get("samples", {})
-    each = [f"{one['psnr']:.2f} dB" for one in figures.get("each", [])] or [""] * figures.get("count", 0)
+    each = [f"{one['psnr']:.2f} dB" for one in figures.get("each", [])] or [""] * figures.get(
+        "count", 0
+    )
     mean = f"{figures['mean']['psnr']:.2f} dB" if "mean" in figures else ""
     groups = {
-        "Pictures": [found("measurement"), found("result", note=at("best" if "psnr" in record else "chosen")), found("final", note=at("final")),
-                     found("origin", "truth"), found("mask"), found("kernel", "kernel found" if found("kernel_true") else "kernel"),
-                     found("kernel_true", "true kernel")],
-        "Iterates": [found("init"), *(found(name, note=note(i)) for i, name in enumerate(record["iterates"]))],
-        "Samples": [*(found(f"sample_{k}", f"sample {k}", said) for k, said in enumerate(each)), found("mean", note=mean), found("spread")],
+        "Pictures": [
+            found("measurement"),
+            found("result", note=at("best" if "psnr" in record else "chosen")),
+            found("final", note=at("final")),
+            found("origin", "truth"),
+            found("mask"),
+            found("kernel", "kernel found" if found("kernel_true") else "kernel"),
+            found("kernel_true", "true kernel"),
+        ],
+        "Iterates": [
+            found("init"),
+            *(found(name, note=note(i)) for i, name in enumerate(record["iterates"])),
+        ],
+        "Samples": [
+            *(found(f"sample_{k}", f"sample {k}", said) for k, said in enumerate(each)),
+            found("mean", note=mean),
+            found("spread"),
+        ],
     }
     shown = {title: list(filter(None, pictures)) for title, pictures in groups.items()}
     return {title: pictures for title, pictures in shown.items() if pictures}
@@ -217,11 +306,24 @@ def view_of(run, name, number):
     there = set(os.listdir(folder)) if os.path.isdir(folder) else ()
 
     def found(which, label=None, note=""):
-        return Picture(label or which, link("images", name, f"{which}.png"), note) if f"{which}.png" in there else None
+        return (
+            Picture(label or which, link("images", name, f"{which}.png"), note)
+            if f"{which}.png" in there
+            else None
+        )
 
     figures = {which: choose(record, which) for which in WHICH} if record["iterates"] else {}
-    return {"name": name, "number": number, "page": page_name(number), "record": record, "figures": figures, "facts": facts_of(record),
-            "plots": curves(record), "strips": strips(record, found), **shown_size(run.directory, name)}
+    return {
+        "name": name,
+        "number": number,
+        "page": page_name(number),
+        "record": record,
+        "figures": figures,
+        "facts": facts_of(record),
+        "plots": curves(record),
+        "strips": strips(record, found),
+        **shown_size(run.directory, name),
+    }
 
 
 def page_name(number):
@@ -232,13 +334,30 @@ def page_name(number):
 def write_run(run):
     """report.html of a run and, for the images after the first PER_PAGE, report-2.html, …; returns the first one's path."""
     views = [view_of(run, name, number) for number, name in enumerate(run.records)]
-    columns = [key for key in FIGURES if any(key in view["figures"].get("final", {}) for view in views)]
+    columns = [
+        key for key in FIGURES if any(key in view["figures"].get("final", {}) for view in views)
+    ]
     pages = list(dict.fromkeys(page_name(number) for number in range(len(views))))
-    sigma = next((view["record"]["sigma"] for view in views if view["record"].get("sigma") is not None), None)
-    shared = {"summary": run.summary, "settings": list(flat(run.summary["settings"])), "columns": columns, "pages": pages, "all": views,
-              "sigma": sigma, "known": any("psnr" in view["record"] for view in views)}
+    sigma = next(
+        (view["record"]["sigma"] for view in views if view["record"].get("sigma") is not None), None
+    )
+    shared = {
+        "summary": run.summary,
+        "settings": list(flat(run.summary["settings"])),
+        "columns": columns,
+        "pages": pages,
+        "all": views,
+        "sigma": sigma,
+        "known": any("psnr" in view["record"] for view in views),
+    }
     for n, page in enumerate(pages):
-        write_page(os.path.join(run.directory, page), "run.html", n=n, views=views[n * PER_PAGE : (n + 1) * PER_PAGE], **shared)
+        write_page(
+            os.path.join(run.directory, page),
+            "run.html",
+            n=n,
+            views=views[n * PER_PAGE : (n + 1) * PER_PAGE],
+            **shared,
+        )
     return os.path.join(run.directory, pages[0])
 
 
@@ -260,7 +379,12 @@ def problem_of(run):
     """What a run has to solve: task, data set, which images, --sigma."""
     settings = run.summary["settings"]
     images = listed(list(run.records)) if settings.get("measured") else settings.get("data", "")
-    return run.summary["task"], run.summary["dataset"], images, f"sigma {settings['sigma']}" if settings.get("sigma") else ""
+    return (
+        run.summary["task"],
+        run.summary["dataset"],
+        images,
+        f"sigma {settings['sigma']}" if settings.get("sigma") else "",
+    )
 
 
 def problem_title(problem, problems):
@@ -272,23 +396,46 @@ def problem_title(problem, problems):
 
 def labels_of(group, folder):
     """Method and preset of each run of a group, with its folder where two would be called alike."""
-    labels = [", ".join(filter(None, (run.summary["method"], run.summary["settings"].get("preset")))) for run in group]
-    return [label if labels.count(label) == 1 else f"{label}, {os.path.relpath(run.directory, folder)}" for label, run in zip(labels, group)]
+    labels = [
+        ", ".join(filter(None, (run.summary["method"], run.summary["settings"].get("preset"))))
+        for run in group
+    ]
+    return [
+        label if labels.count(label) == 1 else f"{label}, {os.path.relpath(run.directory, folder)}"
+        for label, run in zip(labels, group)
+    ]
 
 
 def means(run):
     """Means of the final figures, of seconds and of network evaluations over the images that have not failed."""
     rows = [choose(record, "final") for record in run.records.values()]
-    found = {key: statistics.fmean(row[key] for row in rows) for key in FIGURES if all(key in row for row in rows)}
-    return {**found, **{key: statistics.fmean(r[key] for r in run.records.values()) for key in ("seconds", "network_evaluations")}}
+    found = {
+        key: statistics.fmean(row[key] for row in rows)
+        for key in FIGURES
+        if all(key in row for row in rows)
+    }
+    return {
+        **found,
+        **{
+            key: statistics.fmean(r[key] for r in run.records.values())
+            for key in ("seconds", "network_evaluations")
+        },
+    }
 
 
 def mark(cells):
     """Say of each figure in a column of cells whether it is the best or the second."""
     for key in METRICS:
-        ranked = sorted({round(c["means"][key], DECIMALS[key]) for c in cells if key in c["means"]}, reverse=key not in LOWER_IS_BETTER)
+        ranked = sorted(
+            {round(c["means"][key], DECIMALS[key]) for c in cells if key in c["means"]},
+            reverse=key not in LOWER_IS_BETTER,
+        )
         for c in cells:
-            place = ranked.index(round(c["means"][key], DECIMALS[key])) if key in c["means"] and len(cells) > 1 else 2
+            place = (
+                ranked.index(round(c["means"][key], DECIMALS[key]))
+                if key in c["means"] and len(cells) > 1
+                else 2
+            )
             c["marks"][key] = ("best", "second", "")[min(place, 2)]
 
 
@@ -305,7 +452,14 @@ def embedded(path):
 def thumbnails(run, names, which, folder):
     """The Copy of one picture of each of several images that are there."""
     at = link(os.path.relpath(run.directory, folder))
-    files = [Copy(name, f"{at}/{link('images', name, f'{which}.png')}", embedded(picture(run.directory, name, which))) for name in names]
+    files = [
+        Copy(
+            name,
+            f"{at}/{link('images', name, f'{which}.png')}",
+            embedded(picture(run.directory, name, which)),
+        )
+        for name in names
+    ]
     return [one for one in files if one.content]
 
 
@@ -323,28 +477,68 @@ def front(cells):
 def cell_of(run, label, number, id, names, folder):
     """A method's part of a problem's section."""
     found = means(run)
-    facts = [f"{found['psnr']:.2f} dB" if "psnr" in found else f"residual {found['residual']:.4f}", f"{found['network_evaluations']:.0f} evaluations",
-             f"{found['seconds']:.1f} s", f"{len(run.records)} images" if len(run.records) > 1 else ""]
-    return {"label": label, "number": number, "id": id, "means": found, "marks": {}, "facts": filter(None, facts),
-            "report": os.path.exists(os.path.join(run.directory, "report.html")) and link(os.path.relpath(run.directory, folder), "report.html"),
-            "pictures": thumbnails(run, names, "final" if "psnr" in found else "result", folder)}
+    facts = [
+        f"{found['psnr']:.2f} dB" if "psnr" in found else f"residual {found['residual']:.4f}",
+        f"{found['network_evaluations']:.0f} evaluations",
+        f"{found['seconds']:.1f} s",
+        f"{len(run.records)} images" if len(run.records) > 1 else "",
+    ]
+    return {
+        "label": label,
+        "number": number,
+        "id": id,
+        "means": found,
+        "marks": {},
+        "facts": filter(None, facts),
+        "report": os.path.exists(os.path.join(run.directory, "report.html"))
+        and link(os.path.relpath(run.directory, folder), "report.html"),
+        "pictures": thumbnails(run, names, "final" if "psnr" in found else "result", folder),
+    }
 
 
 def section_of(n, title, group, labels, numbers, folder):
     """A problem's part of the page: its methods' figures, their plot, and strips of the images that all of them have restored."""
     names = [name for name in group[0].records if all(name in run.records for run in group)][:SHOWN]
-    cells = [cell_of(run, label, numbers[label], f"p{n}m{numbers[label]}", names, folder) for run, label in zip(group, labels)]
+    cells = [
+        cell_of(run, label, numbers[label], f"p{n}m{numbers[label]}", names, folder)
+        for run, label in zip(group, labels)
+    ]
     mark(cells)
-    given = {label: thumbnails(group[0], names, which, folder) for label, which in (("measurement", "measurement"), ("truth", "origin"))}
+    given = {
+        label: thumbnails(group[0], names, which, folder)
+        for label, which in (("measurement", "measurement"), ("truth", "origin"))
+    }
     strips = [*given.items(), *((cell["label"], cell["pictures"]) for cell in cells)]
-    options = [(name, [Picture(label, one.src) for label, copies in strips for one in copies if one.name == name]) for name in names]
-    return {"title": title, "id": f"p{n}", "cells": cells, "options": [one for one in options if one[1]], "given": given, "front": front(cells),
-            "known": any("psnr" in cell["means"] for cell in cells), **(shown_size(group[0].directory, names[0]) if names else {})}
+    options = [
+        (
+            name,
+            [
+                Picture(label, one.src)
+                for label, copies in strips
+                for one in copies
+                if one.name == name
+            ],
+        )
+        for name in names
+    ]
+    return {
+        "title": title,
+        "id": f"p{n}",
+        "cells": cells,
+        "options": [one for one in options if one[1]],
+        "given": given,
+        "front": front(cells),
+        "known": any("psnr" in cell["means"] for cell in cells),
+        **(shown_size(group[0].directory, names[0]) if names else {}),
+    }
 
 
 def write_runs(folder, runs):
     """report.html in a folder, of runs below it, side by side; returns its path, None if none of them has an image that has not failed."""
-    sound = [run._replace(records={name: r for name, r in run.records.items() if "failed" not in r}) for run in runs]
+    sound = [
+        run._replace(records={name: r for name, r in run.records.items() if "failed" not in r})
+        for run in runs
+    ]
     groups = {}
     for run in sound:
         if run.records:
@@ -354,8 +548,10 @@ def write_runs(folder, runs):
     labels = {problem: labels_of(group, folder) for problem, group in groups.items()}
     methods = list(dict.fromkeys(label for group in labels.values() for label in group))
     numbers = {label: n for n, label in enumerate(methods, 1)}
-    sections = [section_of(n, problem_title(problem, groups), group, labels[problem], numbers, folder)
-                for n, (problem, group) in enumerate(groups.items())]
+    sections = [
+        section_of(n, problem_title(problem, groups), group, labels[problem], numbers, folder)
+        for n, (problem, group) in enumerate(groups.items())
+    ]
     title = os.path.basename(os.path.abspath(folder))
     path = os.path.join(folder, "report.html")
     write_page(path, "table.html", title=title, sections=sections, numbers=numbers)
@@ -368,13 +564,20 @@ def write_report(folder):
         return write_run(load_run(folder))
     path = write_runs(folder, runs_below(folder))
     if path is None:
-        raise UserError(f"{folder}: has no finished run, nor has a folder below it; name the folder that a run says it wrote")
+        raise UserError(
+            f"{folder}: has no finished run, nor has a folder below it; name the folder that a run says it wrote"
+        )
     return path
 
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("folder", metavar="FOLDER", type=typed_path, help="a run's folder, or one with runs below it")
+    parser.add_argument(
+        "folder",
+        metavar="FOLDER",
+        type=typed_path,
+        help="a run's folder, or one with runs below it",
+    )
     print(f"wrote {write_report(parser.parse_args().folder)}")
 
 

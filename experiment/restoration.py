@@ -1,4 +1,5 @@
 """One batch from its Problem to its files, and what is shown meanwhile."""
+
 import copy
 import dataclasses
 import os
@@ -32,7 +33,10 @@ def draw_latents(rng, shape, h, device):
     return [latent.to(device) for latent in drawn[:count]]
 
 
-TILE, GREY_RUNS = 256, 2  # pixels a side, and evaluations of a grey one, for what lies around the part of a photograph that is searched
+TILE, GREY_RUNS = (
+    256,
+    2,
+)  # pixels a side, and evaluations of a grey one, for what lies around the part of a photograph that is searched
 LINE_EVERY = 60  # seconds between two lines of progress where no terminal shows bars
 
 
@@ -63,7 +67,11 @@ class Progress:
     def left(self, now):
         """About how long the images take that are not finished, in words; nothing before one is."""
         here = self.finished - self.skipped
-        return f", about {(now - self.begun) / here * (self.total - self.finished) / 60:.0f} min left" if here else ""
+        return (
+            f", about {(now - self.begun) / here * (self.total - self.finished) / 60:.0f} min left"
+            if here
+            else ""
+        )
 
     def begin(self, done):
         """A search begins, or goes on after so many outer iterations."""
@@ -78,8 +86,10 @@ class Progress:
         self.done += 1
         now = time.monotonic()
         if self.outer.disable and not self.hidden and now - self.told >= LINE_EVERY:
-            print(f"{self.finished} of {self.total} images finished, outer iteration {self.done} of {len(self.parts)} of the next, "
-                  f"{(now - self.begun) / 60:.0f} min{self.left(now)}")
+            print(
+                f"{self.finished} of {self.total} images finished, outer iteration {self.done} of {len(self.parts)} of the next, "
+                f"{(now - self.begun) / 60:.0f} min{self.left(now)}"
+            )
             self.told = now
 
     def skip(self, images):
@@ -97,9 +107,13 @@ class Progress:
             tqdm.write(f"warning: {name}: {record['failed']}", file=sys.stderr)
         elif "psnr" in record:
             final, chosen, best = (choose(record, which)["psnr"] for which in WHICH)
-            tqdm.write(f"{name}: final PSNR {final:.2f} dB, chosen {chosen:.2f} dB, best {best:.2f} dB, {record['seconds']:.0f} s")
+            tqdm.write(
+                f"{name}: final PSNR {final:.2f} dB, chosen {chosen:.2f} dB, best {best:.2f} dB, {record['seconds']:.0f} s"
+            )
         else:
-            tqdm.write(f"{name}: residual {choose(record, 'chosen')['residual']:.4f}, {record['seconds']:.0f} s")
+            tqdm.write(
+                f"{name}: residual {choose(record, 'chosen')['residual']:.4f}, {record['seconds']:.0f} s"
+            )
 
     def close(self):
         for bar in (self.inner, self.outer, self.images):
@@ -121,7 +135,16 @@ class Iterates:
     def __call__(self, solver, on_step, state=None):
         if self.problem.complete:
             return [Iterate("copied", self.problem.y, ends_outer=True)]
-        return search(solver, self.g, self.problem.operator, self.problem.y, self.latents, self.h, on_step, state)
+        return search(
+            solver,
+            self.g,
+            self.problem.operator,
+            self.problem.y,
+            self.latents,
+            self.h,
+            on_step,
+            state,
+        )
 
 
 def surroundings(problem, model, i):
@@ -156,8 +179,14 @@ class Restoration:
             drawn = {key: value[i] for key, value in problem.drawn.items()}
             truth = None if truths is None else truths[i]
             about = metrics, problem.sigma, problem.nearest, rule, not h.averages
-            brought = {**problem.brought[i], "whole": surroundings(problem, model, i)} if problem.brought else None
-            self.records.append(ImageRecord(directory, name, problem.y[i], drawn, truth, *about, brought))
+            brought = (
+                {**problem.brought[i], "whole": surroundings(problem, model, i)}
+                if problem.brought
+                else None
+            )
+            self.records.append(
+                ImageRecord(directory, name, problem.y[i], drawn, truth, *about, brought)
+            )
         self.path = os.path.join(directory, "record", f"{problem.names[0]}.state")
 
     @property
@@ -179,7 +208,9 @@ class Restoration:
             if len(self.samples) > 1:
                 self.begin(len(self.samples) - 1)
             self.spent, self.ended = state["spent"], state["ended"]
-            self.iterates.g.load_state_dict({**state["chain"], "generators": [g.cpu() for g in state["chain"]["generators"]]})
+            self.iterates.g.load_state_dict(
+                {**state["chain"], "generators": [g.cpu() for g in state["chain"]["generators"]]}
+            )
             for record, content in zip(self.records, state["records"]):
                 record.record = content
             return state["solver"]
@@ -188,18 +219,31 @@ class Restoration:
         except (OSError, torch.OutOfMemoryError):  # not the file's fault
             raise
         except Exception as error:  # a foreign file makes the unpickler raise nearly anything
-            raise UserError(f"{self.path}: is not the state of a run; remove it to begin its images anew") from error
+            raise UserError(
+                f"{self.path}: is not the state of a run; remove it to begin its images anew"
+            ) from error
 
     def save(self, solver_state):
-        content = {"names": self.problem.names, "solver": solver_state, "chain": self.iterates.g.state_dict()}
-        content.update(records=[record.record for record in self.records], samples=self.samples, spent=self.spent)
+        content = {
+            "names": self.problem.names,
+            "solver": solver_state,
+            "chain": self.iterates.g.state_dict(),
+        }
+        content.update(
+            records=[record.record for record in self.records],
+            samples=self.samples,
+            spent=self.spent,
+        )
         content.update(ended=self.ended, seconds=self.seconds)
         save_tensors(self.path, content)
 
     def record(self, iterate):
         """An Iterate of the first sample, to the images' records."""
         with torch.no_grad():
-            residual, mask = self.problem.operator(iterate.x) - self.problem.y, self.problem.drawn.get("mask")
+            residual, mask = (
+                self.problem.operator(iterate.x) - self.problem.y,
+                self.problem.drawn.get("mask"),
+            )
             left = [misfit(residual, None), misfit(residual, mask), structure(residual, mask)]
             left = torch.stack(left, 1).tolist()
         for record, image, figures in zip(self.records, self.problem.shown(iterate.x), left):
@@ -250,7 +294,10 @@ class Restoration:
         if self.problem.informed:
             self.beside(solver, progress)
         for name, record in zip(self.problem.names, self.records):
-            progress.on_image(name, record.finish(self.seconds / len(self.records), self.evaluations, self.made_with))
+            progress.on_image(
+                name,
+                record.finish(self.seconds / len(self.records), self.evaluations, self.made_with),
+            )
         if os.path.exists(self.path):
             os.unlink(self.path)
 
@@ -274,5 +321,8 @@ def restore(directory, names, limit, build, solver, progress):
             names = names[1:]
             continue
         limit = len(batch) // 2
-        print(f"warning: {len(batch)} images do not fit into memory, going on with {limit} at once (--batch-size {limit})", file=sys.stderr)
+        print(
+            f"warning: {len(batch)} images do not fit into memory, going on with {limit} at once (--batch-size {limit})",
+            file=sys.stderr,
+        )
     return limit

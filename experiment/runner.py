@@ -1,4 +1,5 @@
 """Config -> prior and operator -> problem -> solver -> recorder: what both scripts do around their generator of iterates."""
+
 import dataclasses
 import datetime
 import math
@@ -26,7 +27,9 @@ from util.devices import choose_device, compile_network
 from util.files import UserError, project, say, warn
 from util.rng import BatchRandom
 
-CPU_BATCH_PIXELS = 4 * 64 * 64  # up to here a larger batch makes the CPU faster (benchmark.py inner)
+CPU_BATCH_PIXELS = (
+    4 * 64 * 64
+)  # up to here a larger batch makes the CPU faster (benchmark.py inner)
 GPU_BATCH = 64  # at most; beyond it no GPU gets faster
 UNEXPLAINED = 2.0  # times the noise that may be left of a photograph's measurement
 
@@ -43,8 +46,13 @@ def eps_of_any_size(model, args, size, prior_size, device):
     """The network for pictures of up to `size` (H, W), in tiles of --tile or `choose_tile`. Raises UserError for a --tile that the
     network cannot take."""
     if args.tile and (args.tile % model.stride or args.tile < prior_size):
-        raise UserError(f"--tile {args.tile}: must be a multiple of {model.stride}, {prior_size} or more, for this prior")
-    return AnySize(model, of_rank_0(args.tile or choose_tile(model, size, prior_size, args.batch_size or 1, device)))
+        raise UserError(
+            f"--tile {args.tile}: must be a multiple of {model.stride}, {prior_size} or more, for this prior"
+        )
+    return AnySize(
+        model,
+        of_rank_0(args.tile or choose_tile(model, size, prior_size, args.batch_size or 1, device)),
+    )
 
 
 def keep_tile(args, eps, begun, size, directory):
@@ -53,7 +61,9 @@ def keep_tile(args, eps, begun, size, directory):
     if eps and eps.tile and not args.tile:
         short = f"{size[1]} x {size[0]} pixels do not fit into memory at once"
         if not begun:
-            raise UserError(f"{directory}: was begun with whole pictures, now {short}; free memory or choose another --name NAME")
+            raise UserError(
+                f"{directory}: was begun with whole pictures, now {short}; free memory or choose another --name NAME"
+            )
         say(f"{short}, going on with tiles (--tile {begun})", "stderr")
     args.tile = args.tile or begun
     if eps:
@@ -77,12 +87,16 @@ def choose_batch_size(eps, size, device):
 def network_and_batch(args, method, config, largest, count, device, world):
     """(the network for pictures of up to `largest`, (H, W), None where none is needed; how many of `count` pictures are restored at once if
     nobody says)."""
-    possible = choose_batch_size(None, largest, torch.device("cpu")) if args.measured else count  # measured ones are read a batch at a time
+    possible = (
+        choose_batch_size(None, largest, torch.device("cpu")) if args.measured else count
+    )  # measured ones are read a batch at a time
     if not method.uses_prior or args.summarize:
         return None, of_rank_0(possible)
     model = load_prior(config, args.model_config, device, args.precision)
     eps = eps_of_any_size(model, args, largest, config["image_size"], device)
-    possible = min(choose_batch_size(eps, largest, device), -(-possible // world))  # work for every rank
+    possible = min(
+        choose_batch_size(eps, largest, device), -(-possible // world)
+    )  # work for every rank
     eps.model = compile_network(eps.model, device) if args.compile else eps.model
     return eps, of_rank_0(possible)  # their GPUs' free memory may differ, too
 
@@ -100,7 +114,9 @@ def choose_device_and_precision(args, world):
     TF32, as the published code leaves them, and a CPU in float32."""
     local = int(os.environ.get("LOCAL_RANK", 0)) if world > 1 else args.cuda
     if world > 1 and args.cuda != -1 and 0 < torch.cuda.device_count() <= local:
-        raise UserError(f"--nproc-per-node: there are {torch.cuda.device_count()} GPUs, one a process; start fewer")
+        raise UserError(
+            f"--nproc-per-node: there are {torch.cuda.device_count()} GPUs, one a process; start fewer"
+        )
     device = choose_device(-1 if args.cuda == -1 else local, args.precision in (None, "tf32"))
     args.precision = args.precision or ("tf32" if device.type == "cuda" else "fp32")
     return device
@@ -108,12 +124,17 @@ def choose_device_and_precision(args, world):
 
 def lasting_settings(args, method, h, config, pictures):
     """What has to be the same when a run goes on. The rest (which images, how many at once, where) changes no more than rounding."""
-    fixed = {key: getattr(args, key) for key in ("dataset", "task", "data", "seed", "eta", "precision", "compile", "resize")}
+    fixed = {
+        key: getattr(args, key)
+        for key in ("dataset", "task", "data", "seed", "eta", "precision", "compile", "resize")
+    }
     # Without their defaults: a run begun before there was such an option goes on.
     fixed.update({"tile": args.tile} if args.tile else {})
     fixed.update({"samples": args.samples} if args.samples > 1 else {})
     fixed.update({"stop": args.stop} if args.stop != "discrepancy" else {})
-    row = {name: value for name, value in dataclasses.asdict(h).items() if name != "sigma"}  # that is the problem's
+    row = {
+        name: value for name, value in dataclasses.asdict(h).items() if name != "sigma"
+    }  # that is the problem's
     fixed.update(method=method.name, hyperparameters=row, model=config, **pictures.lasting)
     if method.uses_prior:
         fixed["checkpoint"] = checkpoint_digest(project(config["model_path"]))
@@ -141,8 +162,14 @@ def summarise(directory, head, settings, failed, fid=None):
         return None
     records = {**unread, **records}
     if fid:
-        head = {**head, "fid": fid(directory, [name for name in records if "failed" not in records[name]])}
-        records = {**unread, **finished_records(directory)}  # it takes minutes, in which another slice may have ended
+        head = {
+            **head,
+            "fid": fid(directory, [name for name in records if "failed" not in records[name]]),
+        }
+        records = {
+            **unread,
+            **finished_records(directory),
+        }  # it takes minutes, in which another slice may have ended
     write_grid(directory, records)
     return write_summary(directory, head, records, settings)
 
@@ -151,13 +178,17 @@ def unexplained(records):
     """{name: a line} for the photographs of which far more than the noise is left: what was said of them does not hold."""
     found = {}
     for name, record in records.items():
-        if "failed" in record or "psnr" in record or "misfit" not in record:  # which a run of the past may lack
+        if (
+            "failed" in record or "psnr" in record or "misfit" not in record
+        ):  # which a run of the past may lack
             continue
         left = record["misfit"][record["chosen"]["iterate"]]
         if left > UNEXPLAINED * record["sigma"]:
             times = left / record["sigma"]
-            found[name] = (f"what is left of the measurement, {left:.3f}, is {times:.1f} times its noise: is this how it was made? (the "
-                           "--kernel, its --flip-kernel, the --filter of a reduction, the --mask, --linear)")
+            found[name] = (
+                f"what is left of the measurement, {left:.3f}, is {times:.1f} times its noise: is this how it was made? (the "
+                "--kernel, its --flip-kernel, the --filter of a reduction, the --mask, --linear)"
+            )
     return found
 
 
@@ -167,35 +198,56 @@ def report(summary, directory):
     final, chosen, best = (summary[which]["psnr"]["mean"] for which in WHICH)
     residual = summary["chosen"]["residual"]["mean"]
     if final is not None:
-        print(f"{about}: PSNR {final:.2f} dB (final), {chosen:.2f} dB (chosen without the ground truth), {best:.2f} dB (best, chosen against it)")
+        print(
+            f"{about}: PSNR {final:.2f} dB (final), {chosen:.2f} dB (chosen without the ground truth), {best:.2f} dB (best, chosen against it)"
+        )
     elif residual is not None:
         print(f"{about}: residual {residual:.4f}")
     samples = summary.get("samples", {})
     if "mean" in samples:
-        print(f"{samples['count']} samples: PSNR {samples['mean']['psnr']:.2f} dB (their mean), {samples['best_single']['psnr']:.2f} dB (the best one)")
+        print(
+            f"{samples['count']} samples: PSNR {samples['mean']['psnr']:.2f} dB (their mean), {samples['best_single']['psnr']:.2f} dB (the best one)"
+        )
     if samples and samples["spread"] == 0:
-        warn("the samples are all the same, so that they say nothing of how sure the result is: this preset draws nothing; take --preset posterior")
+        warn(
+            "the samples are all the same, so that they say nothing of how sure the result is: this preset draws nothing; take --preset posterior"
+        )
     elif samples:
-        inside = f"; they hold {100 * samples[f'inside_{PERCENT}']:.0f} %" if "ranks" in samples else ""
-        print(f"they differ by {127.5 * samples['spread']:.1f} of 255 (spread.png); interval.npz: ranges meant to hold {PERCENT} % of the true values{inside}")
+        inside = (
+            f"; they hold {100 * samples[f'inside_{PERCENT}']:.0f} %" if "ranks" in samples else ""
+        )
+        print(
+            f"they differ by {127.5 * samples['spread']:.1f} of 255 (spread.png); interval.npz: ranges meant to hold {PERCENT} % of the true values{inside}"
+        )
     for name, why in summary["failed"].items():
         print(f"warning: {name} has failed: {why}", file=sys.stderr)
     for name, why in unexplained(finished_records(directory)).items():
         print(f"warning: {name}: {why}", file=sys.stderr)
     restored = "restored/, " if os.path.isdir(os.path.join(directory, "restored")) else ""
-    print(f"wrote {directory}/ ({restored}log.txt, summary.json, grid.png, report.html, images/, record/)")
+    print(
+        f"wrote {directory}/ ({restored}log.txt, summary.json, grid.png, report.html, images/, record/)"
+    )
 
 
 def restore_batches(directory, batches, limit, build, solver, progress, after):
     """Restore what is unfinished in `batches` of names and call after() when one is through. limit, build: see `restore`."""
     for batch in batches:
-        done = [name for name, record in finished_records(directory).items() if not record.get("again")]
+        done = [
+            name for name, record in finished_records(directory).items() if not record.get("again")
+        ]
         state = os.path.join(directory, "record", f"{batch[0]}.state")
         unfinished = [name for name in batch if name not in done]
         progress.skip(len(batch) - len(unfinished))
         if unfinished:
             # With a state, its whole batch: it may have been killed between two of its records.
-            limit = restore(directory, batch if os.path.exists(state) else unfinished, limit, build, solver, progress)
+            limit = restore(
+                directory,
+                batch if os.path.exists(state) else unfinished,
+                limit,
+                build,
+                solver,
+                progress,
+            )
             after()
         elif os.path.exists(state):
             os.unlink(state)
@@ -218,14 +270,21 @@ def run(doc, method):
     if args.summarize and not finished_records(directory):
         raise UserError(f"{directory}: has no finished image to summarise yet")
     largest = max((pictures.key(name)[0] for name in pictures.names), key=math.prod)
-    eps, possible = network_and_batch(args, method, config, largest, len(pictures.names), device, world)
+    eps, possible = network_and_batch(
+        args, method, config, largest, len(pictures.names), device, world
+    )
 
     metrics = None if args.summarize or args.measured else Metrics(device)
     fid = FrechetInceptionDistance(device) if args.fid and rank == 0 else None
     fixed = lasting_settings(args, method, h, config, pictures)
-    chosen = {"batch_size": args.batch_size or possible, **({} if args.tile else {"tile": eps and eps.tile})}
+    chosen = {
+        "batch_size": args.batch_size or possible,
+        **({} if args.tile else {"tile": eps and eps.tile}),
+    }
     begun_with = open_run(directory, fixed, chosen, {"hyperparameters": row_defaults(h)})
-    args.batch_size = args.batch_size or of_rank_0(begun_with["batch_size"])  # not each its own, or an image might belong to nobody
+    args.batch_size = args.batch_size or of_rank_0(
+        begun_with["batch_size"]
+    )  # not each its own, or an image might belong to nobody
     keep_tile(args, eps, begun_with.get("tile"), largest, directory)
     pictures.refuse_others(directory)
     settings = {**vars(args), "device": str(device), "world": world, **fixed}
@@ -237,7 +296,17 @@ def run(doc, method):
 
     def build(names):
         rng = BatchRandom([args.seed] * len(names))
-        return Restoration(directory, pictures.problem(names, rng, device), eps, rng, h, args.eta, metrics, args.stop, args.samples)
+        return Restoration(
+            directory,
+            pictures.problem(names, rng, device),
+            eps,
+            rng,
+            h,
+            args.eta,
+            metrics,
+            args.stop,
+            args.samples,
+        )
 
     batches = [] if args.summarize else batches_of(pictures, args.batch_size)[rank::world]
     progress = Progress(sum(map(len, batches)), h.parts, hidden=rank > 0)
@@ -248,12 +317,18 @@ def run(doc, method):
         dist.barrier()
     if rank == 0:
         summary = summarise(directory, head, settings, pictures.failed, fid)
-        write_report(directory)  # not after every batch, as the rest is: of many images it takes seconds
+        write_report(
+            directory
+        )  # not after every batch, as the rest is: of many images it takes seconds
         report(summary, directory)
     if world > 1:
         dist.barrier()  # torchrun ends every process as soon as one has ended with code 1, and rank 0 may still be writing
         dist.destroy_process_group()
-    if pictures.failed or any("failed" in record for name, record in finished_records(directory).items() if name in pictures.names):
+    if pictures.failed or any(
+        "failed" in record
+        for name, record in finished_records(directory).items()
+        if name in pictures.names
+    ):
         sys.exit(1)
 
 

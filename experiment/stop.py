@@ -1,4 +1,5 @@
 """Where a run could have stopped without knowing the truth: rules that choose one of its iterates by what is left of the measurement."""
+
 import torch
 
 LIMIT = 1.05  # of sigma: a residual as large as the noise, and its own scatter
@@ -9,7 +10,9 @@ def misfit(residual, mask):
     """The RMS of A(X) - y, (B, …), of each image, (B,); with a mask (B, 1, H, W), 0 where nothing was measured, over what was."""
     if mask is None:
         return residual.flatten(1).square().mean(1).sqrt()
-    return ((residual * mask).flatten(1).square().sum(1) / mask.expand_as(residual).flatten(1).sum(1)).sqrt()
+    return (
+        (residual * mask).flatten(1).square().sum(1) / mask.expand_as(residual).flatten(1).sum(1)
+    ).sqrt()
 
 
 def structure(residual, mask):
@@ -27,7 +30,13 @@ def structure(residual, mask):
     correlation, pairs = (torch.fft.ifft2(x.abs().square()).real.sum(1) for x in power)
     variance = correlation[:, :1, :1] / pairs[:, :1, :1]
     normal = correlation / pairs.clamp(min=1) / variance.clamp(min=1e-20)
-    near = torch.cat([normal[:, : REACH + 1, : REACH + 1].flatten(1), normal[:, 1 : REACH + 1, -REACH:].flatten(1)], 1)
+    near = torch.cat(
+        [
+            normal[:, : REACH + 1, : REACH + 1].flatten(1),
+            normal[:, 1 : REACH + 1, -REACH:].flatten(1),
+        ],
+        1,
+    )
     return near.square().sum(1) - 1
 
 

@@ -1,4 +1,5 @@
 """Blur by a kernel that nobody knows: found along with the picture."""
+
 import itertools
 from abc import ABC, abstractmethod
 
@@ -80,7 +81,11 @@ class UnknownBlur(UnknownOperator):
         self.side, self.size, self.mirror, self.logits = side, size, mirror, side**2
         point = np.zeros((1, side, side))
         point[0, side // 2, side // 2] = 1
-        start = torch.from_numpy(ndimage.gaussian_filter(point, (0, side / 6, side / 6))).float().to(device)
+        start = (
+            torch.from_numpy(ndimage.gaussian_filter(point, (0, side / 6, side / 6)))
+            .float()
+            .to(device)
+        )
         self.unknown = self.start = start / start.sum()
 
     def __call__(self, x):
@@ -93,7 +98,9 @@ class UnknownBlur(UnknownOperator):
         differences, whose errors are nearly white. Grey pictures do, and of large ones a part with much structure."""
         border = self.side // 2
         places = most_structured(y, PART)
-        parts = lambda x, side: torch.stack([one[:, top : top + side, left : left + side] for one, (top, left) in zip(x, places)])
+        parts = lambda x, side: torch.stack(
+            [one[:, top : top + side, left : left + side] for one, (top, left) in zip(x, places)]
+        )
         y = parts(y.mean(1, keepdim=True), PART)
         gram = target = 0
         for x in xs:
@@ -102,14 +109,24 @@ class UnknownBlur(UnknownOperator):
             x = parts(x, PART + 2 * border)
             for dim in (-2, -1):
                 patches = F.unfold(x.diff(dim=dim), self.side)
-                gram, target = gram + patches @ patches.mT, target + patches @ y.diff(dim=dim).flatten(1)[..., None]
-        whole = (gram.isfinite().all((1, 2)) & target.isfinite().all((1, 2)))[:, None, None]  # else that picture keeps its kernel
+                gram, target = (
+                    gram + patches @ patches.mT,
+                    target + patches @ y.diff(dim=dim).flatten(1)[..., None],
+                )
+        whole = (gram.isfinite().all((1, 2)) & target.isfinite().all((1, 2)))[
+            :, None, None
+        ]  # else that picture keeps its kernel
         gram, target = gram.where(whole, 0), target.where(whole, 0)
-        rate = 1 / torch.linalg.matrix_norm(gram, 2)[:, None].clamp(min=1e-12)  # a guess without differences tells nothing
+        rate = 1 / torch.linalg.matrix_norm(gram, 2)[:, None].clamp(
+            min=1e-12
+        )  # a guess without differences tells nothing
         k = previous = self.unknown.flatten(1).expand(len(y), -1)
         for step in range(STEPS):
             ahead = k + step / (step + 3) * (k - previous)
-            k, previous = onto_simplex(ahead - rate * (gram @ ahead[..., None] - target).squeeze(-1)), k
+            k, previous = (
+                onto_simplex(ahead - rate * (gram @ ahead[..., None] - target).squeeze(-1)),
+                k,
+            )
         self.unknown = k.reshape(-1, self.side, self.side)
 
     def halved(self, y):
@@ -123,11 +140,15 @@ class UnknownBlur(UnknownOperator):
 
     def take_over(self, half, x):
         """Have the kernels that `half`, as `halved` gives it, has found, enlarged; returns its pictures x, (B, 3, H / 2, W / 2), enlarged, too."""
-        kernels = F.interpolate(half.unknown[:, None], size=2 * half.side - 1, mode="bilinear", align_corners=True)[:, 0]
+        kernels = F.interpolate(
+            half.unknown[:, None], size=2 * half.side - 1, mode="bilinear", align_corners=True
+        )[:, 0]
         kernels = F.pad(kernels, [(self.side - kernels.shape[-1]) // 2] * 4)
         self.unknown = kernels / kernels.sum((1, 2), keepdim=True)
         x = F.interpolate(x, scale_factor=2, mode="bicubic", align_corners=False).clamp(-1, 1)
-        first = 0 if self.mirror else self.side // 2 - half.side // 2 * 2  # rows and columns before the half one's first
+        first = (
+            0 if self.mirror else self.side // 2 - half.side // 2 * 2
+        )  # rows and columns before the half one's first
         down, right = (length - first - had for length, had in zip(self.size, x.shape[-2:]))
         return F.pad(x, (first, right, first, down), mode="replicate")
 
@@ -138,8 +159,13 @@ class UnknownBlur(UnknownOperator):
         """Move the kernels' centres of mass to their middle and the pictures, a list of (B, 3, H, W), along; returns these. Both moved explain
         the same."""
         along = torch.arange(self.side, device=self.unknown.device) - self.side // 2
-        shifts = [[-round((kernel.sum(other) * along).sum().item()) for other in (1, 0)] for kernel in self.unknown]
-        together = lambda batch: torch.stack([one.roll(shift, (-2, -1)) for one, shift in zip(batch, shifts)])
+        shifts = [
+            [-round((kernel.sum(other) * along).sum().item()) for other in (1, 0)]
+            for kernel in self.unknown
+        ]
+        together = lambda batch: torch.stack(
+            [one.roll(shift, (-2, -1)) for one, shift in zip(batch, shifts)]
+        )
         self.unknown = together(self.unknown)
         return [together(x) for x in xs]
 
@@ -149,7 +175,9 @@ def moved(x, shift):
     if not any(shift):
         return x
     whole = (0,) * (x.dim() - 2)
-    return torch.from_numpy(ndimage.shift(x.cpu().numpy(), (*whole, *shift), order=3, mode="grid-wrap")).to(x)
+    return torch.from_numpy(
+        ndimage.shift(x.cpu().numpy(), (*whole, *shift), order=3, mode="grid-wrap")
+    ).to(x)
 
 
 def nearest_moved(x, truth):
@@ -157,7 +185,10 @@ def nearest_moved(x, truth):
     kernel and picture from both moved against each other, by fractions neither."""
     error = lambda shift, move: (move(x, shift) - truth).square().mean().item()
     steps = sorted(range(-SHIFT, SHIFT + 1), key=abs)
-    down, right = min(itertools.product(steps, steps), key=lambda shift: error(shift, lambda x, shift: x.roll(shift, (-2, -1))))
+    down, right = min(
+        itertools.product(steps, steps),
+        key=lambda shift: error(shift, lambda x, shift: x.roll(shift, (-2, -1))),
+    )
     quarters = [quarter / 4 for quarter in sorted(range(-3, 4), key=abs)]
     near = [(down + i, right + j) for i in quarters for j in quarters]
     shift = min(near, key=lambda shift: error(shift, moved))

@@ -3,6 +3,7 @@
 Source: Song et al., "Denoising Diffusion Implicit Models", ICLR 2021, eq. 12, with the timesteps and the clipping that
 the published DMILO code uses (StarNextDay/DMILO, ddim_sampler.py).
 """
+
 import bisect
 import math
 from collections import namedtuple
@@ -51,7 +52,9 @@ def ddim_step(x, eps, abar, abar_prev, eta=0.0, noise=None):
     return x_prev + variance**0.5 * noise if eta > 0 else x_prev
 
 
-Level = namedtuple("Level", "t abar abar_prev")  # a layer's timestep, and the noise levels it leads from and to
+Level = namedtuple(
+    "Level", "t abar abar_prev"
+)  # a layer's timestep, and the noise levels it leads from and to
 
 
 def level_of_noise(sigma):
@@ -59,7 +62,9 @@ def level_of_noise(sigma):
     fraction between those of the training, and the first or last one for less or more noise than the training knows."""
     sigmas = [((1 - abar) / abar) ** 0.5 for abar in ABAR]
     after = min(max(bisect.bisect(sigmas, sigma), 1), TRAINING_STEPS - 1)
-    share = math.log(max(sigma, 1e-9) / sigmas[after - 1]) / math.log(sigmas[after] / sigmas[after - 1])
+    share = math.log(max(sigma, 1e-9) / sigmas[after - 1]) / math.log(
+        sigmas[after] / sigmas[after - 1]
+    )
     return Level(after - 1 + min(max(share, 0.0), 1.0), 1 / (1 + sigma**2), 1.0)
 
 
@@ -107,7 +112,10 @@ class Chain:
 
     def state_dict(self):
         """What changes as the chain is used."""
-        return {"evaluations": self.evaluations, "generators": [g.get_state() for g in self.rng.torch]}
+        return {
+            "evaluations": self.evaluations,
+            "generators": [g.get_state() for g in self.rng.torch],
+        }
 
     def load_state_dict(self, state):
         """Go on as the chain whose `state_dict` this is."""

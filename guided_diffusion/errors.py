@@ -1,4 +1,5 @@
 """How far the network errs about a picture, by noise level, colour and frequency: a table beside each prior."""
+
 import functools
 import math
 import os
@@ -10,8 +11,12 @@ import torch.nn.functional as F
 from util.files import UserError, warn, write_text
 
 # Orthonormal: brightness, red against blue, green against both. In photographs these vary nearly independently, R, G and B do not.
-COLOURS = torch.nn.functional.normalize(torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]), dim=1)
-FREQUENCIES = 2.0 ** (np.arange(14) / 2 - 6)  # 1/64 … 1.41, where 1 is a change of sign from pixel to pixel
+COLOURS = torch.nn.functional.normalize(
+    torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]]), dim=1
+)
+FREQUENCIES = 2.0 ** (
+    np.arange(14) / 2 - 6
+)  # 1/64 … 1.41, where 1 is a change of sign from pixel to pixel
 LEAST = 1e-7  # a variance that the logarithm stands
 FLAT = 0.02  # how much change, of the mean, counts where there is none
 
@@ -66,7 +71,9 @@ class Errors:
     def deviation(self, sigma, size, device):
         """The root mean square of each of a picture's `waves`, (3, H, W), at a noise level. size: (H, W)."""
         rows = self.variances.reshape(len(self.logs), -1)
-        table = np.array([np.interp(math.log(sigma), self.logs, row) for row in rows.T]).reshape(3, -1)
+        table = np.array([np.interp(math.log(sigma), self.logs, row) for row in rows.T]).reshape(
+            3, -1
+        )
         found = [np.interp(places(size), np.arange(len(FREQUENCIES)), row) for row in table]
         return torch.from_numpy(np.exp(np.stack(found) / 2)).float().to(device)
 
@@ -75,8 +82,11 @@ class Errors:
         noise level, larger near edges."""
         deviation = self.deviation(sigma, tuple(guess.shape[-2:]), guess.device)
         local = unevenness(guess)
-        return (lambda u: local * pixels(deviation * waves(u)), lambda v: pixels(deviation * waves(local * v)),
-                lambda u: pixels(waves(u) / deviation) / local)
+        return (
+            lambda u: local * pixels(deviation * waves(u)),
+            lambda v: pixels(deviation * waves(local * v)),
+            lambda u: pixels(waves(u) / deviation) / local,
+        )
 
 
 def errors_of_usual_pictures():
@@ -90,8 +100,10 @@ def errors_of_usual_pictures():
 @functools.cache
 def usual_errors():
     """Errors for a network whose own nobody has measured, said once."""
-    warn("this prior has no table of its errors beside it (MODEL_errors.csv): those of usual pictures are taken, with which a spread may be "
-         "wrong; python train.py --only-errors measures its own")
+    warn(
+        "this prior has no table of its errors beside it (MODEL_errors.csv): those of usual pictures are taken, with which a spread may be "
+        "wrong; python train.py --only-errors measures its own"
+    )
     return errors_of_usual_pictures()
 
 
@@ -99,7 +111,9 @@ def by_frequency(squares):
     """Means over all frequencies that lie next to each of FREQUENCIES, (3, F), of the squares of `waves`, a numpy array (3, H, W)."""
     nearest = places(squares.shape[-2:]).round().astype(int).ravel()
     count = np.bincount(nearest, minlength=len(FREQUENCIES))
-    found = np.stack([np.bincount(nearest, one.ravel(), len(FREQUENCIES)) for one in squares]) / count.clip(1)
+    found = np.stack(
+        [np.bincount(nearest, one.ravel(), len(FREQUENCIES)) for one in squares]
+    ) / count.clip(1)
     for k in range(1, len(FREQUENCIES)):  # none lies there in a small picture
         found[:, k] = found[:, k] if count[k] else found[:, k - 1]
     return found
@@ -114,7 +128,11 @@ def write_errors(path, sigmas, variances, about):
     """The table as a file, a line a noise level and colour. about: how it was measured."""
     columns = ", ".join(["noise level", "colour", *(f"{f:.4f}" for f in FREQUENCIES)])
     lines = [f"# {about}", f"# {columns}"]
-    lines += [", ".join([f"{sigma:.6g}", str(c), *(f"{v:.4g}" for v in row)]) for sigma, table in zip(sigmas, variances) for c, row in enumerate(table)]
+    lines += [
+        ", ".join([f"{sigma:.6g}", str(c), *(f"{v:.4g}" for v in row)])
+        for sigma, table in zip(sigmas, variances)
+        for c, row in enumerate(table)
+    ]
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -126,9 +144,17 @@ def load_errors(checkpoint):
     try:
         rows = np.loadtxt(path, delimiter=",", ndmin=2)
         sigmas, variances = rows[::3, 0], rows[:, 2:].reshape(-1, 3, len(FREQUENCIES))
-        whole = len(sigmas) > 1 and np.isfinite(rows).all() and (np.diff(sigmas) > 0).all() and sigmas[0] > 0 and (variances >= 0).all()
+        whole = (
+            len(sigmas) > 1
+            and np.isfinite(rows).all()
+            and (np.diff(sigmas) > 0).all()
+            and sigmas[0] > 0
+            and (variances >= 0).all()
+        )
     except ValueError:
         whole = False
     if not whole:
-        raise UserError(f"{path}: is not a table of a network's errors; remove it, or make it anew (python train.py --only-errors)")
+        raise UserError(
+            f"{path}: is not a table of a network's errors; remove it, or make it anew (python train.py --only-errors)"
+        )
     return Errors(sigmas, variances)

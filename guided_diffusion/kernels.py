@@ -1,4 +1,5 @@
 """Blur kernels and the matrix of bicubic reduction, and what applies a kernel to a picture."""
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,9 @@ def resampling_matrix(size, factor, weight, reach, width):
     weights /= weights.sum(1, keepdims=True)
     mirror = np.concatenate([np.arange(size), np.arange(size)[::-1]])
     matrix = np.zeros((size // factor, size))
-    np.add.at(matrix, (np.arange(size // factor)[:, None], mirror[taps.astype(int) % (2 * size)]), weights)
+    np.add.at(
+        matrix, (np.arange(size // factor)[:, None], mirror[taps.astype(int) % (2 * size)]), weights
+    )
     return torch.from_numpy(matrix).float()
 
 
@@ -37,7 +40,9 @@ def bicubic_matrix(size, factor):
 
 def lanczos_matrix(size, factor):
     """Lanczos reduction of one axis, three lobes, widened by the factor: Pillow's LANCZOS, but for its borders."""
-    return resampling_matrix(size, factor, lambda x: np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0), 3, factor)
+    return resampling_matrix(
+        size, factor, lambda x: np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0), 3, factor
+    )
 
 
 def plain_cubic_matrix(size, factor):
@@ -55,7 +60,13 @@ def nearest_matrix(size, factor):
     return torch.eye(size)[: size // factor * factor : factor]
 
 
-FILTERS = {"bicubic": bicubic_matrix, "lanczos": lanczos_matrix, "area": area_matrix, "cubic": plain_cubic_matrix, "nearest": nearest_matrix}
+FILTERS = {
+    "bicubic": bicubic_matrix,
+    "lanczos": lanczos_matrix,
+    "area": area_matrix,
+    "cubic": plain_cubic_matrix,
+    "nearest": nearest_matrix,
+}
 
 
 def gaussian_kernel(size, sigma, numpy_rng, torch_rng):
@@ -99,7 +110,9 @@ def correlating(kernels, size):
     """
     (height, width), (h, w) = size, kernels.shape[-2:]
     spectrum = torch.fft.rfft2(kernels, (height, width))[:, None].conj()
-    return lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * spectrum, (height, width))[..., : height - h + 1, : width - w + 1]
+    return lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * spectrum, (height, width))[
+        ..., : height - h + 1, : width - w + 1
+    ]
 
 
 def lit_beyond_white(y, kernel, clipped):
@@ -111,7 +124,9 @@ def lit_beyond_white(y, kernel, clipped):
     may have spread its light to is given.
     """
     weights, taps = kernel[:, None], (kernel > 0.01 * kernel.max()).float()[:, None]
-    white = (F.conv_transpose2d(clipped, taps) > 0).float()  # of what was blurred: it is larger by a kernel
+    white = (
+        F.conv_transpose2d(clipped, taps) > 0
+    ).float()  # of what was blurred: it is larger by a kernel
     too_dark = ((y.mean(1, keepdim=True) + 1) / 2 < F.conv2d(white, weights) - 0.2).float()
     doubted = white * (F.conv_transpose2d(too_dark, taps) > 0)
     labels, _ = ndimage.label(clipped[0, 0].numpy(), np.ones((3, 3)))
@@ -135,7 +150,9 @@ def blurring(kernels, size):
 def smooth_field(size, rms, smoothness, rng):
     """(2, H, W) float64, shifts down and to the right in pixels of that root mean square: normal noise through a Gaussian of standard
     deviation `smoothness` pixels. size: (H, W)."""
-    field = gaussian_filter(rng.standard_normal((2, *size)), (0, smoothness, smoothness), mode="mirror")
+    field = gaussian_filter(
+        rng.standard_normal((2, *size)), (0, smoothness, smoothness), mode="mirror"
+    )
     return rms * field / np.sqrt(np.square(field).mean())
 
 
@@ -145,5 +162,7 @@ def warping(fields):
     height, width = fields.shape[-2:]
     rows = torch.arange(height, device=fields.device)[:, None] + fields[:, 0]
     columns = torch.arange(width, device=fields.device) + fields[:, 1]
-    grid = torch.stack([2 * columns / (width - 1) - 1, 2 * rows / (height - 1) - 1], -1)  # -1 and 1: the outermost pixels' centres
+    grid = torch.stack(
+        [2 * columns / (width - 1) - 1, 2 * rows / (height - 1) - 1], -1
+    )  # -1 and 1: the outermost pixels' centres
     return lambda x: F.grid_sample(x, grid, padding_mode="border", align_corners=True)

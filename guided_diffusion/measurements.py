@@ -11,6 +11,7 @@ which `solvers.unknown` and DMPlug alone ask more of it.
 To add a task: write a class here under @operator("name"), and configs/tasks/<task>_config.yaml with that name
 (docs/operators.md).
 """
+
 import math
 import os
 
@@ -20,7 +21,14 @@ import torch.nn.functional as F
 
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard
 from guided_diffusion.blind import UnknownBlur, nearest_moved
-from guided_diffusion.kernels import bicubic_matrix, blurring, gaussian_kernel, motion_kernel, smooth_field, warping
+from guided_diffusion.kernels import (
+    bicubic_matrix,
+    blurring,
+    gaussian_kernel,
+    motion_kernel,
+    smooth_field,
+    warping,
+)
 from guided_diffusion.physics import in_our_range, load_physics
 from util.config import Section, load_yaml
 from util.files import UserError, project, say, read_state_dict
@@ -35,7 +43,9 @@ def registering(table, name):
 
     def register(cls):
         if name in table and place(table[name]) != place(cls):
-            raise UserError(f"{name}, asked for by {place(cls)}, is the name of {place(table[name])}; choose another one")
+            raise UserError(
+                f"{name}, asked for by {place(cls)}, is the name of {place(table[name])}; choose another one"
+            )
         table[name] = cls
         return cls
 
@@ -65,11 +75,17 @@ def nature(config):
     """What a task file's content degrades with: the names of its operator, of its kernel, mask or physics, and of its noise. None for what it
     does not say."""
     measurement = config.get("measurement")
-    part = lambda key: found if isinstance(measurement, dict) and isinstance(found := measurement.get(key), dict) else {}
+    part = lambda key: (
+        found
+        if isinstance(measurement, dict) and isinstance(found := measurement.get(key), dict)
+        else {}
+    )
     name = part("operator").get("name")
     if name in Blur.NAMED_BY_KERNEL:  # another name for the same
         return "blind_blur", Blur.NAMED_BY_KERNEL[name], part("noise").get("name")
-    kind = config.get("kernel") or part("mask_opt").get("mask_type") or part("operator").get("physics")
+    kind = (
+        config.get("kernel") or part("mask_opt").get("mask_type") or part("operator").get("physics")
+    )
     return name, kind, part("noise").get("name")
 
 
@@ -90,14 +106,21 @@ def load_measurement(config, path, size, prior_size):
 
 def is_range(pair, kind, low, high):
     """Is `pair` two numbers of `kind`, rising (or equal) and within low … high?"""
-    return len(pair) == 2 and all(isinstance(v, kind) for v in pair) and low <= pair[0] <= pair[1] <= high
+    return (
+        len(pair) == 2
+        and all(isinstance(v, kind) for v in pair)
+        and low <= pair[0] <= pair[1] <= high
+    )
 
 
 def check_side(section, key, side, size, prior_size):
     """Published task files repeat the side of the prior's pictures; one that contradicts it would be a silent surprise. Of
     pictures of another size they say nothing."""
     if size == (prior_size, prior_size) and side != prior_size:
-        raise section.error(key, f"says {side}, the prior's images are {prior_size} x {prior_size}; remove or correct it")
+        raise section.error(
+            key,
+            f"says {side}, the prior's images are {prior_size} x {prior_size}; remove or correct it",
+        )
 
 
 class Operator:
@@ -131,7 +154,10 @@ def random_mask(size, missing_range, rng):
 def box_mask(size, length_range, rng):
     """(H, W) float32 mask, 0 in a box whose sides are drawn from low … high - 1 of `length_range`."""
     height, width = rng.randint(*length_range), rng.randint(*length_range)
-    top, left = rng.randint(MARGIN, size[0] - MARGIN - height), rng.randint(MARGIN, size[1] - MARGIN - width)
+    top, left = (
+        rng.randint(MARGIN, size[0] - MARGIN - height),
+        rng.randint(MARGIN, size[1] - MARGIN - width),
+    )
     mask = np.ones(size, np.float32)
     mask[top : top + height, left : left + width] = 0
     return mask
@@ -155,7 +181,13 @@ class Inpainting(Operator):
 
     def __init__(self, task, size, prior_size):
         options = task.section("measurement").section("mask_opt")
-        check_side(options, "image_size", options.take("image_size", int, default=prior_size), size, prior_size)
+        check_side(
+            options,
+            "image_size",
+            options.take("image_size", int, default=prior_size),
+            size,
+            prior_size,
+        )
         kind = options.take("mask_type", str, self.MASKS.__contains__, "random, box or extreme")
         self.mask, self.size = self.MASKS[kind], size
         if kind == "random":
@@ -163,10 +195,16 @@ class Inpainting(Operator):
             valid = lambda r: is_range(r, (int, float), 0, 1)
         else:
             longest = min(size) - 2 * MARGIN
-            key, hint = "mask_len_range", f"a range [low, high] of pixels with 0 < low < high <= {longest}"
+            key, hint = (
+                "mask_len_range",
+                f"a range [low, high] of pixels with 0 < low < high <= {longest}",
+            )
             valid = lambda r: is_range(r, int, 1, longest) and r[0] < r[1]
         self.range = options.take(key, tuple, valid, hint)
-        for other in ("mask_prob_range", "mask_len_range"):  # published files have both, for whichever kind
+        for other in (
+            "mask_prob_range",
+            "mask_len_range",
+        ):  # published files have both, for whichever kind
             options.take(other, tuple, default=())
 
     def draw(self, rng, device):
@@ -199,11 +237,16 @@ class SuperResolution(Operator):
     def __init__(self, task, size, prior_size):
         options = task.section("measurement").section("operator")
         square = lambda shape: len(shape) == 4 and shape[2] == shape[3]
-        shape = options.take("in_shape", tuple, square, "[1, 3, height, width]", (1, 3, prior_size, prior_size))
+        shape = options.take(
+            "in_shape", tuple, square, "[1, 3, height, width]", (1, 3, prior_size, prior_size)
+        )
         check_side(options, "in_shape", shape[-1], size, prior_size)
         divides = lambda factor: factor >= 1 and not any(side % factor for side in size)
         sides = " and ".join(map(str, dict.fromkeys(size)))
-        self.size, self.factor = size, options.take("scale_factor", int, divides, f"a whole number that divides {sides}")
+        self.size, self.factor = (
+            size,
+            options.take("scale_factor", int, divides, f"a whole number that divides {sides}"),
+        )
 
     def draw(self, rng, device):
         return reducing(self.size, self.factor, device), {}
@@ -228,9 +271,16 @@ class Blur(Operator):
         options = task.section("measurement").section("operator")
         kind = self.NAMED_BY_KERNEL.get(options.values["name"])
         given = options if kind else task
-        self.kernel = self.KERNELS[kind or task.take("kernel", str, self.KERNELS.__contains__, "gaussian or motion")]
+        self.kernel = self.KERNELS[
+            kind or task.take("kernel", str, self.KERNELS.__contains__, "gaussian or motion")
+        ]
         self.size, self.image_size = given.take("kernel_size", int, fits, hint), size
-        self.intensity = given.take("intensity", float, lambda i: 0 <= i < math.inf, "0 or more: sigma (gaussian), crookedness (motion)")
+        self.intensity = given.take(
+            "intensity",
+            float,
+            lambda i: 0 <= i < math.inf,
+            "0 or more: sigma (gaussian), crookedness (motion)",
+        )
         if options.take("kernel_size", int, fits, hint, self.size) != self.size:
             raise options.error("kernel_size", f"differs from the file's kernel_size {self.size}")
         try:
@@ -239,7 +289,9 @@ class Blur(Operator):
             raise UserError(f"{task.path}: kernel_size, intensity: {error}") from error
 
     def draw(self, rng, device):
-        kernels = np.stack([self.kernel(self.size, self.intensity, *pair) for pair in zip(rng.numpy, rng.torch)])
+        kernels = np.stack(
+            [self.kernel(self.size, self.intensity, *pair) for pair in zip(rng.numpy, rng.torch)]
+        )
         kernels = torch.from_numpy(kernels).float().to(device)
         return blurring(kernels, self.image_size), {"kernel": kernels}
 
@@ -254,7 +306,9 @@ class BlindBlur(Blur):
     def __init__(self, task, size, prior_size):
         super().__init__(task, size, prior_size)
         if self.size % 2 == 0:
-            raise UserError(f"{task.path}: kernel_size: is {self.size}, must be odd where the kernel is to be found; one more is the next")
+            raise UserError(
+                f"{task.path}: kernel_size: is {self.size}, must be odd where the kernel is to be found; one more is the next"
+            )
 
     def draw(self, rng, device):
         A, drawn = super().draw(rng, device)
@@ -283,15 +337,21 @@ class NonlinearBlur(Operator):
             said = f"nonlinear_blur needs images whose side is a multiple of {self.STRIDE}, not {size[0]} x {size[1]}"
             raise options.error("name", said)
         config = Section(load_yaml(project(path)), path).section("KernelWizard")
-        weights = os.path.join(project("bkse"), config.take("pretrained", str, hint="a checkpoint's path below bkse/"))
+        weights = os.path.join(
+            project("bkse"), config.take("pretrained", str, hint="a checkpoint's path below bkse/")
+        )
         if not os.path.isfile(weights):
-            raise UserError(f"{weights}: no such checkpoint; put the published GOPRO_wVAE.pth there (bkse/README.md)")
+            raise UserError(
+                f"{weights}: no such checkpoint; put the published GOPRO_wVAE.pth there (bkse/README.md)"
+            )
         state = read_state_dict(weights)
         try:
             self.wizard = KernelWizard(config.values)
             self.wizard.load_state_dict(state)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path}: an option is missing or wrong ({error}); restore the published file") from error
+            raise UserError(
+                f"{path}: an option is missing or wrong ({error}); restore the published file"
+            ) from error
         except RuntimeError as error:
             raise UserError(f"{weights}: is not the checkpoint that {path} describes") from error
         self.wizard.eval().requires_grad_(False)
@@ -310,18 +370,45 @@ class Turbulence(Operator):
     def __init__(self, task, size, prior_size):
         options = task.section("measurement").section("operator")
         above_zero = lambda value: 0 < value < math.inf
-        self.tilt = options.take("tilt", float, lambda t: 0 <= t < math.inf, "pixels, 0 or more: the root mean square of the shift")
-        self.smoothness = options.take("smoothness", float, above_zero, "pixels, above 0: of the Gaussian that smooths the shifts")
+        self.tilt = options.take(
+            "tilt",
+            float,
+            lambda t: 0 <= t < math.inf,
+            "pixels, 0 or more: the root mean square of the shift",
+        )
+        self.smoothness = options.take(
+            "smoothness",
+            float,
+            above_zero,
+            "pixels, above 0: of the Gaussian that smooths the shifts",
+        )
         fits = lambda k: k % 2 == 1 and 1 <= k and k // 2 < min(size)
-        self.kernel_size = options.take("kernel_size", int, fits, f"an odd number, and half of it less than the image's {min(size)}")
-        self.intensity = options.take("intensity", float, above_zero, "pixels, above 0: the blur's standard deviation")
+        self.kernel_size = options.take(
+            "kernel_size",
+            int,
+            fits,
+            f"an odd number, and half of it less than the image's {min(size)}",
+        )
+        self.intensity = options.take(
+            "intensity", float, above_zero, "pixels, above 0: the blur's standard deviation"
+        )
         self.size = size
 
     def draw(self, rng, device):
-        fields = np.stack([smooth_field(self.size, self.tilt, self.smoothness, r) for r in rng.numpy])
-        kernels = np.stack([gaussian_kernel(self.kernel_size, self.intensity, *pair) for pair in zip(rng.numpy, rng.torch)])
+        fields = np.stack(
+            [smooth_field(self.size, self.tilt, self.smoothness, r) for r in rng.numpy]
+        )
+        kernels = np.stack(
+            [
+                gaussian_kernel(self.kernel_size, self.intensity, *pair)
+                for pair in zip(rng.numpy, rng.torch)
+            ]
+        )
         kernels = torch.from_numpy(kernels).float().to(device)
-        warp, blur = warping(torch.from_numpy(fields).float().to(device)), blurring(kernels, self.size)
+        warp, blur = (
+            warping(torch.from_numpy(fields).float().to(device)),
+            blurring(kernels, self.size),
+        )
         return lambda x: blur(warp(x)), {"kernel": kernels}
 
 
@@ -345,7 +432,9 @@ class HighDynamicRange(Operator):
 
     def __init__(self, task, size, prior_size):
         options = task.section("measurement").section("operator")
-        self.scale = options.take("scale", float, lambda s: 0 < s < math.inf, "a number above 0", 2.0)
+        self.scale = options.take(
+            "scale", float, lambda s: 0 < s < math.inf, "a number above 0", 2.0
+        )
 
     def draw(self, rng, device):
         return lambda x: (self.scale * x).clamp(-1, 1), {}
@@ -398,7 +487,9 @@ class GaussianNoise:
     """y + sigma * n, n standard normal; sigma in units of the [-1, 1] range."""
 
     def __init__(self, options):
-        self.sigma = options.take("sigma", float, lambda s: 0 <= s < math.inf, "a number, 0 or more")
+        self.sigma = options.take(
+            "sigma", float, lambda s: 0 <= s < math.inf, "a number, 0 or more"
+        )
 
     def __call__(self, y, rng):
         return y + self.sigma * rng.randn_like(y)

@@ -1,4 +1,5 @@
 """Small pieces of the UNet that hold no structure of their own."""
+
 import math
 
 import torch
@@ -19,7 +20,13 @@ class FrozenConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (weight,) = ctx.saved_tensors
-        return torch.nn.grad.conv2d_input(ctx.input_shape, weight, grad, *ctx.options), None, None, None, None
+        return (
+            torch.nn.grad.conv2d_input(ctx.input_shape, weight, grad, *ctx.options),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 class Conv2d(nn.Conv2d):
@@ -44,7 +51,9 @@ class FrozenNormSiLU(torch.autograd.Function):
     @staticmethod
     def normalised(x, weight, bias, groups, eps):
         batch, channels = x.shape[:2]
-        return torch.native_group_norm(x.float(), weight, bias, batch, channels, x[0, 0].numel(), groups, eps)
+        return torch.native_group_norm(
+            x.float(), weight, bias, batch, channels, x[0, 0].numel(), groups, eps
+        )
 
     @staticmethod
     def forward(ctx, x, *options):
@@ -78,7 +87,10 @@ def norm_silu(norm, x, scale=None, shift=None):
         return F.silu(h if scale is None else torch.addcmul(shift, h, 1 + scale))
     weight, bias = norm.weight, norm.bias
     if scale is not None:  # the same for all images: a norm of other weights
-        weight, bias = weight * (1 + scale.flatten()), bias * (1 + scale.flatten()) + shift.flatten()
+        weight, bias = (
+            weight * (1 + scale.flatten()),
+            bias * (1 + scale.flatten()) + shift.flatten(),
+        )
     return FrozenNormSiLU.apply(x, weight, bias, norm.num_groups, norm.eps)
 
 

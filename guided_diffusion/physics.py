@@ -1,10 +1,10 @@
 """The operators of deepinv (github.com/deepinv/deepinv), whose pictures are in [0, 1], for pictures in [-1, 1]. deepinv is optional."""
+
 import inspect
 import sys
 import warnings
 
 import torch
-
 
 
 def is_physics(operator):
@@ -40,21 +40,35 @@ def load_physics(options, size):
     try:
         from deepinv import physics as known
     except ImportError as error:
-        raise options.error("name", f"is deepinv, which cannot be imported here ({error}); pip install deepinv") from error
+        raise options.error(
+            "name", f"is deepinv, which cannot be imported here ({error}); pip install deepinv"
+        ) from error
     name = options.take("physics", str)
     kind = getattr(known, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, known.Physics)):
-        raise options.error("physics", f"is {name}, must be the name of a class in deepinv.physics, such as Tomography")
+        raise options.error(
+            "physics",
+            f"is {name}, must be the name of a class in deepinv.physics, such as Tomography",
+        )
     accepted = inspect.signature(kind.__init__).parameters
     usual = {"img_size": (3, *size), "img_width": size[1], "rng": torch.Generator().manual_seed(0)}
-    given = {key: options.take(key, object) for key in options.values if key not in ("name", "physics")}
+    given = {
+        key: options.take(key, object) for key in options.values if key not in ("name", "physics")
+    }
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", "Arguments .* are ignored")  # deepinv only warns of an argument that it does not know
-            physics = kind(**{**{key: value for key, value in usual.items() if key in accepted}, **given})
+            warnings.filterwarnings(
+                "error", "Arguments .* are ignored"
+            )  # deepinv only warns of an argument that it does not know
+            physics = kind(
+                **{**{key: value for key, value in usual.items() if key in accepted}, **given}
+            )
         x = torch.full((1, 3, *size), 0.5, requires_grad=True)
         torch.autograd.grad(in_our_range(physics)(x).square().sum(), x)
     except Exception as error:  # whatever a constructor of theirs says
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise options.error("physics", f"{name} cannot be used for pictures of {size[0]} x {size[1]} ({said}); correct its arguments") from error
+        raise options.error(
+            "physics",
+            f"{name} cannot be used for pictures of {size[0]} x {size[1]} ({said}); correct its arguments",
+        ) from error
     return physics.requires_grad_(False)

@@ -1,4 +1,5 @@
 """Model config + checkpoint -> a frozen network, with errors a user can act on."""
+
 import math
 import os
 
@@ -13,20 +14,45 @@ from util.files import UserError, project, project_files, read_state_dict, warn
 
 REQUIRED = {"image_size": int, "num_channels": int, "num_res_blocks": int, "model_path": str}
 OPTIONAL = {
-    "channel_mult": str, "attention_resolutions": (int, str), "num_heads": int, "num_head_channels": int,
-    "num_heads_upsample": int, "dropout": float, "learn_sigma": bool, "class_cond": bool, "use_checkpoint": bool,
-    "use_scale_shift_norm": bool, "resblock_updown": bool, "use_fp16": bool, "use_new_attention_order": bool,
+    "channel_mult": str,
+    "attention_resolutions": (int, str),
+    "num_heads": int,
+    "num_head_channels": int,
+    "num_heads_upsample": int,
+    "dropout": float,
+    "learn_sigma": bool,
+    "class_cond": bool,
+    "use_checkpoint": bool,
+    "use_scale_shift_norm": bool,
+    "resblock_updown": bool,
+    "use_fp16": bool,
+    "use_new_attention_order": bool,
     "norm_groups": int,
 }
 MAY_BE_UNSET = ("num_head_channels", "num_heads_upsample")  # -1: not given
 
 # Options which change no shape: weights load with whatever they say. TRIED: what they may be instead, where predictions look wrong.
-SHAPELESS = ("use_new_attention_order", "num_heads", "num_head_channels", "num_heads_upsample", "norm_groups")
-HEADS = [{"num_head_channels": n} for n in (64, 32, 128, 16)] + [{"num_head_channels": -1, "num_heads": n} for n in (4, 1, 8, 2)]
+SHAPELESS = (
+    "use_new_attention_order",
+    "num_heads",
+    "num_head_channels",
+    "num_heads_upsample",
+    "norm_groups",
+)
+HEADS = [{"num_head_channels": n} for n in (64, 32, 128, 16)] + [
+    {"num_head_channels": -1, "num_heads": n} for n in (4, 1, 8, 2)
+]
 ORDERS = [{"use_new_attention_order": order} for order in (False, True)]
-TRIED = [{"norm_groups": n} for n in (32, 16, 8, 4)] + ORDERS + [{**order, **heads} for order in ORDERS for heads in HEADS]
+TRIED = (
+    [{"norm_groups": n} for n in (32, 16, 8, 4)]
+    + ORDERS
+    + [{**order, **heads} for order in ORDERS for heads in HEADS]
+)
 LOOKED_AT = (100, 999)  # timesteps: attention shows in little noise, norms in much
-EXPECTED = (0.03, 0.001)  # the mean squared error of eps at these: what the built-in priors, old and new, stay well below
+EXPECTED = (
+    0.03,
+    0.001,
+)  # the mean squared error of eps at these: what the built-in priors, old and new, stay well below
 BETTER = 0.7  # the ratio of errors from which on another option is the right one
 LARGEST_LOOK = 128  # pixels a side of the picture looked at
 
@@ -38,10 +64,14 @@ def load_model_config(path):
     config = {}
     for key, kind in {**REQUIRED, **OPTIONAL}.items():
         if key in REQUIRED or key in section.values:
-            config[key] = section.take(key, kind, lambda v: kind is not int or v > 0 or (v == -1 and key in MAY_BE_UNSET))
+            config[key] = section.take(
+                key, kind, lambda v: kind is not int or v > 0 or (v == -1 and key in MAY_BE_UNSET)
+            )
     section.finish()
     if config.get("class_cond"):
-        raise section.error("class_cond", "is True, but both methods need a prior without class labels")
+        raise section.error(
+            "class_cond", "is True, but both methods need a prior without class labels"
+        )
     return config
 
 
@@ -97,7 +127,9 @@ def noise_errors(model, size, device):
     """The mean squared error of eps at each of LOOKED_AT, in a smooth picture of `size` pixels a side under noise: a list."""
     ramp = torch.linspace(-1, 1, size)
     y, x = ramp[:, None], ramp[None]
-    picture = 0.5 * torch.stack([(2 * x + 1).sin() * (1.5 * y).cos() - 0.2, (1.7 * x - y).sin(), (2 * y + x).cos()])
+    picture = 0.5 * torch.stack(
+        [(2 * x + 1).sin() * (1.5 * y).cos() - 0.2, (1.7 * x - y).sin(), (2 * y + x).cos()]
+    )
     noise = torch.randn(len(LOOKED_AT), *picture.shape, generator=torch.Generator().manual_seed(0))
     abar = linear_alphas_cumprod()[list(LOOKED_AT)][:, None, None, None]
     x_t = (abar.sqrt() * picture + (1 - abar).sqrt() * noise).to(device)
@@ -115,10 +147,16 @@ def better_options(config, path, model, errors, size, device):
         except UserError:  # channels that do not divide so
             continue
         other.load_state_dict(model.state_dict(), assign=True)
-        ratios = [new / old for new, old in zip(noise_errors(frozen(other, device), size, device), errors)]
+        ratios = [
+            new / old for new, old in zip(noise_errors(frozen(other, device), size, device), errors)
+        ]
         ratio_of[i] = math.prod(ratios) ** (1 / len(ratios))
     best = min(ratio_of, key=ratio_of.get)
-    return {k: v for k, v in TRIED[best].items() if config.get(k) != v} if ratio_of[best] < BETTER else None
+    return (
+        {k: v for k, v in TRIED[best].items() if config.get(k) != v}
+        if ratio_of[best] < BETTER
+        else None
+    )
 
 
 def warn_of_options(config, path, model, device):
@@ -131,9 +169,15 @@ def warn_of_options(config, path, model, device):
     better = None if predicts_nothing else better_options(config, path, model, errors, size, device)
     if better or not errors[-1] < 0.3:  # nan, too
         seen = ", ".join(f"{error:.2g} at t = {t}" for error, t in zip(errors, LOOKED_AT))
-        hint = f"; {' with '.join(f'{key}: {value}' for key, value in better.items())} would do better" if better else ""
-        warn(f"{config['model_path']} predicts noise badly with {path} (mean squared error {seen}){hint}. The weights are untrained, or "
-             f"one of the options which change no shape ({', '.join(SHAPELESS)}) is not as in their training")
+        hint = (
+            f"; {' with '.join(f'{key}: {value}' for key, value in better.items())} would do better"
+            if better
+            else ""
+        )
+        warn(
+            f"{config['model_path']} predicts noise badly with {path} (mean squared error {seen}){hint}. The weights are untrained, or "
+            f"one of the options which change no shape ({', '.join(SHAPELESS)}) is not as in their training"
+        )
 
 
 def load_prior(config, path, device, precision="fp32"):
@@ -144,7 +188,9 @@ def load_prior(config, path, device, precision="fp32"):
     """
     checkpoint = project(config["model_path"])
     if not os.path.isfile(checkpoint):
-        raise UserError(f"{checkpoint}: no such checkpoint ({path} names it); models/README.md says where to get it")
+        raise UserError(
+            f"{checkpoint}: no such checkpoint ({path} names it); models/README.md says where to get it"
+        )
     model = build_model(config, path)
     state = read_state_dict(checkpoint)
     if shapes(state) != shapes(model.state_dict()):

@@ -1,4 +1,5 @@
 """The network on pictures of any size: mirrored to what it can halve, and in overlapping tiles where memory asks for it."""
+
 import math
 
 import torch
@@ -46,7 +47,11 @@ class AnySize:
 
     def __call__(self, x, t):
         height, width = x.shape[-2:]
-        if not (height % self.model.stride or width % self.model.stride or max(height, width) > (self.tile or math.inf)):
+        if not (
+            height % self.model.stride
+            or width % self.model.stride
+            or max(height, width) > (self.tile or math.inf)
+        ):
             return self.model(x, t)[:, :3]
         x = mirrored_after(mirrored_after(x, self.model.stride, -2), self.model.stride, -1)
         evaluate = self._tiled if max(x.shape[-2:]) > (self.tile or math.inf) else self.model
@@ -61,7 +66,9 @@ class AnySize:
         for top in starts[0]:
             for left in starts[1]:
                 place = (..., slice(top, top + sides[0]), slice(left, left + sides[1]))
-                eps = checkpoint(self.model, x[place], t, use_reentrant=False, preserve_rng_state=False)[:, :3]
+                eps = checkpoint(
+                    self.model, x[place], t, use_reentrant=False, preserve_rng_state=False
+                )[:, :3]
                 total[place] += window * eps
                 weight[place] += window
         return total / weight
@@ -78,7 +85,10 @@ def kept_per_pixel(model, prior_size, device):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = model(torch.zeros(1, 3, side, side, device=device, requires_grad=True), torch.zeros(1, device=device))
+        out = model(
+            torch.zeros(1, 3, side, side, device=device, requires_grad=True),
+            torch.zeros(1, device=device),
+        )
     for parameter in model.parameters():
         kept.pop(parameter.untyped_storage().data_ptr(), None)
     del out  # until here, or another tensor might have come to lie where a kept one was
@@ -90,7 +100,11 @@ def choose_tile(model, size, prior_size, batch, device):
     where that fits into memory, as pictures no larger than the prior's are taken to do. GPU's batches come down to what fits."""
     if max(size) <= prior_size:
         return None
-    room = MEMORY_SHARE * available_memory(device) / kept_per_pixel(model, prior_size, device) / batch
+    room = (
+        MEMORY_SHARE * available_memory(device) / kept_per_pixel(model, prior_size, device) / batch
+    )
     if size[0] * size[1] <= room:
         return None
-    return max(prior_size, min(LARGEST_TILE * prior_size, int(room**0.5) // model.stride * model.stride))
+    return max(
+        prior_size, min(LARGEST_TILE * prior_size, int(room**0.5) // model.stride * model.stride)
+    )

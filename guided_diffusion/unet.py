@@ -3,6 +3,7 @@
 The names of the sub-modules (`input_blocks`, `in_layers`, `qkv`, …) and the places of parameterless modules inside
 their Sequentials are those of the published checkpoints, so that these load strictly.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -37,7 +38,9 @@ class Downsample(nn.Module):
 
     def __init__(self, channels, use_conv):
         super().__init__()
-        self.op = Conv2d(channels, channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
+        self.op = (
+            Conv2d(channels, channels, 3, stride=2, padding=1) if use_conv else nn.AvgPool2d(2)
+        )
 
     def forward(self, x):
         return self.op(x)
@@ -46,12 +49,23 @@ class Downsample(nn.Module):
 class ResBlock(nn.Module):
     """Two convolutions with the time embedding between them; `resample` halves or doubles the resolution on both paths."""
 
-    def __init__(self, channels, out_channels, emb_channels, dropout, use_scale_shift_norm, norm_groups, resample=None):
+    def __init__(
+        self,
+        channels,
+        out_channels,
+        emb_channels,
+        dropout,
+        use_scale_shift_norm,
+        norm_groups,
+        resample=None,
+    ):
         super().__init__()
         self.use_scale_shift_norm = use_scale_shift_norm
         self.resample = resample(channels, use_conv=False) if resample else None
         self.in_layers = nn.Sequential(
-            GroupNorm32(norm_groups, channels), nn.SiLU(), Conv2d(channels, out_channels, 3, padding=1)
+            GroupNorm32(norm_groups, channels),
+            nn.SiLU(),
+            Conv2d(channels, out_channels, 3, padding=1),
         )
         emb_width = 2 * out_channels if use_scale_shift_norm else out_channels
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, emb_width))
@@ -86,12 +100,27 @@ class AttentionBlock(nn.Module):
     published checkpoints) into heads first. `trained_positions`: how many there are in pictures of the prior's size.
     """
 
-    def __init__(self, channels, num_heads, num_head_channels, use_checkpoint, new_order, norm_groups, trained_positions):
+    def __init__(
+        self,
+        channels,
+        num_heads,
+        num_head_channels,
+        use_checkpoint,
+        new_order,
+        norm_groups,
+        trained_positions,
+    ):
         super().__init__()
         self.trained_positions = trained_positions
         self.num_heads = num_heads if num_head_channels == -1 else channels // num_head_channels
-        if self.num_heads < 1 or channels % self.num_heads or num_head_channels not in (-1, channels // self.num_heads):
-            raise ValueError(f"{channels} channels do not divide into attention heads of {num_head_channels}")
+        if (
+            self.num_heads < 1
+            or channels % self.num_heads
+            or num_head_channels not in (-1, channels // self.num_heads)
+        ):
+            raise ValueError(
+                f"{channels} channels do not divide into attention heads of {num_head_channels}"
+            )
         self.use_checkpoint, self.new_order = use_checkpoint, new_order
         self.norm = GroupNorm32(norm_groups, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
@@ -115,7 +144,9 @@ class AttentionBlock(nn.Module):
             # So laid out, PyTorch takes a kernel that never holds positions x positions numbers; at the prior's size the published
             # code's rounding is kept.
             q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        h = F.scaled_dot_product_attention(q, k, v).mT  # its scale 1/sqrt(head width) is the published fourth root on q and on k
+        h = F.scaled_dot_product_attention(
+            q, k, v
+        ).mT  # its scale 1/sqrt(head width) is the published fourth root on q and on k
         return (flat + self.proj_out(h.reshape(batch, channels, -1))).reshape(x.shape)
 
 
@@ -136,9 +167,24 @@ class UNetModel(nn.Module):
     """
 
     def __init__(
-        self, image_size, model_channels, out_channels, num_res_blocks, attention_factors, dropout, channel_mult, num_classes,
-        use_checkpoint, use_fp16, num_heads, num_head_channels, num_heads_upsample, use_scale_shift_norm,
-        resblock_updown, use_new_attention_order, norm_groups,
+        self,
+        image_size,
+        model_channels,
+        out_channels,
+        num_res_blocks,
+        attention_factors,
+        dropout,
+        channel_mult,
+        num_classes,
+        use_checkpoint,
+        use_fp16,
+        num_heads,
+        num_head_channels,
+        num_heads_upsample,
+        use_scale_shift_norm,
+        resblock_updown,
+        use_new_attention_order,
+        norm_groups,
     ):
         super().__init__()
         self.model_channels = model_channels
@@ -146,21 +192,41 @@ class UNetModel(nn.Module):
         self.dtype = torch.float32
         emb_channels = 4 * model_channels
         self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, emb_channels), nn.SiLU(), nn.Linear(emb_channels, emb_channels)
+            nn.Linear(model_channels, emb_channels),
+            nn.SiLU(),
+            nn.Linear(emb_channels, emb_channels),
         )
         if num_classes:
             self.label_emb = nn.Embedding(num_classes, emb_channels)
 
         def res_block(channels, out_channels, resample=None):
-            return ResBlock(channels, out_channels, emb_channels, dropout, use_scale_shift_norm, norm_groups, resample)
+            return ResBlock(
+                channels,
+                out_channels,
+                emb_channels,
+                dropout,
+                use_scale_shift_norm,
+                norm_groups,
+                resample,
+            )
 
         def attention(channels, heads):
             return AttentionBlock(
-                channels, heads, num_head_channels, use_checkpoint, use_new_attention_order, norm_groups, (image_size // factor) ** 2
+                channels,
+                heads,
+                num_head_channels,
+                use_checkpoint,
+                use_new_attention_order,
+                norm_groups,
+                (image_size // factor) ** 2,
             )
 
         def resampling(kind, channels):
-            return res_block(channels, channels, kind) if resblock_updown else kind(channels, use_conv=True)
+            return (
+                res_block(channels, channels, kind)
+                if resblock_updown
+                else kind(channels, use_conv=True)
+            )
 
         ch = int(channel_mult[0] * model_channels)
         self.input_blocks = nn.ModuleList([TimestepSequential(Conv2d(3, ch, 3, padding=1))])
@@ -178,7 +244,9 @@ class UNetModel(nn.Module):
                 skip_channels.append(ch)
                 factor *= 2
 
-        self.middle_block = TimestepSequential(res_block(ch, ch), attention(ch, num_heads), res_block(ch, ch))
+        self.middle_block = TimestepSequential(
+            res_block(ch, ch), attention(ch, num_heads), res_block(ch, ch)
+        )
 
         heads_up = num_heads if num_heads_upsample == -1 else num_heads_upsample
         self.output_blocks = nn.ModuleList()
@@ -223,10 +291,24 @@ class UNetModel(nn.Module):
 
 
 def create_model(
-    image_size, num_channels, num_res_blocks, channel_mult="", learn_sigma=False, class_cond=False,
-    use_checkpoint=False, attention_resolutions="16", num_heads=1, num_head_channels=-1, num_heads_upsample=-1,
-    use_scale_shift_norm=False, dropout=0.0, resblock_updown=False, use_fp16=False, use_new_attention_order=False,
-    norm_groups=32, model_path="",
+    image_size,
+    num_channels,
+    num_res_blocks,
+    channel_mult="",
+    learn_sigma=False,
+    class_cond=False,
+    use_checkpoint=False,
+    attention_resolutions="16",
+    num_heads=1,
+    num_head_channels=-1,
+    num_heads_upsample=-1,
+    use_scale_shift_norm=False,
+    dropout=0.0,
+    resblock_updown=False,
+    use_fp16=False,
+    use_new_attention_order=False,
+    norm_groups=32,
+    model_path="",
 ):
     """Build a UNet from the keys of a `model_config_*.yaml`; weights are not loaded here. The names are
     guided-diffusion's, all but norm_groups, which is 32 there.
@@ -243,9 +325,13 @@ def create_model(
     elif image_size in CHANNEL_MULT_BY_SIZE:
         widths = CHANNEL_MULT_BY_SIZE[image_size]
     else:
-        raise ValueError(f"image_size {image_size} has no default channel_mult: give one, such as '1,2,2,4'")
+        raise ValueError(
+            f"image_size {image_size} has no default channel_mult: give one, such as '1,2,2,4'"
+        )
     if image_size % 2 ** (len(widths) - 1):
-        raise ValueError(f"image_size {image_size} cannot be halved {len(widths) - 1} times, as channel_mult asks")
+        raise ValueError(
+            f"image_size {image_size} cannot be halved {len(widths) - 1} times, as channel_mult asks"
+        )
     return UNetModel(
         image_size=image_size,
         model_channels=num_channels,

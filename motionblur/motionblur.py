@@ -1,6 +1,6 @@
 """Blur kernels of random camera shake, after Levi Borodenko's ``motionblur``.
 
-    python -c "from motionblur.motionblur import Kernel; Kernel((64, 64), 0.5).displayKernel()"
+python -c "from motionblur.motionblur import Kernel; Kernel((64, 64), 0.5).displayKernel()"
 """
 
 import os
@@ -81,8 +81,11 @@ class Kernel:
     """
 
     def __init__(self, size=(100, 100), intensity=0, rng=np.random):
-        if not (isinstance(size, tuple) and len(size) == 2
-                and all(isinstance(side, Integral) and side > 0 for side in size)):
+        if not (
+            isinstance(size, tuple)
+            and len(size) == 2
+            and all(isinstance(side, Integral) and side > 0 for side in size)
+        ):
             raise ValueError(f"size must be a tuple of two positive ints (w, h), got {size!r}")
         if not (isinstance(intensity, Real) and 0 <= intensity <= 1):
             raise ValueError(f"intensity must be a number in [0, 1], got {intensity!r}")
@@ -103,7 +106,9 @@ class Kernel:
 
     def displayKernel(self, show=True):
         """Return the kernel as a Pillow image, its largest entry white; `show` opens a viewer."""
-        image = Image.fromarray(np.uint8(np.rint(255 * self.kernelMatrix / self.kernelMatrix.max())))
+        image = Image.fromarray(
+            np.uint8(np.rint(255 * self.kernelMatrix / self.kernelMatrix.max()))
+        )
         if show:
             image.show()
         return image
@@ -125,8 +130,10 @@ class Kernel:
         """
         image = _as_image(image)
         if not keep_image_dim and (image.width < self.size[0] or image.height < self.size[1]):
-            raise ValueError(f"image {image.size} is smaller than the kernel {self.size}: "
-                             "pass keep_image_dim=True")
+            raise ValueError(
+                f"image {image.size} is smaller than the kernel {self.size}: "
+                "pass keep_image_dim=True"
+            )
         bands = np.asarray(image, dtype=np.float64).reshape(image.height, image.width, -1)
         if keep_image_dim:
             width, height = self.size

@@ -1,4 +1,5 @@
 """What a search explains: the measurement itself or a part of it, plainly or preconditioned."""
+
 from dataclasses import dataclass, field
 
 from solvers.least_squares import noise_level
@@ -19,7 +20,10 @@ class Aim:
 
     variance: float = 0.0
     sample_variance: float = 0.0
-    start_share: float = field(default=0.0, metadata={"valid": lambda value: 0 <= value < 1, "hint": "a number, 0 … below 1"})
+    start_share: float = field(
+        default=0.0,
+        metadata={"valid": lambda value: 0 <= value < 1, "hint": "a number, 0 … below 1"},
+    )
 
     def explained(self, task, picture, sigma):
         """What a search that begins at `picture`, (B, 3, H, W) or None, explains: (B, …), shaped like the task's y."""
@@ -29,10 +33,18 @@ class Aim:
 
     def shown(self, task, explained, sigma):
         """(operator, y) as the method is given them."""
-        return task.preconditioned(noise_level(sigma) ** 2 / self.variance, explained) if self.variance else (task.operator, explained)
+        return (
+            task.preconditioned(noise_level(sigma) ** 2 / self.variance, explained)
+            if self.variance
+            else (task.operator, explained)
+        )
 
     def result(self, task, picture, mean, sigma):
         """The picture that the mean of a pass' restorations, (B, 3, H, W), stands for. picture: where the pass began, None for noise."""
         if self.start_share:
             mean = mean + self.start_share * (picture - mean)
-        return task.drawn_to(mean, noise_level(sigma) ** 2 / self.variance).clamp(-1, 1) if self.variance else mean
+        return (
+            task.drawn_to(mean, noise_level(sigma) ** 2 / self.variance).clamp(-1, 1)
+            if self.variance
+            else mean
+        )

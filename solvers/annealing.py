@@ -1,4 +1,5 @@
 """Samples by annealing: the network guesses the picture at falling noise levels, and each guess is drawn to the measurement."""
+
 import torch
 
 from guided_diffusion.ddim import predict_x0
@@ -75,7 +76,11 @@ def channel_noise(y, sigma):
 def scaled(errors, factor):
     """`guided_diffusion.errors.Errors.around`'s (S, S^T, S^-T) of errors that are larger by a factor, (B, 1, 1, 1)."""
     root, transposed, inverse = errors
-    return lambda u: factor * root(u), lambda v: factor * transposed(v), lambda u: inverse(u) / factor
+    return (
+        lambda u: factor * root(u),
+        lambda v: factor * transposed(v),
+        lambda u: inverse(u) / factor,
+    )
 
 
 def learnt(factor, told, usual):
@@ -99,7 +104,10 @@ def opposite_draws(g, task, begun, sigma, levels, by_gradient, data_steps, on_st
 
     by_gradient: the guess first moves by GRADIENT_SHARE of what the network's gradient makes of the measurement, see `drawn`.
     """
-    in_each, noise = channel_noise(task.y, sigma), lambda like: g.rng.randn(like.shape[1:], like.device)
+    in_each, noise = (
+        channel_noise(task.y, sigma),
+        lambda like: g.rng.randn(like.shape[1:], like.device),
+    )
     fresh, found, factor = noise(task.like), [begun, begun], 1.0
     for step, level in enumerate(levels):
         zs = [x + sign * level * fresh for x, sign in zip(found, (1, -1))]
@@ -110,16 +118,22 @@ def opposite_draws(g, task, begun, sigma, levels, by_gradient, data_steps, on_st
                 guess = g.denoised(z.requires_grad_(by_gradient), level)
             x = guess.detach()
             root, transposed, inverse = scaled(g.errors.around(x, level), factor)
-            move = lambda x, y: task.innovation(x, root, transposed, in_each.view(-1, 1, 1, 1), y, data_steps)
+            move = lambda x, y: task.innovation(
+                x, root, transposed, in_each.view(-1, 1, 1, 1), y, data_steps
+            )
             told.append(move(x, task.y))
             usual.append(move(x, task.operator(x + sign * root(white)) + sign * in_each * of_y))
             u = told[-1]
             if by_gradient:
-                x = (x + GRADIENT_SHARE * level**2 * torch.autograd.grad(guess, z, inverse(u))[0]).clamp(-1, 1)
+                x = (
+                    x + GRADIENT_SHARE * level**2 * torch.autograd.grad(guess, z, inverse(u))[0]
+                ).clamp(-1, 1)
                 u = move(x, task.y)
             found.append((x + root(sign * white + u - usual[-1])).clamp(-1, 1))
         factor = learnt(factor, told, usual)
-        on_step(step + 1, len(levels), sum((task.operator(x) - task.y).square().sum() for x in found))
+        on_step(
+            step + 1, len(levels), sum((task.operator(x) - task.y).square().sum() for x in found)
+        )
     return found
 
 
@@ -135,18 +149,28 @@ def drawn(g, task, sigma, levels, zeta, data_steps, on_step):
     taken: what is unknown and what is measured are disturbed, and the system is solved (Papandreou & Yuille, NIPS 2010). How much more the
     network errs about this picture than usual is learnt on the way, as in `opposite_draws`.
     """
-    in_each, noise = channel_noise(task.y, sigma), lambda like: g.rng.randn(like.shape[1:], like.device)
+    in_each, noise = (
+        channel_noise(task.y, sigma),
+        lambda like: g.rng.randn(like.shape[1:], like.device),
+    )
     z, factor = levels[0] * noise(task.like), 1.0
     for step, level in enumerate(levels):
         with torch.enable_grad():
             guess = g.denoised(z.requires_grad_(), level)
         root, transposed, inverse = scaled(g.errors.around(guess.detach(), level), factor)
-        move = lambda y: task.innovation(guess.detach(), root, transposed, in_each.view(-1, 1, 1, 1), y, data_steps)
+        move = lambda y: task.innovation(
+            guess.detach(), root, transposed, in_each.view(-1, 1, 1, 1), y, data_steps
+        )
         white = noise(task.like)
-        u, usual = move(task.y), move(task.operator(guess.detach() + root(white)) + in_each * noise(task.y))
+        u, usual = (
+            move(task.y),
+            move(task.operator(guess.detach() + root(white)) + in_each * noise(task.y)),
+        )
         if step + 1 < len(levels):
             by_gradient = level**2 * torch.autograd.grad(guess, z, inverse(u))[0]
-            x = (guess.detach() + JACOBIAN_SHARE * by_gradient + (1 - JACOBIAN_SHARE) * root(u)).clamp(-1, 1)
+            x = (
+                guess.detach() + JACOBIAN_SHARE * by_gradient + (1 - JACOBIAN_SHARE) * root(u)
+            ).clamp(-1, 1)
             old = (z.detach() - x) / level
             z = x + levels[step + 1] * ((1 - zeta) ** 0.5 * old + zeta**0.5 * noise(task.like))
         else:
@@ -192,7 +216,13 @@ def explaining_best(samples, task):
     """Of the samples, (B, 3, H, W) each, every image's with the smallest residual. One that is not finite explains nothing."""
     best = least = None
     for X in samples:
-        residual = (task.operator(X) - task.y).flatten(1).square().sum(1)[:, None, None, None].nan_to_num(nan=torch.inf)
+        residual = (
+            (task.operator(X) - task.y)
+            .flatten(1)
+            .square()
+            .sum(1)[:, None, None, None]
+            .nan_to_num(nan=torch.inf)
+        )
         best = X if best is None else torch.where(residual < least, X, best)
         least = residual if least is None else torch.minimum(residual, least)
     return best

@@ -1,4 +1,5 @@
 """Intermediate layer optimisation: the equation that DMILO and DMILO-PGD share, and the chain they run it on."""
+
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,9 @@ def optimise_layer(g, operator, target, z, nu, h, on_step):
     """
     z, nu = z.detach().clone().requires_grad_(), nu.detach().clone().requires_grad_()
     parameters = [{"params": nu, "lr": h.lr_nu}, {"params": z, "lr": h.lr_z}]
-    adam = torch.optim.Adam(parameters, fused=True, capturable=z.is_cuda)  # one kernel, no word from the host
+    adam = torch.optim.Adam(
+        parameters, fused=True, capturable=z.is_cuda
+    )  # one kernel, no word from the host
     learning_rate = CosineAnnealingLR(adam, h.inner) if h.decay else None
     for step in range(h.inner):
         loss = (

@@ -1,4 +1,5 @@
 """Linear tasks without a prior: conjugate gradients, and what is built on them."""
+
 import torch
 
 from util.files import UserError
@@ -6,9 +7,13 @@ from util.files import UserError
 SMOOTH_STEPS = 100  # conjugate gradient steps for a smooth picture
 DAMPED_STEPS = 10  # for one preconditioned residual, which only has to point the right way
 DATA_STEPS = 20  # and for one step to the measurement
-NOT_LINEAR = ("this task's operator is not linear, which least squares and a smooth start need; give the task the row `nonlinear` of the preset, "
-              "or choose another --task or --preset")
-ROUNDING = 1 / 255 / 3**0.5  # standard deviation of an 8-bit picture's rounding in units of [-1, 1]: a step of 2 / 255 over sqrt(12)
+NOT_LINEAR = (
+    "this task's operator is not linear, which least squares and a smooth start need; give the task the row `nonlinear` of the preset, "
+    "or choose another --task or --preset"
+)
+ROUNDING = (
+    1 / 255 / 3**0.5
+)  # standard deviation of an 8-bit picture's rounding in units of [-1, 1]: a step of 2 / 255 over sqrt(12)
 
 
 def silent(step, steps, loss):
@@ -26,7 +31,9 @@ def is_linear(operator, x):
     """Is A linear, as far as x, (B, 3, H, W), not zero, can tell? To a thousandth of A(x)'s largest value: rounding goes with it."""
     other, y = x.flip(0, -1), operator(x)
     scale = y.abs().max().clamp(min=1e-30)
-    return torch.allclose(operator(other - 2 * x) / scale, (operator(other) - 2 * y) / scale, atol=1e-3)
+    return torch.allclose(
+        operator(other - 2 * x) / scale, (operator(other) - 2 * y) / scale, atol=1e-3
+    )
 
 
 def adjoint(operator, x):
@@ -86,7 +93,9 @@ class LinearTask:
 
         def apply(x):
             down, right = x.diff(dim=-2), x.diff(dim=-1)
-            roughness = -down.diff(dim=-2, prepend=0 * down[..., :1, :], append=0 * down[..., :1, :])
+            roughness = -down.diff(
+                dim=-2, prepend=0 * down[..., :1, :], append=0 * down[..., :1, :]
+            )
             roughness -= right.diff(dim=-1, prepend=0 * right[..., :1], append=0 * right[..., :1])
             return self.transpose(self.operator(x)) + smoothness * roughness
 
@@ -97,7 +106,9 @@ class LinearTask:
         """argmin_u ||A(u) - y||^2 + damping ||u - x||^2: the most probable picture if x errs by a variance of which damping is
         the noise's share. y: another measurement than the task's."""
         apply = lambda d: self.transpose(self.operator(d)) + damping * d
-        return x + conjugate_gradients(apply, self.transpose((self.y if y is None else y) - self.operator(x)), steps)
+        return x + conjugate_gradients(
+            apply, self.transpose((self.y if y is None else y) - self.operator(x)), steps
+        )
 
     @torch.no_grad()
     def innovation(self, x, root, transposed, sigma, y, steps=DATA_STEPS):
@@ -113,4 +124,6 @@ class LinearTask:
         of 1/2 mean A'(x)^2 is then the gradient of 1/2 r^T (A A^T + damping)^-1 r. What the blur has weakened is restored as
         fast as what it has left. With DMILO-PGD's lr_x = 1/2 and squared norm, one gradient step is that Gauss-Newton step.
         """
-        return lambda x: x - self.drawn_to(x.detach(), damping, DAMPED_STEPS, y), torch.zeros_like(self.like)
+        return lambda x: x - self.drawn_to(x.detach(), damping, DAMPED_STEPS, y), torch.zeros_like(
+            self.like
+        )

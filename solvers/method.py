@@ -1,4 +1,5 @@
 """What every method is: a generator of iterates, and the settings that it reads from a row of configs/<method>.yaml."""
+
 from dataclasses import dataclass, field, replace
 from typing import Callable, NamedTuple
 
@@ -42,7 +43,10 @@ class Row:
     @property
     def passes(self):
         """The row of every pass: those `before` and, last, this one."""
-        return [*(replace(self, before=(), **vars(one)) for one in self.before), replace(self, before=()) if self.before else self]
+        return [
+            *(replace(self, before=(), **vars(one)) for one in self.before),
+            replace(self, before=()) if self.before else self,
+        ]
 
     @property
     def searches(self):

@@ -1,10 +1,13 @@
 """Tasks that are not linear, without a prior: gradient steps towards the measurement."""
+
 import torch
 
 from solvers.least_squares import NOT_LINEAR
 from util.files import UserError
 
-GRADIENT_STEPS = 15  # for one step to the measurement; accelerated, they reach what twice as many plain ones do
+GRADIENT_STEPS = (
+    15  # for one step to the measurement; accelerated, they reach what twice as many plain ones do
+)
 FEW_STEPS = 5  # for one preconditioned residual, which only has to point the right way
 POWER_STEPS = 5  # of a power iteration, whose result may fall short of the curvature by a third before the steps diverge
 NUDGE = 0.01  # of a pixel, in [-1, 1], root mean square: by how much it differentiates
@@ -26,7 +29,9 @@ class NonlinearTask:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             measured = self.operator(x)
-            residual = measured.detach() - (self.y if y is None else y) if residual is None else residual
+            residual = (
+                measured.detach() - (self.y if y is None else y) if residual is None else residual
+            )
             return torch.autograd.grad(measured, x, residual)[0]
 
     def curvature(self, x):
@@ -52,11 +57,15 @@ class NonlinearTask:
 
     def innovation(self, x, root, transposed, sigma, y, steps=GRADIENT_STEPS):
         """See LinearTask.innovation."""
-        return NonlinearTask(lambda u: self.operator(x + root(u)), y, self.like).drawn_to(torch.zeros_like(x), sigma**2, steps)
+        return NonlinearTask(lambda u: self.operator(x + root(u)), y, self.like).drawn_to(
+            torch.zeros_like(x), sigma**2, steps
+        )
 
     def smooth(self, smoothness):
         raise UserError(NOT_LINEAR)
 
     def preconditioned(self, damping, y):
         """See LinearTask.preconditioned: A'(x) is the way from x to what a few gradient steps find, with the gradient of the identity."""
-        return lambda x: x - self.drawn_to(x.detach(), damping, FEW_STEPS, y), torch.zeros_like(self.like)
+        return lambda x: x - self.drawn_to(x.detach(), damping, FEW_STEPS, y), torch.zeros_like(
+            self.like
+        )

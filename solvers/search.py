@@ -1,5 +1,6 @@
 """What surrounds a method's search: where it begins (`solvers.starts`), what it explains (`solvers.aims`), and how often it is repeated.
 Everything here is off in the published settings."""
+
 from dataclasses import dataclass, field
 
 from guided_diffusion.blind import UnknownOperator
@@ -40,9 +41,13 @@ class Staged(Row):
 
     def __post_init__(self):
         if self.starts == 0 and (self.before or self.start is None):
-            raise UserError("starts: is 0, which is for a row whose start is its result; give it a start and no passes before, or 1 or more")
+            raise UserError(
+                "starts: is 0, which is for a row whose start is its result; give it a start and no passes before, or 1 or more"
+            )
         if self.start is None and self.aim.start_share:
-            raise UserError("start_share: is of the picture that a search begins at; give the row a start, or leave it out")
+            raise UserError(
+                "start_share: is of the picture that a search begins at; give the row a start, or leave it out"
+            )
 
 
 def as_task(operator, y, like):
@@ -75,7 +80,9 @@ def one_search(solver, g, task, latents, h, on_step, state):
     """The iterates of the method's one search, with what it began with in their states."""
     begun = state or begin(g, task, h, on_step)
     seen = h.aim.shown(task, begun["explained"], h.sigma)
-    for iterate in solver(g, *seen, begun_at(g, begun["picture"], latents[0]), h, on_step, state and state["solver"]):
+    for iterate in solver(
+        g, *seen, begun_at(g, begun["picture"], latents[0]), h, on_step, state and state["solver"]
+    ):
         yield iterate._replace(state=iterate.state and {**begun, "solver": iterate.state})
 
 
@@ -87,13 +94,17 @@ def averaged_searches(solver, g, task, latents, h, on_step, state):
     for count, (row, n) in list(enumerate(searches))[state["searches"] :]:
         g.restep(row.chain_steps, h.layers)
         seen = h.aim.shown(task, state["explained"], h.sigma)
-        for iterate in solver(g, *seen, begun_at(g, state["picture"], opposite(latents, count)), row, on_step):
+        for iterate in solver(
+            g, *seen, begun_at(g, state["picture"], opposite(latents, count)), row, on_step
+        ):
             if count == 0 and iterate.name == "init":
                 yield iterate
         mean = iterate.x if n == 0 else state["mean"] + (iterate.x - state["mean"]) / (n + 1)
         state = {**state, "searches": count + 1, "mean": mean}
         result = h.aim.result(task, state["picture"], mean, h.sigma)
-        if n + 1 == row.starts and count + 1 < len(searches):  # the next pass begins at what this one has found
+        if n + 1 == row.starts and count + 1 < len(
+            searches
+        ):  # the next pass begins at what this one has found
             state.update(picture=result, explained=h.aim.explained(task, mean, h.sigma))
         yield Iterate(f"{count}_after", result, state, ends_outer=True)
 
@@ -101,7 +112,9 @@ def averaged_searches(solver, g, task, latents, h, on_step, state):
 def only_the_start(g, task, h, on_step, state):
     """The iterate of a row that searches nothing; none, if it was found before the run was stopped."""
     if state is None:
-        yield Iterate("0_after", h.start(g, task, h.sigma, on_step).clamp(-1, 1), {}, ends_outer=True)
+        yield Iterate(
+            "0_after", h.start(g, task, h.sigma, on_step).clamp(-1, 1), {}, ends_outer=True
+        )
 
 
 def search(solver, g, operator, y, latents, h, on_step, state=None):

@@ -4,12 +4,20 @@ A start is a dataclass: its `kind` is the word that names it in a row, its other
 start(g, task, sigma, on_step), it gives the picture, (B, 3, H, W) in [-1, 1]. g: the chain, whose steps it may change; task: what
 `solvers.search.as_task` makes of operator and measurement; sigma: the measurement's noise. A row without a start begins at noise.
 """
+
 from dataclasses import dataclass, field
 
 import torch
 
 from guided_diffusion.ddim import TRAINING_STEPS, even_levels
-from solvers.annealing import annealed, denoised, drawn, explaining_best, opposite_draws, plug_and_play
+from solvers.annealing import (
+    annealed,
+    denoised,
+    drawn,
+    explaining_best,
+    opposite_draws,
+    plug_and_play,
+)
 from solvers.least_squares import DAMPED_STEPS, DATA_STEPS, noise_level
 from solvers.unknown import UnknownTask, annealed_together
 from util.files import UserError
@@ -45,8 +53,15 @@ class Annealed:
     """
 
     kind: str = word("annealed")
-    steps: int = field(metadata={"valid": lambda value: 1 <= value <= TRAINING_STEPS, "hint": f"a whole number, 1 … {TRAINING_STEPS}"})
-    zeta: float = field(default=1.0, metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"})
+    steps: int = field(
+        metadata={
+            "valid": lambda value: 1 <= value <= TRAINING_STEPS,
+            "hint": f"a whole number, 1 … {TRAINING_STEPS}",
+        }
+    )
+    zeta: float = field(
+        default=1.0, metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"}
+    )
     guided: bool = False
     runs: int = 1
     finds_unknown = True  # also what an operator does not know of itself
@@ -56,7 +71,10 @@ class Annealed:
             return annealed_together(g, task, sigma, self.steps, self.runs, self.zeta, on_step)
         g.restep(self.steps)
         noises = (g.rng.randn(task.like.shape[1:], task.like.device) for _ in range(self.runs))
-        return explaining_best((annealed(g, task, [z], sigma, self.zeta, on_step, self.guided)[0] for z in noises), task)
+        return explaining_best(
+            (annealed(g, task, [z], sigma, self.zeta, on_step, self.guided)[0] for z in noises),
+            task,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +100,21 @@ class PlugAndPlay:
         def to_measurement(x, level):
             if self.by_errors:
                 root, transposed, _ = g.errors.around(x, level)
-                return x + root(task.innovation(x, root, transposed, self.damping**0.5 * sigma, task.y, DAMPED_STEPS))
+                return x + root(
+                    task.innovation(
+                        x, root, transposed, self.damping**0.5 * sigma, task.y, DAMPED_STEPS
+                    )
+                )
             return task.drawn_to(x, self.damping * (sigma / level) ** 2)
 
-        return plug_and_play(g, task, task.smooth(sigma**2 / self.contrast), self.levels(sigma), to_measurement, on_step)
+        return plug_and_play(
+            g,
+            task,
+            task.smooth(sigma**2 / self.contrast),
+            self.levels(sigma),
+            to_measurement,
+            on_step,
+        )
 
     def levels(self, sigma):
         """The noise levels, `steps` of them, falling geometrically."""
@@ -115,7 +144,9 @@ class Pair:
         sigma = noise_level(sigma)
         begun = task.smooth(sigma**2 / CONTRAST) if self.top else torch.zeros_like(task.like)
         levels = even_levels(self.steps, self.last, self.top)
-        return opposite_draws(g, task, begun, sigma, levels, self.by_gradient, self.data_steps, on_step)
+        return opposite_draws(
+            g, task, begun, sigma, levels, self.by_gradient, self.data_steps, on_step
+        )
 
     def __call__(self, *seen):
         return sum(self.draws(*seen)) / 2
@@ -132,7 +163,9 @@ class Drawn:
     kind: str = word("drawn")
     steps: int
     last: float = field(metadata={"low": 1e-9})
-    zeta: float = field(metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"})
+    zeta: float = field(
+        metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"}
+    )
     data_steps: int = DATA_STEPS
 
     def __call__(self, g, task, sigma, on_step):
@@ -150,7 +183,9 @@ class Denoised:
 
     def __call__(self, g, task, sigma, on_step):
         if task.y.shape != task.like.shape or not torch.equal(task.operator(task.like), task.like):
-            raise UserError("one evaluation of the network is for denoising alone; choose another row or method for this task")
+            raise UserError(
+                "one evaluation of the network is for denoising alone; choose another row or method for this task"
+            )
         return denoised(g, task.y, noise_level(sigma), self.runs)
 
 

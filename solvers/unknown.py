@@ -1,5 +1,6 @@
 """All that is particular to an operator that has to find a part of itself, `guided_diffusion.blind.UnknownOperator`: how an annealing
 finds it along with the picture, and how a search finds it again."""
+
 import torch
 
 from solvers.annealing import annealed
@@ -51,11 +52,16 @@ def annealed_together(g, task, sigma, steps, runs, zeta, on_step):
     if coarse is None:
         g.restep(steps)
         zs = [noise() for _ in range(runs)]
-        before_data = lambda x0s, level: (task.refit(x0s, move=True), in_doubt(level))  # or any kernel would explain the measurement
+        before_data = lambda x0s, level: (
+            task.refit(x0s, move=True),
+            in_doubt(level),
+        )  # or any kernel would explain the measurement
     else:
         operator, y = coarse
         small = UnknownTask(operator, y, task.like.new_ones(len(y), 3, *operator.size))
-        picture = task.take_over(operator, annealed_together(g, small, sigma / 2, steps, runs, zeta, on_step))
+        picture = task.take_over(
+            operator, annealed_together(g, small, sigma / 2, steps, runs, zeta, on_step)
+        )
         g.restep(steps, max(1, steps * LAST_LEVELS // 100))
         zs = [g.noised(picture, noise()) for _ in range(runs)]
         before_data = lambda x0s, level: (x0s, in_doubt(level))
@@ -65,8 +71,10 @@ def annealed_together(g, task, sigma, steps, runs, zeta, on_step):
 def refuse_who_never_looks(h):
     """Raise UserError for a row by which nobody would look for what the operator does not know."""
     if not (h.finds_unknown or getattr(h.start, "finds_unknown", False) or len(h.parts) > 1):
-        raise UserError("this preset never looks for the unknown kernel; choose another --preset (of dmilo and dmilo-pgd paper, fast or sharp), "
-                        "another method (dmilo, dmilo-pgd, dmplug), or name the kernel")
+        raise UserError(
+            "this preset never looks for the unknown kernel; choose another --preset (of dmilo and dmilo-pgd paper, fast or sharp), "
+            "another method (dmilo, dmilo-pgd, dmplug), or name the kernel"
+        )
 
 
 def finding(iterates, task, h, state):

@@ -57,10 +57,24 @@ def run_method(script, tmp_path, one_alexnet):
 
     def run(method, task, *arguments, name="run", iterations=("--outer", 2, "--inner", 2)):
         logdir = tmp_path / method
-        result = script(f"{method}.py", "-t", task, "-l", logdir, "--name", name, "--cuda", -1, *iterations, *arguments)
+        result = script(
+            f"{method}.py",
+            "-t",
+            task,
+            "-l",
+            logdir,
+            "--name",
+            name,
+            "--cuda",
+            -1,
+            *iterations,
+            *arguments,
+        )
         assert result.code == 0, result.err
         folder = logdir / "demo" / task / name
-        return SimpleNamespace(folder=folder, summary=json.loads((folder / "summary.json").read_text()), **vars(result))
+        return SimpleNamespace(
+            folder=folder, summary=json.loads((folder / "summary.json").read_text()), **vars(result)
+        )
 
     return run
 
@@ -75,9 +89,22 @@ def demo_model():
 def workspace(tmp_path, monkeypatch):
     """The current directory becomes a copy of the project whose configs, checkpoints and images are ours to spoil."""
     root = os.getcwd()
-    for name in ("experiment", "baselines", "solvers", "guided_diffusion", "motionblur", "util", "data"):
+    for name in (
+        "experiment",
+        "baselines",
+        "solvers",
+        "guided_diffusion",
+        "motionblur",
+        "util",
+        "data",
+    ):
         os.symlink(os.path.join(root, name), tmp_path / name)
-    for name in ("dmilo.py", "dmilo-pgd.py", "reproduce.py", "benchmark.py"):  # Python looks beside the script itself, not beside a link
+    for name in (
+        "dmilo.py",
+        "dmilo-pgd.py",
+        "reproduce.py",
+        "benchmark.py",
+    ):  # Python looks beside the script itself, not beside a link
         shutil.copy(name, tmp_path)
     shutil.copytree("configs", tmp_path / "configs")
     shutil.copytree("bkse", tmp_path / "bkse")
@@ -99,8 +126,18 @@ def edit(path, old, new):
 
 
 # A network of demo.pt's picture size in which nothing is learnt: what it costs is five times less.
-TINY = dict(image_size=64, num_channels=8, num_res_blocks=1, channel_mult="1,1,1,1", learn_sigma=True, attention_resolutions=8,
-            num_head_channels=8, resblock_updown=True, use_scale_shift_norm=True, norm_groups=4)
+TINY = dict(
+    image_size=64,
+    num_channels=8,
+    num_res_blocks=1,
+    channel_mult="1,1,1,1",
+    learn_sigma=True,
+    attention_resolutions=8,
+    num_head_channels=8,
+    resblock_updown=True,
+    use_scale_shift_norm=True,
+    norm_groups=4,
+)
 
 
 def tiny_network():
@@ -150,13 +187,19 @@ def short_searches(monkeypatch):
     """Presets keep all their passes, starts and samples, but none takes more than 2 steps."""
     for module in (experiment.library, experiment.runner):
         load = module.load_hyperparameters
-        monkeypatch.setattr(module, "load_hyperparameters", lambda *arguments, load=load, **given: shortened(load(*arguments, **given)))
+        monkeypatch.setattr(
+            module,
+            "load_hyperparameters",
+            lambda *arguments, load=load, **given: shortened(load(*arguments, **given)),
+        )
 
 
 def put_tiny_prior(root):
     """The tiny network becomes both priors of a workspace, for processes of their own, too."""
     for prior in ("demo", "photo"):
-        (root / "configs" / f"model_config_{prior}.yaml").write_text(yaml.safe_dump({**TINY, "model_path": f"models/{prior}.pt"}))
+        (root / "configs" / f"model_config_{prior}.yaml").write_text(
+            yaml.safe_dump({**TINY, "model_path": f"models/{prior}.pt"})
+        )
         torch.save(tiny_network().state_dict(), root / "models" / f"{prior}.pt")
 
 

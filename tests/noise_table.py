@@ -7,6 +7,7 @@ or saved as a JPEG. The truth is the deviation between the same picture so treat
 "blank": so much of it is white page. A letter behind a ratio says what is told of the noise: w(hite), c(oloured), h(idden); the latter
 two are warned of.
 """
+
 import io
 import sys
 
@@ -43,12 +44,18 @@ def demosaiced(x):
     where, kernel = np.zeros((3, *x.shape[:2])), np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
     where[0, ::2, ::2] = where[2, 1::2, 1::2] = 1
     where[1] = 1 - where[0] - where[2]
-    fill = lambda c: ndimage.convolve(x[..., c] * where[c], kernel) / ndimage.convolve(where[c], kernel)
+    fill = lambda c: (
+        ndimage.convolve(x[..., c] * where[c], kernel) / ndimage.convolve(where[c], kernel)
+    )
     return rounded(np.stack([fill(c) for c in range(3)], -1)) if x.shape[-1] == 3 else rounded(x)
 
 
-TREATMENTS = {"white": rounded, "demosaiced": demosaiced, "blurred 1 px": lambda x: rounded(ndimage.gaussian_filter(x, (1, 1, 0))),
-              **{f"JPEG {quality}": lambda x, quality=quality: jpeg(x, quality) for quality in (90, 75, 50)}}
+TREATMENTS = {
+    "white": rounded,
+    "demosaiced": demosaiced,
+    "blurred 1 px": lambda x: rounded(ndimage.gaussian_filter(x, (1, 1, 0))),
+    **{f"JPEG {quality}": lambda x, quality=quality: jpeg(x, quality) for quality in (90, 75, 50)},
+}
 
 
 def told(name, sigma, treatment="white", blank=0.0, seed=0):
@@ -69,5 +76,7 @@ if __name__ == "__main__":
         for blank in (0, 0.1, 0.3, 0.6):
             for name in NAMES:
                 found = [told(name, sigma, treatment, blank) for sigma in SIGMAS]
-                cells = "".join(f"{noise.sigma / truth:7.2f}{noise.kind[0]}" for noise, truth in found)
+                cells = "".join(
+                    f"{noise.sigma / truth:7.2f}{noise.kind[0]}" for noise, truth in found
+                )
                 print(f"{name:12s}{treatment:14s}{blank:<6g}{cells}", flush=True)

@@ -1,4 +1,5 @@
 """Blur by a kernel that nobody knows: the kernel's own problem, and runs that find kernel and picture together."""
+
 import copy
 import dataclasses
 import json
@@ -12,7 +13,14 @@ from scipy.ndimage import gaussian_filter
 import experiment.runner
 from experiment import restoration
 from baselines.dmplug import DMPlugHyperparameters, dmplug
-from guided_diffusion.blind import UnknownBlur, kernel_error, most_structured, moved, nearest_moved, onto_simplex
+from guided_diffusion.blind import (
+    UnknownBlur,
+    kernel_error,
+    most_structured,
+    moved,
+    nearest_moved,
+    onto_simplex,
+)
 from guided_diffusion.ddim import Chain
 from guided_diffusion.kernels import blurring, correlating, motion_kernel
 from guided_diffusion.measurements import load_measurement
@@ -31,13 +39,18 @@ def picture(*shape, seed=0):
 
 
 def shakes(*seeds, side=9):
-    kernels = np.stack([motion_kernel(side, 0.5, np.random.RandomState(seed), None) for seed in seeds])
+    kernels = np.stack(
+        [motion_kernel(side, 0.5, np.random.RandomState(seed), None) for seed in seeds]
+    )
     return torch.from_numpy(kernels / kernels.sum((1, 2), keepdims=True)).float()
 
 
 def test_the_simplex_is_reached_by_the_shortest_way():
     v = torch.tensor([[0.2, 0.3, 0.5], [2.0, 0.0, 0.0], [0.5, 0.5, -7.0], [0.4, 0.4, 0.4]])
-    torch.testing.assert_close(onto_simplex(v), torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1 / 3] * 3]))
+    torch.testing.assert_close(
+        onto_simplex(v),
+        torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [1 / 3] * 3]),
+    )
 
 
 @pytest.mark.parametrize("mirror", [True, False])
@@ -64,7 +77,12 @@ def test_what_is_centred_explains_the_same():
 
 def test_a_kernel_is_compared_wherever_it_lies():
     (kernel,) = shakes(3)
-    assert kernel_error(kernel.roll((1, -2), (0, 1)), kernel) < 1e-6 < 0.1 < kernel_error(torch.full((9, 9), 1 / 81), kernel)
+    assert (
+        kernel_error(kernel.roll((1, -2), (0, 1)), kernel)
+        < 1e-6
+        < 0.1
+        < kernel_error(torch.full((9, 9), 1 / 81), kernel)
+    )
 
 
 def test_a_picture_is_compared_wherever_it_lies_by_quarters_of_a_pixel():
@@ -98,9 +116,22 @@ def test_the_kernel_is_found_again_between_outer_iterations_and_after_a_kill():
             seen.append(A.unknown)
             yield Iterate(f"{t}_after", x, {"t": t + 1}, ends_outer=True)
 
-    h = Hyperparameters(outer=3, inner=1, lr_z=1.0, lr_nu=1.0, weight_nu=0.0, weight_z=0.0, sigma=0.01, aim=Aim(variance=0.01))
+    h = Hyperparameters(
+        outer=3,
+        inner=1,
+        lr_z=1.0,
+        lr_nu=1.0,
+        weight_nu=0.0,
+        weight_z=0.0,
+        sigma=0.01,
+        aim=Aim(variance=0.01),
+    )
     states = [iterate.state for iterate in search(solver, Chain(None, 3, None), A, y, [x], h, None)]
-    assert torch.equal(seen[0], A.start) and not torch.equal(seen[1], seen[0]) and not torch.equal(seen[2], seen[1])
+    assert (
+        torch.equal(seen[0], A.start)
+        and not torch.equal(seen[1], seen[0])
+        and not torch.equal(seen[2], seen[1])
+    )
     wanted, A.unknown = A.unknown, None
     assert len(list(search(solver, Chain(None, 3, None), A, y, [x], h, None, states[0]))) == 2
     assert torch.equal(seen[-2], seen[1]) and torch.equal(A.unknown, wanted)
@@ -117,40 +148,65 @@ def few_levels(monkeypatch):
     monkeypatch.setattr(experiment.runner, "load_hyperparameters", loaded)
 
 
-def test_a_simulated_blind_run_leaves_both_kernels_and_both_figures(run_method, tiny_prior, few_levels, monkeypatch):
+def test_a_simulated_blind_run_leaves_both_kernels_and_both_figures(
+    run_method, tiny_prior, few_levels, monkeypatch
+):
     latents, draw = [], restoration.draw_latents
-    monkeypatch.setattr(restoration, "draw_latents", lambda *a: latents.append(draw(*a)) or latents[-1])
+    monkeypatch.setattr(
+        restoration, "draw_latents", lambda *a: latents.append(draw(*a)) or latents[-1]
+    )
     run = run_method("dmilo", "blind_deblur", "--preset", "fast", "-n", 1)
     left = run.folder / "images" / "astronaut"
-    found, true = (np.asarray(Image.open(left / f"{name}.png")) for name in ("kernel", "kernel_true"))
+    found, true = (
+        np.asarray(Image.open(left / f"{name}.png")) for name in ("kernel", "kernel_true")
+    )
     assert found.shape == true.shape == (13, 13) and not np.array_equal(found, true)
     record = json.loads((run.folder / "record" / "astronaut.json").read_text())
-    assert record["kernel_error"] == pytest.approx(kernel_error(*(torch.from_numpy(k / k.sum()) for k in (found * 1.0, true * 1.0))), abs=0.02)
+    assert record["kernel_error"] == pytest.approx(
+        kernel_error(*(torch.from_numpy(k / k.sum()) for k in (found * 1.0, true * 1.0))), abs=0.02
+    )
     assert run.summary["kernel_error"] == record["kernel_error"]
     assert run.summary["measurement"]["psnr"] == record["measurement"]["psnr"] > 15
     assert run.summary["psnr_unturned"] == record["psnr_unturned"][-1]
-    assert all(moved >= as_found for moved, as_found in zip(record["psnr"], record["psnr_unturned"]))
-    assert run.summary["operator_known"] == record["operator_known"] and record["operator_known"]["psnr"] != record["psnr"][-1]
-    assert len(latents) == 2 and all(map(torch.equal, *latents))  # who knows the kernel begins at the same noise
+    assert all(
+        moved >= as_found for moved, as_found in zip(record["psnr"], record["psnr_unturned"])
+    )
+    assert (
+        run.summary["operator_known"] == record["operator_known"]
+        and record["operator_known"]["psnr"] != record["psnr"][-1]
+    )
+    assert len(latents) == 2 and all(
+        map(torch.equal, *latents)
+    )  # who knows the kernel begins at the same noise
 
 
 @pytest.mark.slow
 def test_a_known_kernel_helps(run_method):
     """With the prior itself; the blind result is far above the blurred picture, the one of who knows the kernel above that."""
     summary = run_method("dmilo", "blind_deblur", "--preset", "fast", "-n", 1).summary
-    assert summary["measurement"]["psnr"] + 1 < summary["final"]["psnr"]["mean"] < summary["operator_known"]["psnr"] - 1
+    assert (
+        summary["measurement"]["psnr"] + 1
+        < summary["final"]["psnr"]["mean"]
+        < summary["operator_known"]["psnr"] - 1
+    )
 
 
 def test_dmplug_finds_the_kernel_by_gradient_and_goes_on_after_a_kill():
     x, A = picture(1, 3, 16, 16), UnknownBlur(5, (16, 16), "cpu", True)
     y = blurring(shakes(1, side=5), (16, 16))(x)
-    h = DMPlugHyperparameters(outer=2, inner=30, lr_z=0.01, lr_unknown=0.1, chain_steps=1, sigma=0.01)
+    h = DMPlugHyperparameters(
+        outer=2, inner=30, lr_z=0.01, lr_unknown=0.1, chain_steps=1, sigma=0.01
+    )
 
     abar = Chain(None, 1, None).levels[0].abar
 
     def run(state=None):
-        g = Chain(lambda z, t: z * (1 - abar**0.5 / 2) / (1 - abar) ** 0.5, 1, BatchRandom([0]))  # the picture is z / 2
-        found = search(dmplug, g, A, y, [picture(1, 3, 16, 16, seed=1)], h, lambda *told: None, state)
+        g = Chain(
+            lambda z, t: z * (1 - abar**0.5 / 2) / (1 - abar) ** 0.5, 1, BatchRandom([0])
+        )  # the picture is z / 2
+        found = search(
+            dmplug, g, A, y, [picture(1, 3, 16, 16, seed=1)], h, lambda *told: None, state
+        )
         return [copy.deepcopy(one) for one in found]  # a state is written before the next step
 
     first, half, whole = run()
@@ -159,21 +215,43 @@ def test_dmplug_finds_the_kernel_by_gradient_and_goes_on_after_a_kill():
     assert misfit(whole.x, whole.state["unknown"]) < 0.9 * misfit(first.x, A.start)
     assert (A.unknown > 0).all() and A.unknown.sum() == pytest.approx(1, abs=1e-5)
     A.unknown = A.start
-    assert torch.equal(run(half.state)[-1].x, whole.x) and torch.equal(A.unknown, whole.state["unknown"])
+    assert torch.equal(run(half.state)[-1].x, whole.x) and torch.equal(
+        A.unknown, whole.state["unknown"]
+    )
 
 
 def test_a_photograph_is_deblurred_without_a_kernel(script, tmp_path, tiny_prior, few_levels):
-    arguments = ["dmilo.py", "--measured", "data/demo/astronaut.png", "-l", tmp_path, "--name", "r", "--cuda", -1, "--inner", 1]
+    arguments = [
+        "dmilo.py",
+        "--measured",
+        "data/demo/astronaut.png",
+        "-l",
+        tmp_path,
+        "--name",
+        "r",
+        "--cuda",
+        -1,
+        "--inner",
+        1,
+    ]
     result = script(*arguments, "--blind", 8)
     assert result.code == 0 and "blind_deblur, sigma " in result.out, result.err
     folder = tmp_path / "photo" / "blind_deblur" / "r"
     assert Image.open(folder / "restored" / "astronaut.png").size == (64, 64)
-    assert Image.open(folder / "images" / "astronaut" / "kernel.png").size == (7, 7)  # at most 8, and odd
+    assert Image.open(folder / "images" / "astronaut" / "kernel.png").size == (
+        7,
+        7,
+    )  # at most 8, and odd
     result = script(*arguments, "--blind", 40)
-    assert result.code == 2 and "--blind 40: is too large a kernel for data/demo/astronaut.png, 64 x 64" in result.err
+    assert (
+        result.code == 2
+        and "--blind 40: is too large a kernel for data/demo/astronaut.png, 64 x 64" in result.err
+    )
 
 
-@pytest.mark.parametrize("guess", [torch.zeros(1, 3, 40, 40), torch.full((1, 3, 40, 40), float("nan"))])
+@pytest.mark.parametrize(
+    "guess", [torch.zeros(1, 3, 40, 40), torch.full((1, 3, 40, 40), float("nan"))]
+)
 def test_a_guess_that_tells_nothing_leaves_its_kernel(guess):
     A, x = UnknownBlur(9, (40, 40), "cpu", True), picture(1, 3, 40, 40)
     y = blurring(shakes(1), (40, 40))(x).expand(2, -1, -1, -1)
@@ -190,12 +268,30 @@ def test_a_kernel_to_be_found_has_an_odd_side():
 
 def test_who_would_never_look_for_the_kernel_is_refused(script, tmp_path, tiny_prior):
     result = script("baselines.dps", "-t", "blind_deblur", "-n", 1, "-l", tmp_path, "--cuda", -1)
-    assert result.code == 2 and "never looks for the unknown kernel; choose another --preset" in result.err and len(result.err.splitlines()) == 1
+    assert (
+        result.code == 2
+        and "never looks for the unknown kernel; choose another --preset" in result.err
+        and len(result.err.splitlines()) == 1
+    )
 
 
 def test_dmplug_looks_for_the_kernel_in_one_outer_iteration_too(script, tmp_path, tiny_prior):
     """It was refused, with the advice to take dmplug."""
-    result = script("baselines.dmplug", "-t", "blind_deblur", "-n", 1, "--outer", 1, "--inner", 1, "-l", tmp_path, "--cuda", -1)
+    result = script(
+        "baselines.dmplug",
+        "-t",
+        "blind_deblur",
+        "-n",
+        1,
+        "--outer",
+        1,
+        "--inner",
+        1,
+        "-l",
+        tmp_path,
+        "--cuda",
+        -1,
+    )
     assert result.code == 0, result.err
 
 
@@ -210,7 +306,9 @@ def test_a_search_sees_the_kernel_as_it_is_found(aim):
             seen.append(operator(0 * x))
             yield Iterate(f"{t}_after", x, {"t": t + 1}, ends_outer=True)
 
-    h = Hyperparameters(outer=2, inner=1, lr_z=1.0, lr_nu=1.0, weight_nu=0.0, weight_z=0.0, sigma=0.01, aim=aim)
+    h = Hyperparameters(
+        outer=2, inner=1, lr_z=1.0, lr_nu=1.0, weight_nu=0.0, weight_z=0.0, sigma=0.01, aim=aim
+    )
     *_, last = search(solver, Chain(None, 3, None), A, y, [x], h, None)
     found = UnknownBlur(5, (16, 16), "cpu", True)
     task = LinearTask(found, y, x)
@@ -221,18 +319,29 @@ def test_a_search_sees_the_kernel_as_it_is_found(aim):
     torch.testing.assert_close(seen[1], wanted, rtol=0, atol=0.05)
 
 
-@pytest.mark.parametrize("size, side, halvings", [((600, 520), 13, 1), ((300, 320), 25, 2), ((200, 200), 7, 0), ((100, 300), 13, 0)])
+@pytest.mark.parametrize(
+    "size, side, halvings",
+    [((600, 520), 13, 1), ((300, 320), 25, 2), ((200, 200), 7, 0), ((100, 300), 13, 0)],
+)
 def test_pictures_are_halved_while_their_kernels_are_worth_it(size, side, halvings):
-    A, y, count = UnknownBlur(side, size, "cpu", False), torch.zeros(1, 3, *(length - side + 1 for length in size)), 0
+    A, y, count = (
+        UnknownBlur(side, size, "cpu", False),
+        torch.zeros(1, 3, *(length - side + 1 for length in size)),
+        0,
+    )
     while half := A.halved(y):
         (A, y), count = half, count + 1
     assert count == halvings
 
 
-@pytest.mark.parametrize("side, mirror, size", [(13, False, (212, 212)), (15, False, (155, 162)), (9, True, (129, 140))])
+@pytest.mark.parametrize(
+    "side, mirror, size", [(13, False, (212, 212)), (15, False, (155, 162)), (9, True, (129, 140))]
+)
 def test_a_large_picture_is_halved_and_taken_over_in_its_place(side, mirror, size):
     A, border = UnknownBlur(side, size, "cpu", mirror), 0 if mirror else side // 2
-    rows, columns = torch.meshgrid(*(torch.linspace(-1, 1, length) for length in size), indexing="ij")
+    rows, columns = torch.meshgrid(
+        *(torch.linspace(-1, 1, length) for length in size), indexing="ij"
+    )
     x = (rows * columns).expand(1, 3, *size)  # smooth, so that halving loses nothing
     y = x[..., border : size[0] - border, border : size[1] - border]
     half, small = A.halved(y)
@@ -241,7 +350,11 @@ def test_a_large_picture_is_halved_and_taken_over_in_its_place(side, mirror, siz
     found = A.take_over(half, torch.nn.functional.pad(small, [edge] * 4, mode="replicate"))
     inner = slice(border + 4, -border - 4)
     torch.testing.assert_close(found[..., inner, inner], x[..., inner, inner], rtol=0, atol=0.005)
-    assert found.shape == x.shape and A.unknown.shape == (1, side, side) and A.unknown.sum() == pytest.approx(1, abs=1e-5)
+    assert (
+        found.shape == x.shape
+        and A.unknown.shape == (1, side, side)
+        and A.unknown.sum() == pytest.approx(1, abs=1e-5)
+    )
     assert A.unknown[0, side // 2, side // 2] == A.unknown.max()
 
 
@@ -250,8 +363,27 @@ def test_a_colour_picture_and_a_grey_one_are_one_run(script, tmp_path, tiny_prio
         for name, mode in (("a", "RGB"), ("b", "L")):
             (tmp_path / "photos").mkdir(exist_ok=True)
             image.convert(mode).save(tmp_path / "photos" / f"{name}.png")
-    result = script("dmilo.py", "-t", "blind_deblur", "--data", tmp_path / "photos", "-l", tmp_path, "--name", "r", "--cuda", -1, "--inner", 1)
+    result = script(
+        "dmilo.py",
+        "-t",
+        "blind_deblur",
+        "--data",
+        tmp_path / "photos",
+        "-l",
+        tmp_path,
+        "--name",
+        "r",
+        "--cuda",
+        -1,
+        "--inner",
+        1,
+    )
     assert result.code == 0, result.err
     folder = tmp_path / "demo" / "blind_deblur" / "r"
-    a, b, summary = (json.loads((folder / file).read_text()) for file in ("record/a.json", "record/b.json", "summary.json"))
-    assert summary["measurement"]["psnr"] == pytest.approx((a["measurement"]["psnr"] + b["measurement"]["psnr"]) / 2)
+    a, b, summary = (
+        json.loads((folder / file).read_text())
+        for file in ("record/a.json", "record/b.json", "summary.json")
+    )
+    assert summary["measurement"]["psnr"] == pytest.approx(
+        (a["measurement"]["psnr"] + b["measurement"]["psnr"]) / 2
+    )

@@ -1,4 +1,5 @@
 """The same numbers as the authors' code, and their checkpoints' keys."""
+
 import json
 import os
 import subprocess
@@ -32,11 +33,23 @@ def test_kernel_wizard_keys_and_shapes():
     assert shapes(wizard) == json.load(open(f"{GOLDEN}/bkse_shapes.json"))
 
 
-ROWS = {"units": 35, "inpainting": 9, "super_resolution": 9, "gaussian_deblur": 9, "motion_deblur": 9}
+ROWS = {
+    "units": 35,
+    "inpainting": 9,
+    "super_resolution": 9,
+    "gaussian_deblur": 9,
+    "motion_deblur": 9,
+}
 
 
 # Motion blur differs from Gaussian blur by the kernel alone, which the units have.
-@pytest.mark.parametrize("part", [pytest.param(part, marks=pytest.mark.slow) if part == "motion_deblur" else part for part in ROWS])
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(part, marks=pytest.mark.slow) if part == "motion_deblur" else part
+        for part in ROWS
+    ],
+)
 def test_arrays_of_the_authors_code_part_by_part(script, one_thread, part):
     result = script("tests/conformance.py", GOLDEN, "--only", part)
     assert result.code == 0, result.out + result.err
@@ -47,7 +60,9 @@ def test_arrays_of_the_authors_code_part_by_part(script, one_thread, part):
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_arrays_of_the_authors_code(threads):
     result = subprocess.run(
-        [sys.executable, "tests/conformance.py", GOLDEN], capture_output=True, text=True,
+        [sys.executable, "tests/conformance.py", GOLDEN],
+        capture_output=True,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": threads},
     )
     assert result.returncode == 0, result.stdout + result.stderr

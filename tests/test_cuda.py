@@ -1,4 +1,5 @@
 """What only a GPU can show; skipped without one."""
+
 import pytest
 import torch
 
@@ -61,9 +62,15 @@ def test_the_default_batch_fits_into_memory(gpu_model):
     assert batch > 4
 
 
-@pytest.mark.parametrize("options", [("--precision", "bf16"), ("--precision", "tf32"), ("--compile",)])
+@pytest.mark.parametrize(
+    "options", [("--precision", "bf16"), ("--precision", "tf32"), ("--compile",)]
+)
 def test_other_precisions_stay_within_0_2_dB_on_a_gpu(run_method, options):
     fast = ("--preset", "fast", "--cuda", 0)
-    reference = run_method("dmilo", "inpainting", "--precision", "fp32", iterations=fast, name="reference").summary["final"]["psnr"]["mean"]
-    other = run_method("dmilo", "inpainting", *options, iterations=fast, name="other").summary["final"]["psnr"]["mean"]
+    reference = run_method(
+        "dmilo", "inpainting", "--precision", "fp32", iterations=fast, name="reference"
+    ).summary["final"]["psnr"]["mean"]
+    other = run_method("dmilo", "inpainting", *options, iterations=fast, name="other").summary[
+        "final"
+    ]["psnr"]["mean"]
     assert abs(other - reference) < 0.2

@@ -1,4 +1,5 @@
 """deepinv's operators in a task file and in `restore`, and DMILO among its reconstructors. Skipped where deepinv is missing."""
+
 import json
 import sys
 
@@ -29,14 +30,20 @@ def tiny(tiny_model, monkeypatch):
 
 
 def operator_of(config):
-    operator, _ = load_measurement({"measurement": {"operator": config, "noise": {"name": "clean"}}}, "task.yaml", (64, 64), 64)
+    operator, _ = load_measurement(
+        {"measurement": {"operator": config, "noise": {"name": "clean"}}}, "task.yaml", (64, 64), 64
+    )
     return operator.draw(BatchRandom([1]), "cpu")[0]
 
 
 def test_without_deepinv_one_line_says_what_to_install(script, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "deepinv", None)
     result = script("dmilo.py", "--task", "tomography", "-l", tmp_path, "--cuda", -1)
-    assert result.code == 2 and len(result.err.splitlines()) == 1 and "pip install deepinv" in result.err
+    assert (
+        result.code == 2
+        and len(result.err.splitlines()) == 1
+        and "pip install deepinv" in result.err
+    )
 
 
 @pytest.mark.slow
@@ -68,12 +75,18 @@ def test_a_nonlinear_physics_in_our_range(deepinv):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config, said", [
-    ({"physics": "Paint"}, "physics is Paint, must be the name of a class in deepinv.physics"),
-    ({"physics": "Demosaicing", "patern": "bayer"}, "physics Demosaicing cannot be used for pictures of 64 x 64"),
-    ({"physics": "CompressedSensing"}, "physics CompressedSensing cannot be used"),
-    ({}, "physics is missing"),
-])
+@pytest.mark.parametrize(
+    "config, said",
+    [
+        ({"physics": "Paint"}, "physics is Paint, must be the name of a class in deepinv.physics"),
+        (
+            {"physics": "Demosaicing", "patern": "bayer"},
+            "physics Demosaicing cannot be used for pictures of 64 x 64",
+        ),
+        ({"physics": "CompressedSensing"}, "physics CompressedSensing cannot be used"),
+        ({}, "physics is missing"),
+    ],
+)
 def test_what_deepinv_cannot_make_is_one_line(deepinv, config, said):
     with pytest.raises(UserError, match="^task.yaml: measurement.operator." + said):
         operator_of({"name": "deepinv", **config})
@@ -81,7 +94,21 @@ def test_what_deepinv_cannot_make_is_one_line(deepinv, config, said):
 
 @pytest.mark.slow
 def test_a_task_of_deepinvs_is_restored_by_the_command_line(deepinv, script, tmp_path, tiny_prior):
-    result = script("dmilo.py", "--task", "demosaicing", "--preset", "fast", "-n", 1, "-l", tmp_path, "--name", "r", "--cuda", -1)
+    result = script(
+        "dmilo.py",
+        "--task",
+        "demosaicing",
+        "--preset",
+        "fast",
+        "-n",
+        1,
+        "-l",
+        tmp_path,
+        "--name",
+        "r",
+        "--cuda",
+        -1,
+    )
     assert result.code == 0, result.err
     summary = json.loads((tmp_path / "demo" / "demosaicing" / "r" / "summary.json").read_text())
     assert summary["images"] == 1 and summary["final"]["residual"]["mean"] < 0.1
@@ -89,7 +116,19 @@ def test_a_task_of_deepinvs_is_restored_by_the_command_line(deepinv, script, tmp
 
 def test_diffpir_of_deepinv_says_what_to_install(script, tmp_path, tiny_prior, monkeypatch):
     monkeypatch.setitem(sys.modules, "deepinv", None)
-    result = script("baselines.deepinv_diffpir", "--task", "inpainting", "--preset", "tuned", "-n", 1, "-l", tmp_path, "--cuda", -1)
+    result = script(
+        "baselines.deepinv_diffpir",
+        "--task",
+        "inpainting",
+        "--preset",
+        "tuned",
+        "-n",
+        1,
+        "-l",
+        tmp_path,
+        "--cuda",
+        -1,
+    )
     assert result.code == 2 and "pip install deepinv" in result.err.splitlines()[-1]
 
 
@@ -99,9 +138,27 @@ def test_diffpir_of_deepinv_is_ours_by_other_hands(deepinv, script, tmp_path, ta
     """With the prior itself and the same setting: as near to the truth, whatever the noise that each draws."""
     psnr = []
     for method in ("deepinv_diffpir", "diffpir"):
-        result = script(f"baselines.{method}", "--task", task, "--preset", "tuned", "-c", 100, "-l", tmp_path / method, "--name", "r", "--cuda", -1)
+        result = script(
+            f"baselines.{method}",
+            "--task",
+            task,
+            "--preset",
+            "tuned",
+            "-c",
+            100,
+            "-l",
+            tmp_path / method,
+            "--name",
+            "r",
+            "--cuda",
+            -1,
+        )
         assert result.code == 0, result.err
-        psnr.append(json.loads((tmp_path / method / "demo" / task / "r" / "summary.json").read_text())["final"]["psnr"]["mean"])
+        psnr.append(
+            json.loads((tmp_path / method / "demo" / task / "r" / "summary.json").read_text())[
+                "final"
+            ]["psnr"]["mean"]
+        )
     assert abs(psnr[0] - psnr[1]) < 2 and psnr[0] > 24
 
 
@@ -110,8 +167,17 @@ def test_deepinv_tests_dmilo_as_one_of_its_reconstructors(deepinv):
     """With the prior itself."""
     from reconstructor import DMILO
 
-    physics = deepinv.physics.Demosaicing(img_size=(3, 64, 64), noise_model=deepinv.physics.GaussianNoise(0.005))
+    physics = deepinv.physics.Demosaicing(
+        img_size=(3, 64, 64), noise_model=deepinv.physics.GaussianNoise(0.005)
+    )
     loader = torch.utils.data.DataLoader([(x + 1) / 2 for x in faces()], batch_size=2)
-    found = deepinv.test(DMILO(sigma=0.005), loader, physics, metrics=[deepinv.metric.PSNR()], online_measurements=True,
-                         device="cpu", verbose=False)
+    found = deepinv.test(
+        DMILO(sigma=0.005),
+        loader,
+        physics,
+        metrics=[deepinv.metric.PSNR()],
+        online_measurements=True,
+        device="cpu",
+        verbose=False,
+    )
     assert found["PSNR"] > 30

@@ -1,4 +1,5 @@
 """That every tensor of a method lies on the problem's device, found without a GPU, and what a program tells the system at its start."""
+
 import ctypes
 import subprocess
 import sys
@@ -26,10 +27,23 @@ from util.config import load_yaml
 from util.rng import BatchRandom
 
 
-TINY = dict(image_size=64, num_channels=8, num_res_blocks=1, channel_mult="1,1", learn_sigma=True, attention_resolutions="32",
-            num_head_channels=8, resblock_updown=True, use_scale_shift_norm=True, norm_groups=4)
+TINY = dict(
+    image_size=64,
+    num_channels=8,
+    num_res_blocks=1,
+    channel_mult="1,1",
+    learn_sigma=True,
+    attention_resolutions="32",
+    num_head_channels=8,
+    resblock_updown=True,
+    use_scale_shift_norm=True,
+    norm_groups=4,
+)
 METHODS_AND_TASKS = [
-    (method, preset, task, "fp32") for method in OURS for preset in load_presets(method) for task in TASKS
+    (method, preset, task, "fp32")
+    for method in OURS
+    for preset in load_presets(method)
+    for task in TASKS
 ] + [(method, "paper", "inpainting", "bf16") for method in OURS]
 
 
@@ -37,8 +51,14 @@ METHODS_AND_TASKS = [
 def no_backward(monkeypatch):
     """A gradient is zero, for fake tensors of a device that is not here cannot be sent backwards; two conjugate gradient steps do."""
     solve = least_squares.conjugate_gradients
-    monkeypatch.setattr(least_squares, "conjugate_gradients", lambda apply, b, steps, *more: solve(apply, b, 2, *more))
-    monkeypatch.setattr(torch.autograd, "grad", lambda out, x, *more, **options: (torch.zeros_like(x),))
+    monkeypatch.setattr(
+        least_squares,
+        "conjugate_gradients",
+        lambda apply, b, steps, *more: solve(apply, b, 2, *more),
+    )
+    monkeypatch.setattr(
+        torch.autograd, "grad", lambda out, x, *more, **options: (torch.zeros_like(x),)
+    )
     monkeypatch.setattr(torch.Tensor, "backward", lambda self: None)
     monkeypatch.setattr(torch, "allclose", lambda *pair, **options: True)  # nor have they values
     monkeypatch.setattr(torch, "equal", lambda *pair: False)
@@ -58,7 +78,10 @@ def test_every_tensor_lies_on_the_device(no_backward, method, preset, task, prec
     model = frozen(create_model(**TINY), "cpu", precision)
     with FakeTensorMode(allow_non_fake_inputs=True):
         device = torch.device("cuda")
-        weights = {name: torch.empty_like(weight, device=device) for name, weight in model.state_dict().items()}
+        weights = {
+            name: torch.empty_like(weight, device=device)
+            for name, weight in model.state_dict().items()
+        }
         g.model = lambda x, t: torch.func.functional_call(model, weights, (x, t))
         latents = [torch.empty(1, 3, 64, 64, device=device) for _ in range(max(1, h.searches))]
         A, _ = operator.draw(rng, device)
@@ -69,9 +92,16 @@ def test_every_tensor_lies_on_the_device(no_backward, method, preset, task, prec
 
 def test_freed_memory_is_kept_where_glibc_is(monkeypatch):
     told = []
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: type("C", (), {"mallopt": lambda self, *what: told.append(what)})())
+    monkeypatch.setattr(
+        ctypes,
+        "CDLL",
+        lambda name: type("C", (), {"mallopt": lambda self, *what: told.append(what)})(),
+    )
     devices.keep_memory()
-    assert dict(told) == {-1: 2_000_000_000, -3: 1_000_000_000}  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    assert dict(told) == {
+        -1: 2_000_000_000,
+        -3: 1_000_000_000,
+    }  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 
     def no_glibc(name):
         raise OSError("not here")
@@ -91,15 +121,28 @@ def test_a_large_block_stays_in_the_process():
         "    return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmRSS')) // 1000\n"
         "print(resident()); keep_memory(); print(resident())"
     )
-    freed, kept = map(int, subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split())
+    freed, kept = map(
+        int,
+        subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        ).stdout.split(),
+    )
     assert kept > freed + 250
 
 
-@pytest.mark.parametrize("gpu, asked, precision, tf32", [
-    (True, None, "tf32", True), (True, "fp32", "fp32", False), (True, "bf16", "bf16", False),
-    (False, None, "fp32", True), (False, "tf32", "tf32", True),
-])
-def test_a_gpu_computes_as_the_published_code_does_unless_it_is_told_otherwise(monkeypatch, gpu, asked, precision, tf32):
+@pytest.mark.parametrize(
+    "gpu, asked, precision, tf32",
+    [
+        (True, None, "tf32", True),
+        (True, "fp32", "fp32", False),
+        (True, "bf16", "bf16", False),
+        (False, None, "fp32", True),
+        (False, "tf32", "tf32", True),
+    ],
+)
+def test_a_gpu_computes_as_the_published_code_does_unless_it_is_told_otherwise(
+    monkeypatch, gpu, asked, precision, tf32
+):
     told = []
 
     def choose(cuda, allowed):
@@ -120,12 +163,23 @@ def control_group(folder, limit, taken, cache):
     (folder / "memory.stat").write_text(f"anon 1\ninactive_file {cache}000000\nactive_file 7\n")
 
 
-@pytest.mark.parametrize("job, step, room", [
-    ((8000, 3000, 0), (2000, 500, 0), [5000, 1500]),  # the step's own limit counts
-    ((8000, 3000, 2000), ("max", 500, 0), [7000]),  # pages of files are given back when memory is asked for
-    ((8000, 9000, 0), (2000, 1900, 1950), [0, 2000]),  # and no more than there is, and no less than nothing
-    (("max", 3000, 0), ("max", 500, 0), []),
-])
+@pytest.mark.parametrize(
+    "job, step, room",
+    [
+        ((8000, 3000, 0), (2000, 500, 0), [5000, 1500]),  # the step's own limit counts
+        (
+            (8000, 3000, 2000),
+            ("max", 500, 0),
+            [7000],
+        ),  # pages of files are given back when memory is asked for
+        (
+            (8000, 9000, 0),
+            (2000, 1900, 1950),
+            [0, 2000],
+        ),  # and no more than there is, and no less than nothing
+        (("max", 3000, 0), ("max", 500, 0), []),
+    ],
+)
 def test_every_control_group_from_the_process_up_leaves_its_room(tmp_path, job, step, room):
     (tmp_path / "membership").write_text("12:cpu:/elsewhere\n0::/slurm/job_1/step_0\n")
     control_group(tmp_path / "root" / "slurm" / "job_1", *job)

@@ -1,4 +1,5 @@
 """What the documents point to is there."""
+
 import os
 import re
 
@@ -6,13 +7,24 @@ import pytest
 
 from util.files import project, project_files
 
-DOCUMENTS = [project(name) for name in ("README.md", "models/README.md", "data/demo/README.md", "data/photo/README.md", "bkse/README.md")] + list(project_files("docs/*.md"))
+DOCUMENTS = [
+    project(name)
+    for name in (
+        "README.md",
+        "models/README.md",
+        "data/demo/README.md",
+        "data/photo/README.md",
+        "bkse/README.md",
+    )
+] + list(project_files("docs/*.md"))
 
 
 def anchors(path):
     """The anchors of a document's headings, as GitHub makes them."""
     with open(path, encoding="utf-8") as f:
-        headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", f.read(), flags=re.M | re.S), flags=re.M)
+        headings = re.findall(
+            r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", f.read(), flags=re.M | re.S), flags=re.M
+        )
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 

@@ -1,4 +1,5 @@
 """FID of pictures that are not all of one size."""
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +29,10 @@ def test_pictures_of_several_sizes_have_one_distance(tmp_path, monkeypatch):
     measured = FrechetInceptionDistance.__new__(FrechetInceptionDistance)
     measured.device, measured.inception = "cpu", MeanColours()
     found = measured(str(tmp_path), [f"{n}" for n in range(5)])
-    moments = {which: (c.mean(0) / 255, np.cov(c / 255, rowvar=False)) for which, c in colours.items()}
+    moments = {
+        which: (c.mean(0) / 255, np.cov(c / 255, rowvar=False)) for which, c in colours.items()
+    }
     for which, name in (("final", "final"), ("best", "result")):
-        assert found[which] == pytest.approx(fid.frechet_distance(*moments["origin"], *moments[name]), rel=1e-3, abs=1e-5)
+        assert found[which] == pytest.approx(
+            fid.frechet_distance(*moments["origin"], *moments[name]), rel=1e-3, abs=1e-5
+        )

@@ -1,12 +1,19 @@
 """Which file may import which: a floor imports floors below it, no file imports in a circle, and functions stay readable."""
+
 import ast
 import os
 
 import pytest
 
 # From the top; what stands on one line does not import each other's packages.
-FLOORS = [["dmilo", "dmilo-pgd", "train", "benchmark", "reproduce", "reconstructor"], ["experiment"], ["baselines"], ["solvers"], ["guided_diffusion"],
-          ["util", "bkse", "motionblur"]]
+FLOORS = [
+    ["dmilo", "dmilo-pgd", "train", "benchmark", "reproduce", "reconstructor"],
+    ["experiment"],
+    ["baselines"],
+    ["solvers"],
+    ["guided_diffusion"],
+    ["util", "bkse", "motionblur"],
+]
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
 MAIN = "__main__"
 LONGEST, LONGEST_OF_METHODS = 60, 40  # lines
@@ -30,7 +37,9 @@ def imported(path):
     """The dotted names that a file imports, those below `if __name__ == "__main__"` left out."""
     with open(path, encoding="utf-8") as f:
         tree = ast.parse(f.read())
-    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and MAIN in ast.dump(node.test))]
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and MAIN in ast.dump(node.test))
+    ]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -38,7 +47,9 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
             yield node.module
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
-            if isinstance(node.args[0], ast.Constant):  # else a name that is asked for while the program runs
+            if isinstance(
+                node.args[0], ast.Constant
+            ):  # else a name that is asked for while the program runs
                 yield node.args[0].value
 
 
@@ -51,12 +62,17 @@ def test_a_file_imports_only_floors_below_it(name):
     for other in imported(SOURCES[name]):
         above = other.split(".")[0]
         if above in LEVEL and above != top:
-            scripts = LEVEL[top] == LEVEL[above] == 0  # benchmark.py and reproduce.py know the methods' generators
+            scripts = (
+                LEVEL[top] == LEVEL[above] == 0
+            )  # benchmark.py and reproduce.py know the methods' generators
             assert LEVEL[above] > LEVEL[top] or scripts, f"{SOURCES[name]} imports {other}"
 
 
 def test_no_file_imports_in_a_circle():
-    graph = {name: {other for other in imported(path) if other in SOURCES} for name, path in SOURCES.items()}
+    graph = {
+        name: {other for other in imported(path) if other in SOURCES}
+        for name, path in SOURCES.items()
+    }
     done = set()
 
     def visit(name, path):
@@ -73,7 +89,11 @@ def test_no_file_imports_in_a_circle():
 def test_no_function_is_long():
     """Its arguments aside. What is told in stages, the methods and how they are searched, is told in short ones."""
     for name, path in SOURCES.items():
-        longest = LONGEST_OF_METHODS if name.split(".")[0] in ("dmilo", "dmilo-pgd", "baselines", "solvers") else LONGEST
+        longest = (
+            LONGEST_OF_METHODS
+            if name.split(".")[0] in ("dmilo", "dmilo-pgd", "baselines", "solvers")
+            else LONGEST
+        )
         with open(path, encoding="utf-8") as f:
             for node in ast.walk(ast.parse(f.read())):
                 if isinstance(node, ast.FunctionDef):

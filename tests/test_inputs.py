@@ -1,4 +1,5 @@
 """What photographs bring along: masks, kernels, folders and files as other programs leave them, each said in a line and treated as it is meant."""
+
 import io
 import json
 import os
@@ -24,7 +25,9 @@ SIZE = 48, 64  # rows, columns
 def scene(size=SIZE, seed=0):
     """(H, W, 3) uint8, smooth, no pixel black or white."""
     coarse = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
-    x = torch.nn.functional.interpolate(coarse, size, mode="bicubic", align_corners=True).clamp(-0.9, 0.9)
+    x = torch.nn.functional.interpolate(coarse, size, mode="bicubic", align_corners=True).clamp(
+        -0.9, 0.9
+    )
     return ((x[0].permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8)
 
 
@@ -61,11 +64,30 @@ def run(script, here):
 
     def restore(*arguments, code=0):
         name = f"r{next(count)}"
-        result = script("baselines.least_squares", "--inner", 3, "-l", "runs", "--name", name, "--cuda", -1, *arguments)
+        result = script(
+            "baselines.least_squares",
+            "--inner",
+            3,
+            "-l",
+            "runs",
+            "--name",
+            name,
+            "--cuda",
+            -1,
+            *arguments,
+        )
         assert result.code == code, result.err + result.out
-        found = [os.path.dirname(path) for path, folders, files in os.walk("runs") if path.endswith(f"/{name}/record")]
+        found = [
+            os.path.dirname(path)
+            for path, folders, files in os.walk("runs")
+            if path.endswith(f"/{name}/record")
+        ]
         folder = found[0] if found else None
-        return SimpleNamespace(**vars(result), folder=folder, result=lambda one: Image.open(os.path.join(folder, "restored", f"{one}.png")))
+        return SimpleNamespace(
+            **vars(result),
+            folder=folder,
+            result=lambda one: Image.open(os.path.join(folder, "restored", f"{one}.png")),
+        )
 
     return restore
 
@@ -85,10 +107,20 @@ def look(here, monkeypatch, capsys):
         assert code == 0
         problem = measured.problem(measured.names[:1], None, "cpu")
         share = 1 - problem.drawn["mask"][0, 0].mean().item() if "mask" in problem.drawn else 0
-        kernel = problem.drawn["kernel"][0].numpy() / problem.drawn["kernel"].max().item() if "kernel" in problem.drawn else None
+        kernel = (
+            problem.drawn["kernel"][0].numpy() / problem.drawn["kernel"].max().item()
+            if "kernel" in problem.drawn
+            else None
+        )
         warned = "".join(f"warning: {one}\n" for one in measured.warnings)
-        return SimpleNamespace(out="\n".join(measured.report), err=capsys.readouterr().err + warned, missing=share, kernel=kernel, problem=problem,
-                               measured=measured)
+        return SimpleNamespace(
+            out="\n".join(measured.report),
+            err=capsys.readouterr().err + warned,
+            missing=share,
+            kernel=kernel,
+            problem=problem,
+            measured=measured,
+        )
 
     return read
 
@@ -112,13 +144,18 @@ def test_a_blank_page_is_left_out_of_the_noise(look, blank):
     pixels[: int(blank * size[0])] = 255
     save("p.png", pixels)
     for options in ([], ["--mask", save("m.png", holed(size))]):
-        (line,) = [line for line in look("--measured", "p.png", *options).out.splitlines() if line.startswith("p: 160 x 160")]
+        (line,) = [
+            line
+            for line in look("--measured", "p.png", *options).out.splitlines()
+            if line.startswith("p: 160 x 160")
+        ]
         assert abs(float(line.split("sigma ")[1].split()[0]) - 0.1) < 0.015
 
 
 @pytest.mark.parametrize("treat", ["JPEG 75", "JPEG 50", "demosaiced", "blurred 1 px"])
 def test_noise_that_is_not_white_is_told_within_a_factor_or_warned_of(look, treat):
     from noise_table import TREATMENTS
+
     clean = scene((160, 160)) / 127.5 - 1
     treated = TREATMENTS[treat](clean + 0.1 * np.random.default_rng(0).standard_normal(clean.shape))
     truth = (treated - TREATMENTS[treat](clean)).std()
@@ -133,6 +170,7 @@ def test_noise_that_is_not_white_is_told_within_a_factor_or_warned_of(look, trea
 def test_fine_texture_is_not_taken_for_white_noise(name, blank):
     """Of 1.05, 1.02 and 1.13; without the components of patches it is 1.24, 1.20 and 1.13."""
     from noise_table import told
+
     noise, truth = told(name, 0.02, "white", blank)
     assert noise.kind == "white" and abs(noise.sigma / truth - 1) < 0.15
 
@@ -143,16 +181,20 @@ def test_fine_texture_is_not_taken_for_white_noise(name, blank):
 def test_the_noise_of_photographs(name, blank):
     """The table of tests/noise_table.py."""
     from noise_table import SIGMAS, TREATMENTS, told
+
     for treatment in TREATMENTS:
         for sigma in SIGMAS:
             noise, truth = told(name, sigma, treatment, blank)
             if treatment == "white":
                 assert abs(noise.sigma / truth - 1) < 0.15, (sigma, noise)
-            assert noise.kind in ("coloured", "hidden") or truth / 1.5 < noise.sigma < 1.5 * truth, (treatment, sigma, noise, truth)
+            assert (
+                noise.kind in ("coloured", "hidden") or truth / 1.5 < noise.sigma < 1.5 * truth
+            ), (treatment, sigma, noise, truth)
 
 
 def test_pictures_of_one_camera_share_a_batch(here):
     from experiment.runner import batches_of
+
     for seed in range(12):
         save(f"set/{seed}.png", noisy(0.05, (96, 96), seed))
     assert len(batches_of(Measured(arguments(measured=["set"]), 64), 12)) <= 4
@@ -166,7 +208,10 @@ def test_the_share_missing_is_said_and_an_inverted_mask_is_hinted_at(look):
     said = look("--measured", "a.png", "--mask", "m.png")
     assert "4.9% missing" in said.out and "--invert-mask" not in said.err
     save("m.png", 255 - holed())
-    assert "m.png: 95% of a.png is missing; if this mask is white where the hole is, give --invert-mask" in look("--measured", "a.png", "--mask", "m.png").err
+    assert (
+        "m.png: 95% of a.png is missing; if this mask is white where the hole is, give --invert-mask"
+        in look("--measured", "a.png", "--mask", "m.png").err
+    )
     inverted = look("--measured", "a.png", "--mask", "m.png", "--invert-mask")
     assert "4.9% missing" in inverted.out and inverted.missing == pytest.approx(SHARE)
 
@@ -178,11 +223,33 @@ def painted(colour):
     return layer
 
 
-@pytest.mark.parametrize("file, pixels, options", [
-    ("m.png", holed() // 255, {}), ("m.png", holed() > 0, {}), ("m.png", holed().astype(np.uint16) * 257, {}), ("m.tif", (holed() > 0).astype(np.float32), {}),
-    ("m.npy", holed() > 0, {}), ("m.jpg", holed(), {"quality": 90}), ("m.png", painted((0, 0, 0)), {}),
-    ("m.png", np.dstack([scene(), holed()]), {}), ("m.png", "palette", {}), ("m.gif", holed(), {}),
-], ids=["0 and 1", "1 bit", "16 bits", "float TIFF", "npy", "JPEG", "black on a layer", "a photograph with a hole", "palette", "GIF"])
+@pytest.mark.parametrize(
+    "file, pixels, options",
+    [
+        ("m.png", holed() // 255, {}),
+        ("m.png", holed() > 0, {}),
+        ("m.png", holed().astype(np.uint16) * 257, {}),
+        ("m.tif", (holed() > 0).astype(np.float32), {}),
+        ("m.npy", holed() > 0, {}),
+        ("m.jpg", holed(), {"quality": 90}),
+        ("m.png", painted((0, 0, 0)), {}),
+        ("m.png", np.dstack([scene(), holed()]), {}),
+        ("m.png", "palette", {}),
+        ("m.gif", holed(), {}),
+    ],
+    ids=[
+        "0 and 1",
+        "1 bit",
+        "16 bits",
+        "float TIFF",
+        "npy",
+        "JPEG",
+        "black on a layer",
+        "a photograph with a hole",
+        "palette",
+        "GIF",
+    ],
+)
 def test_a_masks_values_are_what_they_mean(look, file, pixels, options):
     if isinstance(pixels, str):  # as annotation programs save classes
         image = Image.fromarray((holed() > 0).astype(np.uint8)).convert("P")
@@ -194,15 +261,25 @@ def test_a_masks_values_are_what_they_mean(look, file, pixels, options):
     assert look("--measured", "a.png", "--mask", file).missing == pytest.approx(SHARE, rel=0.15)
 
 
-@pytest.mark.parametrize("pixels, said", [
-    (np.full(SIZE, 128, np.uint8), "m.png: this mask is 128 all over"), (scene(seed=3), "m.png: is no mask, for most of it is neither black nor white"),
-])
+@pytest.mark.parametrize(
+    "pixels, said",
+    [
+        (np.full(SIZE, 128, np.uint8), "m.png: this mask is 128 all over"),
+        (scene(seed=3), "m.png: is no mask, for most of it is neither black nor white"),
+    ],
+)
 def test_what_is_no_mask_is_refused(look, pixels, said):
     save("m.png", pixels)
     assert said in look("--measured", "a.png", "--mask", "m.png", code=2).err
-    assert "--mask a.png: is the picture itself" in look("--measured", "a.png", "--mask", "a.png", code=2).err
+    assert (
+        "--mask a.png: is the picture itself"
+        in look("--measured", "a.png", "--mask", "a.png", code=2).err
+    )
     Image.fromarray(holed()).save("p.tif", save_all=True, append_images=[Image.fromarray(holed())])
-    assert "p.tif: has 2 pages; save the mask by itself" in look("--measured", "a.png", "--mask", "p.tif", code=2).err
+    assert (
+        "p.tif: has 2 pages; save the mask by itself"
+        in look("--measured", "a.png", "--mask", "p.tif", code=2).err
+    )
 
 
 def test_of_a_soft_edge_nothing_that_is_half_scratch_is_measured_and_a_hole_can_grow(look):
@@ -225,37 +302,68 @@ def test_several_masks_for_a_picture_are_named(look):
     save("set/a.png", noisy())
     for n in (0, 1):
         save(f"set/a_mask00{n}.png", holed())
-    assert "has several masks for set/a.png (a_mask000.png, a_mask001.png); leave one" in look("--measured", "set", "--mask", "set", code=2).err
+    assert (
+        "has several masks for set/a.png (a_mask000.png, a_mask001.png); leave one"
+        in look("--measured", "set", "--mask", "set", code=2).err
+    )
 
 
 def test_what_is_transparent_is_missing(run):
     save("a.png", np.dstack([np.where(holed()[..., None] == 0, 255, noisy()), holed()]))
     result = run("--measured", "a.png", "--inner", 60)
-    assert "inpainting" in result.out and "4.9% missing, what is transparent is missing" in result.out
+    assert (
+        "inpainting" in result.out and "4.9% missing, what is transparent is missing" in result.out
+    )
     filled = np.asarray(result.result("a"), float)
-    assert filled.shape == (*SIZE, 3) and np.abs(filled - scene())[holed() == 0].mean() < 20  # not the white of the hole's colour
+    assert (
+        filled.shape == (*SIZE, 3) and np.abs(filled - scene())[holed() == 0].mean() < 20
+    )  # not the white of the hole's colour
     save("m.png", np.flipud(holed()))
-    assert "9.8% missing, what is transparent is missing, too" in run("--measured", "a.png", "--mask", "m.png").out
+    assert (
+        "9.8% missing, what is transparent is missing, too"
+        in run("--measured", "a.png", "--mask", "m.png").out
+    )
 
 
 def test_measured_pixels_can_be_kept_as_they_are(run):
     save("m.png", holed())
-    result = np.asarray(run("--measured", "a.png", "--mask", "m.png", "--keep-observed").result("a"))
-    assert np.array_equal(result[holed() > 0], noisy()[holed() > 0]) and not np.array_equal(result, noisy())
-    assert "--keep-observed: there are no holes to fill" in run("--measured", "a.png", "--keep-observed", code=2).err
+    result = np.asarray(
+        run("--measured", "a.png", "--mask", "m.png", "--keep-observed").result("a")
+    )
+    assert np.array_equal(result[holed() > 0], noisy()[holed() > 0]) and not np.array_equal(
+        result, noisy()
+    )
+    assert (
+        "--keep-observed: there are no holes to fill"
+        in run("--measured", "a.png", "--keep-observed", code=2).err
+    )
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_of_a_large_picture_that_is_kept_only_what_lies_around_the_holes_is_worked_through(run, grey):
+def test_of_a_large_picture_that_is_kept_only_what_lies_around_the_holes_is_worked_through(
+    run, grey
+):
     pixels, mask = noisy(size=(200, 300)), holed((200, 300))
     pixels = pixels[..., 0] if grey else pixels
     save("p.png", pixels)
     save("m.png", mask)
     result = run("--measured", "p.png", "--mask", "m.png", "--keep-observed")
-    assert "p: 300 x 200, inpainting" in result.out and "0.2% missing" in result.out and "67 x 52 around the holes worked through" in result.out
+    assert (
+        "p: 300 x 200, inpainting" in result.out
+        and "0.2% missing" in result.out
+        and "67 x 52 around the holes worked through" in result.out
+    )
     found = np.asarray(result.result("p"))
-    assert found.shape == pixels.shape and np.array_equal(found[mask > 0], pixels[mask > 0]) and not np.array_equal(found, pixels)
-    assert np.load(os.path.join(result.folder, "images", "p", "measurement.npy")).shape == (3, 52, 67)
+    assert (
+        found.shape == pixels.shape
+        and np.array_equal(found[mask > 0], pixels[mask > 0])
+        and not np.array_equal(found, pixels)
+    )
+    assert np.load(os.path.join(result.folder, "images", "p", "measurement.npy")).shape == (
+        3,
+        52,
+        67,
+    )
 
 
 def test_of_a_large_picture_what_lies_far_from_small_holes_is_denoised_once(look, tiny_model):
@@ -263,13 +371,19 @@ def test_of_a_large_picture_what_lies_far_from_small_holes_is_denoised_once(look
     save("p.png", noisy(size=(200, 300)))
     save("m.png", mask)
     seen = look("--measured", "p.png", "--mask", "m.png")
-    assert "67 x 52 around the holes worked through, the rest given to the network once, where the method has one" in seen.out and seen.problem.size == (52, 67)
+    assert (
+        "67 x 52 around the holes worked through, the rest given to the network once, where the method has one"
+        in seen.out
+        and seen.problem.size == (52, 67)
+    )
     photograph = seen.problem.brought[0]["whole"]
     rest = surroundings(seen.problem, AnySize(tiny_model), 0)
     level = level_of_noise(seen.problem.sigma)
     z = level.abar**0.5 * photograph[None]
     eps = AnySize(tiny_model, 256)(z, torch.full((1,), level.t))
-    assert torch.allclose(rest, predict_x0(z, eps, level.abar)[0], atol=1e-5) and not torch.equal(rest, photograph)
+    assert torch.allclose(rest, predict_x0(z, eps, level.abar)[0], atol=1e-5) and not torch.equal(
+        rest, photograph
+    )
     mask[150:160] = 0  # holes all over it: all of it is worked through
     save("m.png", mask)
     assert "worked through" not in look("--measured", "p.png", "--mask", "m.png").out
@@ -284,31 +398,61 @@ def shake():
     return kernel
 
 
-@pytest.mark.parametrize("file, pixels", [
-    ("k.tif", (shake() / shake().sum()).astype(np.float32)), ("k.tif", (7500 * shake()).astype(np.float32)), ("k.tif", (7500 * shake()).astype(np.uint16)),
-    ("k.npy", shake()[None]), ("k.png", np.dstack([np.full((9, 9, 3), 255), 63 * shake()]).astype(np.uint8)),
-    ("k.png", np.dstack([np.zeros((9, 9, 3)), 63 * shake()]).astype(np.uint8)), ("k.png", np.dstack([63 * shake()] * 3).astype(np.uint8)), ("k.tif", "float64"),
-], ids=["float TIFF, sum 1", "float TIFF, 30000", "16 bits", "npy with a dimension of 1", "white on nothing", "black on nothing", "RGB", "float64 TIFF"])
+@pytest.mark.parametrize(
+    "file, pixels",
+    [
+        ("k.tif", (shake() / shake().sum()).astype(np.float32)),
+        ("k.tif", (7500 * shake()).astype(np.float32)),
+        ("k.tif", (7500 * shake()).astype(np.uint16)),
+        ("k.npy", shake()[None]),
+        ("k.png", np.dstack([np.full((9, 9, 3), 255), 63 * shake()]).astype(np.uint8)),
+        ("k.png", np.dstack([np.zeros((9, 9, 3)), 63 * shake()]).astype(np.uint8)),
+        ("k.png", np.dstack([63 * shake()] * 3).astype(np.uint8)),
+        ("k.tif", "float64"),
+    ],
+    ids=[
+        "float TIFF, sum 1",
+        "float TIFF, 30000",
+        "16 bits",
+        "npy with a dimension of 1",
+        "white on nothing",
+        "black on nothing",
+        "RGB",
+        "float64 TIFF",
+    ],
+)
 def test_a_kernels_values_are_what_they_are(look, file, pixels):
     if isinstance(pixels, str):
         import tifffile
+
         tifffile.imwrite(file, shake())
     else:
         save(file, pixels)
     result = look("--measured", "a.png", "--kernel", file)
-    assert np.abs(result.kernel - shake() / 4).max() < 0.02 and "warning: k" not in result.err and "kernel 9 x 9" in result.out
+    assert (
+        np.abs(result.kernel - shake() / 4).max() < 0.02
+        and "warning: k" not in result.err
+        and "kernel 9 x 9" in result.out
+    )
 
 
-@pytest.mark.parametrize("file, said", [
-    ("k.npy", "k.npy: is a stack, 5 x 9 x 9; save a kernel of two dimensions"), ("k.tif", "k.tif: is a stack of 5 pages"),
-    ("k.fits", "k.fits: is FITS, which astropy reads (pip install astropy)"), ("k.mat", "k.mat: cannot be read as a kernel; save its values as .npy"),
-    ("c.npy", "c.npy: cannot be read as a kernel (its numbers are complex)"),
-])
+@pytest.mark.parametrize(
+    "file, said",
+    [
+        ("k.npy", "k.npy: is a stack, 5 x 9 x 9; save a kernel of two dimensions"),
+        ("k.tif", "k.tif: is a stack of 5 pages"),
+        ("k.fits", "k.fits: is FITS, which astropy reads (pip install astropy)"),
+        ("k.mat", "k.mat: cannot be read as a kernel; save its values as .npy"),
+        ("c.npy", "c.npy: cannot be read as a kernel (its numbers are complex)"),
+    ],
+)
 def test_what_is_no_single_kernel_is_one_true_line(look, monkeypatch, file, said):
     monkeypatch.setitem(__import__("sys").modules, "astropy.io", None)
     stack = [shake().astype(np.float32)] * 5
     if file == "k.tif":
-        Image.fromarray(stack[0]).save(file, save_all=True, append_images=[Image.fromarray(one) for one in stack[1:]])
+        Image.fromarray(stack[0]).save(
+            file, save_all=True, append_images=[Image.fromarray(one) for one in stack[1:]]
+        )
     elif file.endswith(".npy"):
         np.save(file, np.stack(stack) if file == "k.npy" else shake() + 0j)
     else:
@@ -322,6 +466,7 @@ def test_fits_is_read_where_astropy_is(here, monkeypatch):
     from contextlib import nullcontext
 
     from util.kernel_files import load_kernel
+
     units = [SimpleNamespace(data=None), SimpleNamespace(data=shake().astype(">f4"))]
     fits = SimpleNamespace(open=lambda path: nullcontext(units))
     monkeypatch.setitem(sys.modules, "astropy", SimpleNamespace(io=SimpleNamespace(fits=fits)))
@@ -331,14 +476,26 @@ def test_fits_is_read_where_astropy_is(here, monkeypatch):
 
 def coloured():
     from matplotlib import colormaps
+
     return (255 * colormaps["viridis"](shake() / 4)[..., :3]).astype(np.uint8)
 
 
-@pytest.mark.parametrize("pixels, said", [
-    (coloured, "it is coloured"), (coloured, "its border is not dark (14% of its largest value)"),
-    (lambda: (255 - 63 * shake()).astype(np.uint8), "its border is not dark (100% of its largest value)"),
-    (lambda: (30 + 50 * shake()).astype(np.uint8), "its border is not dark (13% of its largest value)"),
-], ids=["colour map", "colour map's border", "black on white", "background"])
+@pytest.mark.parametrize(
+    "pixels, said",
+    [
+        (coloured, "it is coloured"),
+        (coloured, "its border is not dark (14% of its largest value)"),
+        (
+            lambda: (255 - 63 * shake()).astype(np.uint8),
+            "its border is not dark (100% of its largest value)",
+        ),
+        (
+            lambda: (30 + 50 * shake()).astype(np.uint8),
+            "its border is not dark (13% of its largest value)",
+        ),
+    ],
+    ids=["colour map", "colour map's border", "black on white", "background"],
+)
 def test_what_would_count_as_blur_and_is_none_is_warned_of(look, pixels, said):
     save("k.png", pixels())
     assert f"warning: k.png: {said}" in look("--measured", "a.png", "--kernel", "k.png").err
@@ -347,22 +504,33 @@ def test_what_would_count_as_blur_and_is_none_is_warned_of(look, pixels, said):
 def test_a_kernel_off_its_middle_is_said_and_can_be_centred(look):
     save("k.npy", np.roll(shake(), (2, -1), (0, 1)))
     said = look("--measured", "a.png", "--kernel", "k.npy")
-    assert "k.npy: its centre of mass lies 2.0 px below and 1.0 px left of its middle, by which the result moves (--centre-kernel)" in said.err
+    assert (
+        "k.npy: its centre of mass lies 2.0 px below and 1.0 px left of its middle, by which the result moves (--centre-kernel)"
+        in said.err
+    )
     centred = look("--measured", "a.png", "--kernel", "k.npy", "--centre-kernel")
     assert "centre of mass" not in centred.err
     kernel = centred.kernel
-    rows, columns = (np.average(np.arange(side) - side // 2, weights=kernel.sum(axis)) for side, axis in zip(kernel.shape, (1, 0)))
+    rows, columns = (
+        np.average(np.arange(side) - side // 2, weights=kernel.sum(axis))
+        for side, axis in zip(kernel.shape, (1, 0))
+    )
     assert abs(rows) < 0.05 and abs(columns) < 0.05
 
 
 def test_a_picture_blurred_and_reduced_is_restored_so(here):
     from guided_diffusion.measurements import reducing
+
     save("k.npy", shake())
-    problem = Measured(arguments(measured=["a.png"], kernel="k.npy", scale=2), 64).problem(["a"], None, "cpu")
+    problem = Measured(arguments(measured=["a.png"], kernel="k.npy", scale=2), 64).problem(
+        ["a"], None, "cpu"
+    )
     assert problem.size == (2 * 48 + 8, 2 * 64 + 8)
     x = torch.rand(1, 3, *problem.size) * 2 - 1
     kernel = torch.from_numpy(shake() / shake().sum()).float()[None]
-    torch.testing.assert_close(problem.operator(x), reducing((96, 128), 2, "cpu")(correlating(kernel, problem.size)(x)))
+    torch.testing.assert_close(
+        problem.operator(x), reducing((96, 128), 2, "cpu")(correlating(kernel, problem.size)(x))
+    )
     assert problem.shown(x).shape[-2:] == (96, 128)
 
 
@@ -372,9 +540,16 @@ def test_a_picture_blurred_and_reduced_is_restored_so(here):
 def reference(name, x):
     """x, (1, 3, H, W), reduced by 4 by another library."""
     if name in ("cubic", "nearest"):
-        return torch.nn.functional.interpolate(x, scale_factor=0.25, mode={"cubic": "bicubic"}.get(name, name))
+        return torch.nn.functional.interpolate(
+            x, scale_factor=0.25, mode={"cubic": "bicubic"}.get(name, name)
+        )
     how = {"bicubic": Image.BICUBIC, "lanczos": Image.LANCZOS, "area": Image.BOX}[name]
-    return torch.stack([torch.from_numpy(np.array(Image.fromarray(one.numpy()).resize((16, 12), how))) for one in x[0]])[None]
+    return torch.stack(
+        [
+            torch.from_numpy(np.array(Image.fromarray(one.numpy()).resize((16, 12), how)))
+            for one in x[0]
+        ]
+    )[None]
 
 
 @pytest.mark.parametrize("name", ["bicubic", "lanczos", "area", "cubic", "nearest"])
@@ -383,7 +558,12 @@ def test_the_filter_of_a_reduction_is_that_of_other_programs(here, name):
     measured = Measured(arguments(measured=["small.png"], scale=4, filter=name, sigma=0.02), 32)
     x = torch.rand(1, 3, 48, 64) * 2 - 1
     inside = (..., slice(3, -3), slice(3, -3))
-    torch.testing.assert_close(measured.problem(["small"], None, "cpu").operator(x)[inside], reference(name, x)[inside], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        measured.problem(["small"], None, "cpu").operator(x)[inside],
+        reference(name, x)[inside],
+        atol=1e-5,
+        rtol=0,
+    )
     assert f"taken to be reduced by --filter {name}" in measured.report[0]
 
 
@@ -396,16 +576,27 @@ def test_a_measurement_that_stays_unexplained_is_said_at_the_end(run):
 
 
 def test_alpha_is_enlarged_along(run):
-    save("a.png", np.dstack([noisy(size=(16, 20)), np.where(np.arange(20) > 9, 128, 255)[None].repeat(16, 0)]).astype(np.uint8))
+    save(
+        "a.png",
+        np.dstack(
+            [noisy(size=(16, 20)), np.where(np.arange(20) > 9, 128, 255)[None].repeat(16, 0)]
+        ).astype(np.uint8),
+    )
     result = run("--measured", "a.png", "--scale", 4, "--sigma", 0.02)
     alpha = np.asarray(result.result("a"))[..., 3]
-    assert alpha.shape == (64, 80) and alpha[0, 0] == 255 and alpha[0, -1] == 128 and "RGB with opacity" in result.out
+    assert (
+        alpha.shape == (64, 80)
+        and alpha[0, 0] == 255
+        and alpha[0, -1] == 128
+        and "RGB with opacity" in result.out
+    )
     assert Image.open(os.path.join(result.folder, "grid.png")).mode == "RGB"
 
 
 def test_a_grey_picture_of_16_bits_with_opacity_stays_one(here):
     from util.images import write_png16
     from util.photographs import read_photograph
+
     wide = np.random.default_rng(0).integers(0, 65536, (*SIZE, 2)).astype(np.uint16)
     write_png16("w.png", wide, {})
     photo = read_photograph("w.png")
@@ -416,14 +607,18 @@ def test_a_grey_picture_of_16_bits_with_opacity_stays_one(here):
 
 @pytest.mark.parametrize("file, grey", [("w.tif", False), ("w.png", True), ("w.png", False)])
 def test_16_bits_stay_16(run, file, grey):
-    wide = (scene().astype(np.uint16) << 8) + np.random.default_rng(0).integers(0, 256, (*SIZE, 3)).astype(np.uint16)
+    wide = (scene().astype(np.uint16) << 8) + np.random.default_rng(0).integers(
+        0, 256, (*SIZE, 3)
+    ).astype(np.uint16)
     if grey:
         save(file, wide[..., 0])
     elif file.endswith(".tif"):
         import tifffile
+
         tifffile.imwrite(file, wide, photometric="rgb")
     else:
         from util.images import write_png16
+
         write_png16(file, wide, {})
     y = Measured(arguments(measured=[file]), 64).problem(["w"], None, "cpu").y[0]
     assert np.abs((y[0].double().numpy() + 1) / 2 * 65535 - wide[..., 0]).max() < 0.1
@@ -431,6 +626,7 @@ def test_16_bits_stay_16(run, file, grey):
     result = run("--measured", file, "--mask", "m.png", "--keep-observed")
     assert f"{'grey' if grey else 'RGB'}, 16 bits" in result.out
     from util.photographs import read_photograph
+
     again = read_photograph(os.path.join(result.folder, "restored", "w.png"))
     assert again.bits == 16 and again.grey == grey
     kept = holed() > 0
@@ -439,17 +635,22 @@ def test_16_bits_stay_16(run, file, grey):
 
 def test_blur_in_linear_light_is_restored_in_linear_light(here):
     from util.photographs import from_linear, to_linear
+
     truth = torch.from_numpy(scene((64, 80)) / 127.5 - 1).permute(2, 0, 1).float()[None]
     kernel = torch.from_numpy(shake() / shake().sum()).float()[None]
     y = from_linear(correlating(kernel, (64, 80))(to_linear(truth)))
     save("p.png", ((y[0].permute(1, 2, 0).numpy() + 1) * 127.5).round().astype(np.uint8))
     save("k.npy", shake())
-    problem = Measured(arguments(measured=["p.png"], kernel="k.npy", linear=True), 32).problem(["p"], None, "cpu")
+    problem = Measured(arguments(measured=["p.png"], kernel="k.npy", linear=True), 32).problem(
+        ["p"], None, "cpu"
+    )
     assert (problem.operator(to_linear(truth)) - problem.y).abs().max() < 2.5 / 127.5
     assert (problem.shown(to_linear(truth)) - truth[..., 4:-4, 4:-4]).abs().max() < 1e-4
 
 
-def test_what_a_lamp_brighter_than_white_lights_is_left_out_of_a_blurs_measurement_and_a_page_is_not(look):
+def test_what_a_lamp_brighter_than_white_lights_is_left_out_of_a_blurs_measurement_and_a_page_is_not(
+    look,
+):
     whole = torch.from_numpy(scene((72, 88)) / 127.5 - 1).permute(2, 0, 1).float()[None]
     whole[..., 20:23, 20:23] = 30  # a lamp
     whole[..., 40:, 50:] = 1  # a page
@@ -469,9 +670,15 @@ def test_what_a_lamp_brighter_than_white_lights_is_left_out_of_a_blurs_measureme
 def wide_gamut():
     """The profile of a screen whose green is no sRGB's: sRGB's with its red and green exchanged, under another name."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    table = {bytes(profile[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(int.from_bytes(profile[128:132], "big"))}
+    table = {
+        bytes(profile[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i
+        for i in range(int.from_bytes(profile[128:132], "big"))
+    }
     red, green = table[b"rXYZ"], table[b"gXYZ"]
-    profile[red + 4 : red + 12], profile[green + 4 : green + 12] = profile[green + 4 : green + 12], profile[red + 4 : red + 12]
+    profile[red + 4 : red + 12], profile[green + 4 : green + 12] = (
+        profile[green + 4 : green + 12],
+        profile[red + 4 : red + 12],
+    )
     return bytes(profile).replace("sRGB".encode("utf-16-be"), "Swap".encode("utf-16-be"))
 
 
@@ -482,7 +689,11 @@ def test_colours_are_converted_to_srgb_and_resolution_and_date_go_along(run):
     result = run("--measured", "a.png")
     assert "profile Swap" in result.out and "converted to sRGB" in result.out
     found = result.result("a")
-    assert np.abs(np.asarray(found, float)[..., [1, 0, 2]] - noisy()).mean() < 12 < np.abs(np.asarray(found, float) - noisy()).mean()
+    assert (
+        np.abs(np.asarray(found, float)[..., [1, 0, 2]] - noisy()).mean()
+        < 12
+        < np.abs(np.asarray(found, float) - noisy()).mean()
+    )
     assert round(found.info["dpi"][0]) == 300 and found.getexif()[306] == "2026:01:02 03:04:05"
 
 
@@ -505,22 +716,31 @@ def test_what_is_not_read_is_named(look):
 
 def test_a_raw_file_is_not_its_thumbnail(look):
     Image.fromarray(noisy()).save("c.NEF", "TIFF")  # as which Pillow reads it
-    assert "c.NEF: is a camera's raw file; develop it first" in look("--measured", "c.NEF", code=2).err
+    assert (
+        "c.NEF: is a camera's raw file; develop it first" in look("--measured", "c.NEF", code=2).err
+    )
 
 
 @pytest.mark.parametrize("file", ["p.tif", "p.png", "p.webp", "p.gif"])
 def test_pages_left_out_are_said(look, file):
-    Image.fromarray(noisy()).save(file, save_all=True, append_images=[Image.fromarray(noisy(seed=one)) for one in range(1, 5)])
+    Image.fromarray(noisy()).save(
+        file, save_all=True, append_images=[Image.fromarray(noisy(seed=one)) for one in range(1, 5)]
+    )
     assert "1 of 5 pages" in look("--measured", file).out
 
 
-@pytest.mark.parametrize("given", [["cam"], ["cam/100", "cam/101"], ["cam/100/I.png", "cam/101/I.png"]])
+@pytest.mark.parametrize(
+    "given", [["cam"], ["cam/100", "cam/101"], ["cam/100/I.png", "cam/101/I.png"]]
+)
 def test_pictures_that_are_called_alike_go_by_their_paths(run, given):
     for folder in ("100", "101"):
         save(f"cam/{folder}/I.png", noisy())
         save(f"masks/{folder}/I.png", holed())
     result = run("--measured", *given, "--mask", "masks")
-    assert {name for name in os.listdir(os.path.join(result.folder, "restored"))} == {"100", "101"} and "101/I: 64 x 48" in result.out
+    assert {name for name in os.listdir(os.path.join(result.folder, "restored"))} == {
+        "100",
+        "101",
+    } and "101/I: 64 x 48" in result.out
 
 
 def test_a_bad_file_ends_no_run_and_is_named_at_its_end(run):
@@ -530,7 +750,10 @@ def test_a_bad_file_ends_no_run_and_is_named_at_its_end(run):
     Image.fromarray(noisy(size=(200, 200))).save(whole, "JPEG")
     open("set/bad.jpg", "wb").write(whole.getvalue()[: len(whole.getvalue()) // 2])
     result = run("--measured", "set", code=1)
-    assert "warning: bad has failed: set/bad.jpg: cannot be read as an image" in result.err.splitlines()[-1]
+    assert (
+        "warning: bad has failed: set/bad.jpg: cannot be read as an image"
+        in result.err.splitlines()[-1]
+    )
     summary = json.load(open(os.path.join(result.folder, "summary.json")))
     assert summary["images"] == 3 and list(summary["failed"]) == ["bad"]
     assert "set/bad.jpg: cannot be read" in run("--measured", "set/bad.jpg", code=2).err
@@ -539,7 +762,19 @@ def test_a_bad_file_ends_no_run_and_is_named_at_its_end(run):
 def test_a_file_that_was_mended_is_restored_by_the_same_command(script, here):
     save("set/0.png", noisy())
     open("set/1.png", "wb").write(b"x")
-    command = "baselines.least_squares", "--inner", 2, "-l", "runs", "--name", "r", "--cuda", -1, "--measured", "set"
+    command = (
+        "baselines.least_squares",
+        "--inner",
+        2,
+        "-l",
+        "runs",
+        "--name",
+        "r",
+        "--cuda",
+        -1,
+        "--measured",
+        "set",
+    )
     assert script(*command).code == 1
     save("set/1.png", noisy())
     assert script(*command).code == 0 and os.path.exists("runs/photo/denoising/r/restored/1.png")
@@ -551,7 +786,10 @@ def test_what_is_wrong_with_one_mask_of_many_is_said_of_that_picture(run):
         save(f"masks/{name}.png", holed())
     open("masks/b.png", "wb").write(b"x")
     result = run("--measured", "set", "--mask", "masks", code=1)
-    assert "warning: b has failed: masks/b.png: cannot be read as a mask" in result.err and os.listdir(os.path.join(result.folder, "restored")) == ["a.png"]
+    assert (
+        "warning: b has failed: masks/b.png: cannot be read as a mask" in result.err
+        and os.listdir(os.path.join(result.folder, "restored")) == ["a.png"]
+    )
 
 
 def test_pictures_are_read_when_their_turn_comes(here):
@@ -569,15 +807,28 @@ def test_many_photographs_are_batches_for_a_method_without_a_network_too(run, mo
     for seed in range(12):
         save(f"set/{seed}.png", noisy(seed=0))
     batches, problem = [], Measured.problem
-    monkeypatch.setattr(Measured, "problem", lambda self, names, *arguments: batches.append(len(names)) or problem(self, names, *arguments))
+    monkeypatch.setattr(
+        Measured,
+        "problem",
+        lambda self, names, *arguments: (
+            batches.append(len(names)) or problem(self, names, *arguments)
+        ),
+    )
     run("--measured", "set")
     assert sum(batches) == 12 and max(batches) <= 4 * 64 * 64 // (48 * 64)
 
 
-@pytest.mark.parametrize("given, said", [
-    (["--invert-mask"], "--invert-mask: belongs to --mask"), (["--grow", 2], "--grow: belongs to --mask"), (["--filter", "area"], "--filter: belongs to --scale"),
-    (["--centre-kernel"], "--centre-kernel: belongs to --kernel"), (["--linear"], "--linear: belongs to --kernel or --blind or --scale"),
-    (["--scale", 2, "--mask", "a.png"], "--scale: not with --mask"), (["--scale", 2, "--blind", 5], "--scale: not with --blind"),
-])
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (["--invert-mask"], "--invert-mask: belongs to --mask"),
+        (["--grow", 2], "--grow: belongs to --mask"),
+        (["--filter", "area"], "--filter: belongs to --scale"),
+        (["--centre-kernel"], "--centre-kernel: belongs to --kernel"),
+        (["--linear"], "--linear: belongs to --kernel or --blind or --scale"),
+        (["--scale", 2, "--mask", "a.png"], "--scale: not with --mask"),
+        (["--scale", 2, "--blind", 5], "--scale: not with --blind"),
+    ],
+)
 def test_options_that_mean_nothing_alone_are_one_line(run, given, said):
     assert said in run("--measured", "a.png", *given, code=2).err

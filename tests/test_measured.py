@@ -1,4 +1,5 @@
 """Pictures that were measured: what is read, inferred, estimated, restored and refused; pictures of any size, whole and in tiles."""
+
 import copy
 import io
 import json
@@ -34,7 +35,9 @@ SHORT = ("--preset", "paper", "--outer", 1, "--inner", 1, "--cuda", -1)
 def smooth(size, seed=0):
     """A smooth picture, (1, 3, H, W) in [-1, 1]."""
     coarse = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
-    return torch.nn.functional.interpolate(coarse, size, mode="bicubic", align_corners=True).clamp(-1, 1)
+    return torch.nn.functional.interpolate(coarse, size, mode="bicubic", align_corners=True).clamp(
+        -1, 1
+    )
 
 
 def save(path, x, mode="RGB", **options):
@@ -76,19 +79,33 @@ def restore(script, tmp_path):
 
 @pytest.mark.usefixtures("short_searches")
 @pytest.mark.parametrize("method", ["dmilo.py", "dmilo-pgd.py"])
-@pytest.mark.parametrize("options, task, size", [
-    (["--mask", "masks/a.png"], "inpainting", (45, 37)), (["--kernel", "kernel.npy"], "motion_deblur", (45, 37)),
-    (["--scale", "2"], "super_resolution", (90, 74)), ([], "denoising", (45, 37)),
-])
-def test_the_four_kinds_are_inferred_and_restored(photos, restore, monkeypatch, method, options, task, size):
+@pytest.mark.parametrize(
+    "options, task, size",
+    [
+        (["--mask", "masks/a.png"], "inpainting", (45, 37)),
+        (["--kernel", "kernel.npy"], "motion_deblur", (45, 37)),
+        (["--scale", "2"], "super_resolution", (90, 74)),
+        ([], "denoising", (45, 37)),
+    ],
+)
+def test_the_four_kinds_are_inferred_and_restored(
+    photos, restore, monkeypatch, method, options, task, size
+):
     options = [str(photos / one) if "." in one else one for one in options]
-    edited = ["--inner", 1] if method == "dmilo.py" else ["--preset", "fast", "--inner", 1]  # published: 1000 gradient steps
+    edited = (
+        ["--inner", 1] if method == "dmilo.py" else ["--preset", "fast", "--inner", 1]
+    )  # published: 1000 gradient steps
     run = restore(method, "--measured", photos / "photos" / "a.png", *options, *edited, task=task)
     assert f"a: 45 x 37, {task}, sigma " in run.out and "PSNR" not in run.out
     assert Image.open(run.folder / "restored" / "a.png").size == size
     left = set(os.listdir(run.folder / "images" / "a"))
-    assert "origin.png" not in left and {"measurement.png", "measurement.npy", "result.png", "final.png"} <= left
-    assert (run.folder / "images/a/result.png").read_bytes() == (run.folder / "restored/a.png").read_bytes()
+    assert (
+        "origin.png" not in left
+        and {"measurement.png", "measurement.npy", "result.png", "final.png"} <= left
+    )
+    assert (run.folder / "images/a/result.png").read_bytes() == (
+        run.folder / "restored/a.png"
+    ).read_bytes()
     assert (run.folder / "grid.png").exists()
     summary = json.load(open(run.folder / "summary.json"))
     assert summary["best"]["psnr"]["mean"] is None and summary["final"]["residual"]["mean"] > 0
@@ -125,7 +142,9 @@ def test_a_folder_of_sizes_and_masks_by_name_is_batches_and_grey_stays_grey(phot
     assert Image.open(run.folder / "restored" / "a.png").mode == "RGB"
     grey = Image.open(run.folder / "restored" / "b.png")
     assert (grey.mode, grey.size) == ("L", (32, 40))
-    again = restore("dmilo.py", "--measured", photos / "photos" / "b.png", "--mask", photos / "masks")  # the same run goes on
+    again = restore(
+        "dmilo.py", "--measured", photos / "photos" / "b.png", "--mask", photos / "masks"
+    )  # the same run goes on
     assert "2 images" in again.out
     Image.new("RGB", (45, 37)).save(photos / "photos" / "a.png")
     with pytest.raises(AssertionError, match="is not the measurement that a is now"):
@@ -144,20 +163,29 @@ def test_a_mask_without_a_hole_is_said_and_copied(photos, restore):
     Image.new("L", (45, 37), 255).save(photos / "masks" / "a.png")
     run = restore("dmilo.py", "--measured", photos / "photos" / "a.png", "--mask", photos / "masks")
     assert "a: 45 x 37, inpainting, its mask has no hole: nothing to do, copied" in run.out
-    assert np.array_equal(Image.open(run.folder / "restored/a.png"), Image.open(photos / "photos/a.png"))
+    assert np.array_equal(
+        Image.open(run.folder / "restored/a.png"), Image.open(photos / "photos/a.png")
+    )
     assert json.load(open(run.folder / "record" / "a.json"))["network_evaluations"] == 0
 
 
 def test_samples_under_a_mask_without_a_hole_have_no_spread_of_missing_pixels(photos, restore):
     Image.new("L", (45, 37), 255).save(photos / "masks" / "a.png")
-    run = restore("dmilo.py", "--measured", photos / "photos", "--mask", photos / "masks", "--samples", 2)
+    run = restore(
+        "dmilo.py", "--measured", photos / "photos", "--mask", photos / "masks", "--samples", 2
+    )
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
-    a, b, summary = (json.loads((run.folder / file).read_text(), parse_constant=refuse) for file in ("record/a.json", "record/b.json", "summary.json"))
+    a, b, summary = (
+        json.loads((run.folder / file).read_text(), parse_constant=refuse)
+        for file in ("record/a.json", "record/b.json", "summary.json")
+    )
     assert a["samples"]["spread"] == 0.0 and "spread_missing" not in a["samples"]
-    assert summary["samples"]["spread_missing"] == b["samples"]["spread_missing"] > 0  # of those that have one
+    assert (
+        summary["samples"]["spread_missing"] == b["samples"]["spread_missing"] > 0
+    )  # of those that have one
     assert summary["samples"]["spread"] == pytest.approx(b["samples"]["spread"] / 2)
 
 
@@ -169,14 +197,42 @@ def test_samples_of_an_enlarged_picture_with_transparent_pixels(photos, restore)
     picture = Image.open(photos / "photos" / "a.png").convert("RGB")
     picture.putalpha(alpha)
     picture.save(photos / "photos" / "cut.png")
-    run = restore("dmilo.py", "--measured", photos / "photos" / "cut.png", "--scale", 2, "--samples", 2, "--inner", 1, task="super_resolution")
-    assert {"spread_missing", "spread_measured"} <= set(json.load(open(run.folder / "record" / "cut.json"))["samples"])
+    run = restore(
+        "dmilo.py",
+        "--measured",
+        photos / "photos" / "cut.png",
+        "--scale",
+        2,
+        "--samples",
+        2,
+        "--inner",
+        1,
+        task="super_resolution",
+    )
+    assert {"spread_missing", "spread_measured"} <= set(
+        json.load(open(run.folder / "record" / "cut.json"))["samples"]
+    )
 
 
 def arguments(**given):
-    empty = dict.fromkeys(("mask", "kernel", "blind", "scale", "sigma", "data", "number", "filter", "grow"))
-    flags = dict.fromkeys(("flip_kernel", "centre_kernel", "invert_mask", "linear", "keep_observed", "transparent"), False)
-    return SimpleNamespace(**{**empty, **flags, "task": "t", "begin_number": 0, "end_number": -1, "stop": "discrepancy", **given})
+    empty = dict.fromkeys(
+        ("mask", "kernel", "blind", "scale", "sigma", "data", "number", "filter", "grow")
+    )
+    flags = dict.fromkeys(
+        ("flip_kernel", "centre_kernel", "invert_mask", "linear", "keep_observed", "transparent"),
+        False,
+    )
+    return SimpleNamespace(
+        **{
+            **empty,
+            **flags,
+            "task": "t",
+            "begin_number": 0,
+            "end_number": -1,
+            "stop": "discrepancy",
+            **given,
+        }
+    )
 
 
 def test_sigma_is_estimated_and_at_least_half_a_level(tmp_path):
@@ -204,7 +260,9 @@ def test_kernel_files(tmp_path):
     np.save(path, np.array([[1, 2, 3, -9], [0, 0, 2, 0]]))
     kernel = load_kernel(path)[0]
     assert kernel.shape == (1, 3, 5)
-    torch.testing.assert_close(kernel[0], torch.tensor([[1, 2, 3, 0, 0], [0, 0, 2, 0, 0], [0, 0, 0, 0, 0]]) / 8)
+    torch.testing.assert_close(
+        kernel[0], torch.tensor([[1, 2, 3, 0, 0], [0, 0, 2, 0, 0], [0, 0, 0, 0, 0]]) / 8
+    )
     assert torch.equal(load_kernel(path, flip=True)[0], kernel.flip(1, 2))
     Image.fromarray(np.array([[0, 255, 0]], np.uint8)).save(tmp_path / "k.png")
     assert torch.equal(load_kernel(str(tmp_path / "k.png"))[0], torch.tensor([[[0.0, 1, 0]]]))
@@ -217,17 +275,32 @@ def test_masks_are_dark_where_pixels_are_missing(tmp_path):
 
 def test_a_cut_out_blur_is_restored_better_than_by_a_mirrored_border(tmp_path):
     """What lies beyond the border shines in; mirroring it would be wrong there."""
-    whole, border = smooth((64, 72), seed=3) + 0.2 * torch.randn(1, 3, 64, 72, generator=torch.Generator().manual_seed(2)).cumsum(-1).clamp(-2, 2), 5
+    whole, border = (
+        smooth((64, 72), seed=3)
+        + 0.2
+        * torch.randn(1, 3, 64, 72, generator=torch.Generator().manual_seed(2))
+        .cumsum(-1)
+        .clamp(-2, 2),
+        5,
+    )
     kernel = torch.ones(1, 2 * border + 1, 2 * border + 1) / (2 * border + 1) ** 2
-    truth, y = whole[..., border:-border, border:-border].clamp(-1, 1), correlating(kernel, (64, 72))(whole)
+    truth, y = (
+        whole[..., border:-border, border:-border].clamp(-1, 1),
+        correlating(kernel, (64, 72))(whole),
+    )
     np.save(tmp_path / "k.npy", kernel[0].numpy())
     save(str(tmp_path / "p.png"), y)
-    measured = Measured(arguments(measured=[str(tmp_path / "p.png")], kernel=str(tmp_path / "k.npy")), 32)
+    measured = Measured(
+        arguments(measured=[str(tmp_path / "p.png")], kernel=str(tmp_path / "k.npy")), 32
+    )
     problem = measured.problem(["p"], None, "cpu")
     assert problem.size == (64, 72) and problem.border == (5, 5) and problem.y.shape == y.shape
     h = load_hyperparameters(load_method("least_squares"), "motion_deblur")
     errors = []
-    for A, size, cut in ((problem.operator, problem.size, problem.shown), (blurring(kernel, y.shape[-2:]), y.shape[-2:], lambda x: x)):
+    for A, size, cut in (
+        (problem.operator, problem.size, problem.shown),
+        (blurring(kernel, y.shape[-2:]), y.shape[-2:], lambda x: x),
+    ):
         *_, last = least_squares(None, A, problem.y, torch.randn(1, 3, *size), h, silent)
         near = torch.ones_like(truth, dtype=bool)
         near[..., 8:-8, 8:-8] = False
@@ -235,8 +308,19 @@ def test_a_cut_out_blur_is_restored_better_than_by_a_mirrored_border(tmp_path):
     assert errors[0] < 0.7 * errors[1]
 
 
-@pytest.mark.parametrize("task", ["inpainting", "super_resolution", "demo/gaussian_deblur", "demo/motion_deblur", "demo/box_inpainting",
-                                  "denoising", "phase_retrieval", "poisson_denoising"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "inpainting",
+        "super_resolution",
+        "demo/gaussian_deblur",
+        "demo/motion_deblur",
+        "demo/box_inpainting",
+        "denoising",
+        "phase_retrieval",
+        "poisson_denoising",
+    ],
+)
 def test_operators_take_rectangles(task):
     path = f"configs/tasks/{task}_config.yaml"
     operator, noise = load_measurement(load_yaml(path), path, (64, 88), 64)
@@ -262,7 +346,17 @@ def test_a_simulated_picture_of_another_size_is_restored_as_it_is(photos, restor
     run = restore("dmilo.py", "-t", "inpainting", "--data", photos / "photos", "--sigma", "0.05")
     assert Image.open(run.folder / "images" / "a" / "final.png").size == (45, 37)
     assert json.load(open(run.folder / "record" / "a.json"))["sigma"] == 0.05
-    restored = restore("dmilo.py", "-t", "denoising", "--data", photos / "photos", "--resize", "-n", 1, task="denoising")
+    restored = restore(
+        "dmilo.py",
+        "-t",
+        "denoising",
+        "--data",
+        photos / "photos",
+        "--resize",
+        "-n",
+        1,
+        task="denoising",
+    )
     assert Image.open(restored.folder / "images" / "a" / "final.png").size == (64, 64)
 
 
@@ -279,7 +373,9 @@ def test_a_network_takes_any_size_and_those_it_takes_by_itself_unchanged(demo_mo
 @pytest.mark.parametrize("length, tile", [(64, 64), (72, 64), (200, 64), (512, 128), (1504, 256)])
 def test_tiles_cover_and_overlap(length, tile):
     starts = tile_starts(length, tile, 8)
-    assert starts[0] == 0 and starts[-1] == length - tile and all(start % 8 == 0 for start in starts)
+    assert (
+        starts[0] == 0 and starts[-1] == length - tile and all(start % 8 == 0 for start in starts)
+    )
     assert all(b - a <= tile - min(64, tile // 2) + 8 for a, b in zip(starts, starts[1:]))
     weights = tile_weights(tile, "cpu")
     assert weights.min() > 0 and weights.max() <= 1 and torch.equal(weights, weights.flip(0))
@@ -302,7 +398,11 @@ def test_tiles_give_about_what_the_whole_gives_and_their_gradient_is_its_own():
 
 
 def test_tiles_of_the_prior(demo_model):
-    t, x = torch.tensor([142.0]), smooth((96, 128)) * 0.9 + 0.4 * torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+    t, x = (
+        torch.tensor([142.0]),
+        smooth((96, 128)) * 0.9
+        + 0.4 * torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(0)),
+    )
     with torch.no_grad():
         whole, tiled = (AnySize(demo_model, tile)(x, t) for tile in (None, 64))
     assert (whole - tiled).square().mean() < 0.03 * whole.square().mean()
@@ -310,8 +410,20 @@ def test_tiles_of_the_prior(demo_model):
 
 def test_attention_of_a_larger_picture_is_the_same_and_keeps_little(demo_model):
     block = next(m for m in demo_model.modules() if isinstance(m, AttentionBlock))
-    x, sizes = torch.randn(1, block.norm.num_channels, 24, 32, generator=torch.Generator().manual_seed(0), requires_grad=True), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+    x, sizes = (
+        torch.randn(
+            1,
+            block.norm.num_channels,
+            24,
+            32,
+            generator=torch.Generator().manual_seed(0),
+            requires_grad=True,
+        ),
+        [],
+    )
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: sizes.append(t.numel()) or t, lambda t: t
+    ):
         fused = block(x)
     assert block.trained_positions == 64 and max(sizes) < (24 * 32) ** 2
     other = copy.copy(block)
@@ -322,7 +434,13 @@ def test_attention_of_a_larger_picture_is_the_same_and_keeps_little(demo_model):
 def test_tiles_are_chosen_where_memory_is_short(demo_model, monkeypatch):
     whole = 4 * 512**2 * kept_per_pixel(demo_model, 64, "cpu")  # a quarter of what is free
     assert 2e9 < whole < 4e9
-    cases = (1.01 * whole, (512, 512), None), (0.99 * whole, (512, 512), 256), (whole / 12, (512, 512), 144), (1e6, (512, 512), 64), (1e6, (64, 64), None)
+    cases = (
+        (1.01 * whole, (512, 512), None),
+        (0.99 * whole, (512, 512), 256),
+        (whole / 12, (512, 512), 144),
+        (1e6, (512, 512), 64),
+        (1e6, (64, 64), None),
+    )
     for free, size, tile in cases:
         monkeypatch.setattr("guided_diffusion.tiles.available_memory", lambda device: free)
         assert choose_tile(demo_model, size, 64, 1, "cpu") == tile
@@ -330,7 +448,16 @@ def test_tiles_are_chosen_where_memory_is_short(demo_model, monkeypatch):
 
 def test_a_run_keeps_the_tile_that_memory_chose(photos, script, tiny_prior, monkeypatch):
     save(str(photos / "large.png"), smooth((72, 70)))
-    command = ("dmilo.py", "--measured", photos / "large.png", "-l", photos / "runs", "--name", "r", *SHORT)
+    command = (
+        "dmilo.py",
+        "--measured",
+        photos / "large.png",
+        "-l",
+        photos / "runs",
+        "--name",
+        "r",
+        *SHORT,
+    )
     settings = photos / "runs" / "photo" / "denoising" / "r" / "settings.json"
 
     def with_free_memory(free, *more):
@@ -338,16 +465,25 @@ def test_a_run_keeps_the_tile_that_memory_chose(photos, script, tiny_prior, monk
         return script(*command, *more)
 
     tiles, whole = 1e6, 1e12
-    assert "70 x 72 pixels do not fit into memory at once, going on with tiles (--tile 64)" in with_free_memory(tiles).err
+    assert (
+        "70 x 72 pixels do not fit into memory at once, going on with tiles (--tile 64)"
+        in with_free_memory(tiles).err
+    )
     assert json.loads(settings.read_text())["tile"] == 64
     for more in ([], ["--tile", 64], ["--summarize"]):
         assert with_free_memory(whole, *more).code == 0
         assert json.loads((settings.parent / "summary.json").read_text())["settings"]["tile"] == 64
     assert "was begun with tile 64, now it is 72" in with_free_memory(whole, "--tile", 72).err
-    settings.write_text(settings.read_text().replace('"tile": 64', '"tile": null'))  # as of a run with whole pictures, or of an older version
+    settings.write_text(
+        settings.read_text().replace('"tile": 64', '"tile": null')
+    )  # as of a run with whole pictures, or of an older version
     assert with_free_memory(whole).code == 0
     result = with_free_memory(tiles)
-    assert result.code == 2 and "r: was begun with whole pictures, now 70 x 72 pixels do not fit into memory at once; free memory or" in result.err
+    assert (
+        result.code == 2
+        and "r: was begun with whole pictures, now 70 x 72 pixels do not fit into memory at once; free memory or"
+        in result.err
+    )
 
 
 def test_no_row_sets_sigma(workspace):
@@ -358,31 +494,88 @@ def test_no_row_sets_sigma(workspace):
 
 BAD = [
     (["--measured", "nowhere.png"], "nowhere.png: cannot be read (No such file or directory)"),
-    (["--measured", "masks/b.png", "--mask", "masks/a.png"], "masks/a.png: is 45 x 37, masks/b.png is 32 x 40; make the mask of the picture's size"),
-    (["--measured", "photos", "--mask", "masks/a.png"], "masks/a.png: is 45 x 37, photos/b.png is 32 x 40"),
-    (["--measured", "photos/a.png", "--mask", "black.png"], "black.png: this mask leaves nothing of the picture"),
-    (["--measured", "photos/a.png", "--mask", "photos/x.png"], "photos/x.png: cannot be read (No such file or directory)"),
-    (["--measured", "photos", "--kernel", "photos"], "--kernel photos: has no file called a, for photos/a.png"),
-    (["--measured", "photos/a.png", "--kernel", "photos/a.png"], "--kernel photos/a.png: is the picture itself"),
-    (["--measured", "photos/a.png", "--mask", "empty"], "--mask empty: has no file called a or a_mask, for photos/a.png"),
-    (["--measured", "photos/a.png", "--kernel", "large.npy"], "large.npy: this kernel, 41 x 39, is larger than photos/a.png, 45 x 37"),
+    (
+        ["--measured", "masks/b.png", "--mask", "masks/a.png"],
+        "masks/a.png: is 45 x 37, masks/b.png is 32 x 40; make the mask of the picture's size",
+    ),
+    (
+        ["--measured", "photos", "--mask", "masks/a.png"],
+        "masks/a.png: is 45 x 37, photos/b.png is 32 x 40",
+    ),
+    (
+        ["--measured", "photos/a.png", "--mask", "black.png"],
+        "black.png: this mask leaves nothing of the picture",
+    ),
+    (
+        ["--measured", "photos/a.png", "--mask", "photos/x.png"],
+        "photos/x.png: cannot be read (No such file or directory)",
+    ),
+    (
+        ["--measured", "photos", "--kernel", "photos"],
+        "--kernel photos: has no file called a, for photos/a.png",
+    ),
+    (
+        ["--measured", "photos/a.png", "--kernel", "photos/a.png"],
+        "--kernel photos/a.png: is the picture itself",
+    ),
+    (
+        ["--measured", "photos/a.png", "--mask", "empty"],
+        "--mask empty: has no file called a or a_mask, for photos/a.png",
+    ),
+    (
+        ["--measured", "photos/a.png", "--kernel", "large.npy"],
+        "large.npy: this kernel, 41 x 39, is larger than photos/a.png, 45 x 37",
+    ),
     (["--measured", "photos/a.png", "--kernel", "zero.npy"], "zero.npy: is no kernel"),
-    (["--measured", "photos/a.png", "--kernel", "text.npy"], "text.npy: cannot be read as a kernel"),
-    (["--measured", "photos/a.png", "--kernel", "kernel.npy", "--mask", "masks"], "argument --mask: not allowed with argument --kernel"),
+    (
+        ["--measured", "photos/a.png", "--kernel", "text.npy"],
+        "text.npy: cannot be read as a kernel",
+    ),
+    (
+        ["--measured", "photos/a.png", "--kernel", "kernel.npy", "--mask", "masks"],
+        "argument --mask: not allowed with argument --kernel",
+    ),
     (["--measured", "photos/a.png", "--sigma", "0"], "--sigma 0: no file is without noise"),
-    (["--measured", "photos/a.png", "--sigma", "3"], "argument --sigma: must be 0 or more, 1 at most"),
+    (
+        ["--measured", "photos/a.png", "--sigma", "3"],
+        "argument --sigma: must be 0 or more, 1 at most",
+    ),
     (["--measured", "photos/a.png", "--scale", "1"], "argument --scale: must be 2 or more"),
-    (["--measured", "photos/a.png", "--scale", "2", "-t", "inpainting"], "--task inpainting: contradicts what is given, for --scale means super_resolution"),
-    (["--measured", "photos/a.png", "-t", "inpainting"], "for none of --mask, --kernel, --blind and --scale means denoising"),
-    (["--measured", "photos/a.png", "--data", "photos"], "--data: is for pictures that a run degrades itself"),
-    (["--measured", "photos/a.png", "--resize"], "--resize: is for pictures that a run degrades itself"),
-    (["--measured", "photos/a.png", "--flip-kernel"], "--flip-kernel: belongs to --kernel, which is not given"),
-    (["--mask", "masks"], "--mask: belongs to a picture that was measured; name it with --measured"),
+    (
+        ["--measured", "photos/a.png", "--scale", "2", "-t", "inpainting"],
+        "--task inpainting: contradicts what is given, for --scale means super_resolution",
+    ),
+    (
+        ["--measured", "photos/a.png", "-t", "inpainting"],
+        "for none of --mask, --kernel, --blind and --scale means denoising",
+    ),
+    (
+        ["--measured", "photos/a.png", "--data", "photos"],
+        "--data: is for pictures that a run degrades itself",
+    ),
+    (
+        ["--measured", "photos/a.png", "--resize"],
+        "--resize: is for pictures that a run degrades itself",
+    ),
+    (
+        ["--measured", "photos/a.png", "--flip-kernel"],
+        "--flip-kernel: belongs to --kernel, which is not given",
+    ),
+    (
+        ["--mask", "masks"],
+        "--mask: belongs to a picture that was measured; name it with --measured",
+    ),
     (["--measured", "photos/a.png", "photos/../photos/a.png"], "would share its folder of results"),
     (["--measured", "small.png"], "small.png: 20 x 40 pixels are too few to restore"),
-    (["--measured", "photos/a.png", "--tile", "60"], "--tile 60: must be a multiple of 8, 64 or more"),
-    (["--data", "photos", "-t", "super_resolution"], "photos/a.png: 45 x 37: configs/tasks/super_resolution_config.yaml: "
-     "measurement.operator.scale_factor is 4, must be a whole number that divides 37 and 45"),
+    (
+        ["--measured", "photos/a.png", "--tile", "60"],
+        "--tile 60: must be a multiple of 8, 64 or more",
+    ),
+    (
+        ["--data", "photos", "-t", "super_resolution"],
+        "photos/a.png: 45 x 37: configs/tasks/super_resolution_config.yaml: "
+        "measurement.operator.scale_factor is 4, must be a whole number that divides 37 and 45",
+    ),
 ]
 
 
@@ -396,5 +589,9 @@ def test_bad_input_is_one_line(photos, script, workspace, given, said):
     open("text.npy", "w").write("no array")
     result = script("dmilo.py", *given, *SHORT)
     assert result.code == 2, result.err
-    assert len(result.err.splitlines()) == 1 and result.err.startswith("dmilo.py: error: ") and said in result.err
+    assert (
+        len(result.err.splitlines()) == 1
+        and result.err.startswith("dmilo.py: error: ")
+        and said in result.err
+    )
     assert not os.path.exists("dmilo")

@@ -1,4 +1,5 @@
 """Operators and noises: known answers, and what a task file may say."""
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,15 @@ from util.files import UserError
 from util.rng import BatchRandom
 
 SIZE = 64
-LINEAR = ["inpainting", "super_resolution", "demo/gaussian_deblur", "demo/motion_deblur", "demo/box_inpainting", "demo/turbulence", "denoising"]
+LINEAR = [
+    "inpainting",
+    "super_resolution",
+    "demo/gaussian_deblur",
+    "demo/motion_deblur",
+    "demo/box_inpainting",
+    "demo/turbulence",
+    "denoising",
+]
 
 
 def measurement(task, seeds=(1, 2)):
@@ -42,7 +51,9 @@ def test_an_image_by_itself(task):
     together = noise(A(x), rng)
     for i, seed in enumerate((1, 2)):
         A, noise, rng = measurement(task, [seed])
-        torch.testing.assert_close(together[i : i + 1], noise(A(x[i : i + 1]), rng), rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            together[i : i + 1], noise(A(x[i : i + 1]), rng), rtol=0, atol=1e-6
+        )
     A, noise, rng = measurement(task, [3])
     assert (noise(A(x[:1]), rng) - together[:1]).abs().mean() > 1e-3
 
@@ -55,17 +66,28 @@ def test_random_mask_hides_seventy_percent_of_all_channels():
 
 
 def test_box_mask_hides_one_box_inside_the_margin():
-    hidden = 1 - measurement("demo/box_inpainting", seeds=[123])[0](torch.ones(1, 3, SIZE, SIZE))[0, 0]
+    hidden = (
+        1 - measurement("demo/box_inpainting", seeds=[123])[0](torch.ones(1, 3, SIZE, SIZE))[0, 0]
+    )
     rows, columns = hidden.any(1).nonzero(), hidden.any(0).nonzero()
     assert len(rows) == len(columns) == 24 and hidden.sum() == 24 * 24
-    assert 16 <= rows.min() and rows.max() < SIZE - 16 and 16 <= columns.min() and columns.max() < SIZE - 16
-    extreme = measurement("demo/extreme_inpainting", seeds=[123])[0](torch.ones(1, 3, SIZE, SIZE))[0, 0]
+    assert (
+        16 <= rows.min()
+        and rows.max() < SIZE - 16
+        and 16 <= columns.min()
+        and columns.max() < SIZE - 16
+    )
+    extreme = measurement("demo/extreme_inpainting", seeds=[123])[0](torch.ones(1, 3, SIZE, SIZE))[
+        0, 0
+    ]
     assert torch.equal(extreme, hidden)
 
 
 def test_super_resolution_keeps_constants_and_ramps():
     A, _, _ = measurement("super_resolution", seeds=[123])
-    torch.testing.assert_close(A(torch.full((1, 3, SIZE, SIZE), 0.3)), torch.full((1, 3, 16, 16), 0.3))
+    torch.testing.assert_close(
+        A(torch.full((1, 3, SIZE, SIZE), 0.3)), torch.full((1, 3, 16, 16), 0.3)
+    )
     ramp = torch.linspace(-1, 1, SIZE).expand(1, 3, SIZE, SIZE)
     expected = ramp.reshape(1, 3, SIZE, 16, 4).mean(-1)[:, :, ::4]
     torch.testing.assert_close(A(ramp)[..., 3:-3], expected[..., 3:-3], rtol=0, atol=1e-5)
@@ -76,7 +98,9 @@ def test_blur_is_cross_correlation_with_mirrored_border(k):
     x, kernels = pictures(), torch.rand(2, k, k, generator=torch.Generator().manual_seed(k))
     kernels = kernels / kernels.sum((1, 2), keepdim=True)
     padded = F.pad(x, [k // 2] * 4, mode="reflect")
-    expected = torch.stack([F.conv2d(p[:, None], kernel[None, None])[:, 0] for p, kernel in zip(padded, kernels)])
+    expected = torch.stack(
+        [F.conv2d(p[:, None], kernel[None, None])[:, 0] for p, kernel in zip(padded, kernels)]
+    )
     torch.testing.assert_close(blurring(kernels, (SIZE, SIZE))(x), expected, rtol=0, atol=1e-5)
 
 
@@ -117,7 +141,10 @@ def test_motion_kernels_of_every_size_are_usable(size, intensity):
         assert abs(kernel.sum() - 1) < 1e-9 and np.count_nonzero(kernel) > 1
 
 
-@pytest.mark.parametrize("size, intensity", [([64, 64], 0.5), ((64,), 0.5), ((0, 5), 0.5), ((5.0, 5), 0.5), ((5, 5), 1.1), ((5, 5), -1)])
+@pytest.mark.parametrize(
+    "size, intensity",
+    [([64, 64], 0.5), ((64,), 0.5), ((0, 5), 0.5), ((5.0, 5), 0.5), ((5, 5), 1.1), ((5, 5), -1)],
+)
 def test_motion_kernel_refuses(size, intensity):
     with pytest.raises(ValueError):
         Kernel(size, intensity)
@@ -129,7 +156,9 @@ def test_motion_kernel_is_shown_and_applied():
     assert shown.shape == (5, 9) and shown.max() == 255
     point = np.zeros((31, 31), np.uint8)
     point[15, 15] = 255
-    blurred = np.asarray(kernel.applyTo(point), float)  # without the border: the kernel itself, round the point
+    blurred = np.asarray(
+        kernel.applyTo(point), float
+    )  # without the border: the kernel itself, round the point
     assert blurred.shape == (27, 23)
     expected = np.zeros_like(blurred)
     expected[11:16, 7:16] = 255 * kernel.kernelMatrix
@@ -153,16 +182,40 @@ def test_shipped_task_files_are_valid_at_their_size(path):
         (lambda c: c["measurement"].pop("noise"), "measurement.noise is missing"),
         (lambda c: c["measurement"]["noise"].pop("sigma"), "measurement.noise.sigma is missing"),
         (lambda c: c["measurement"]["noise"].update(sigma=-1), "measurement.noise.sigma is -1"),
-        (lambda c: c["measurement"]["noise"].update(sigma="much"), "measurement.noise.sigma is 'much'"),
-        (lambda c: c["measurement"]["noise"].update(name="pink"), "one of gaussian, poisson, clean"),
-        (lambda c: c["measurement"]["noise"].update(sigmas=1), "measurement.noise.sigmas is not a known key"),
+        (
+            lambda c: c["measurement"]["noise"].update(sigma="much"),
+            "measurement.noise.sigma is 'much'",
+        ),
+        (
+            lambda c: c["measurement"]["noise"].update(name="pink"),
+            "one of gaussian, poisson, clean",
+        ),
+        (
+            lambda c: c["measurement"]["noise"].update(sigmas=1),
+            "measurement.noise.sigmas is not a known key",
+        ),
         (lambda c: c.update(kernle=3), "kernle is not a known key"),
-        (lambda c: c["measurement"]["operator"].update(name="paint"), "measurement.operator.name is 'paint'"),
+        (
+            lambda c: c["measurement"]["operator"].update(name="paint"),
+            "measurement.operator.name is 'paint'",
+        ),
         (lambda c: c["measurement"].update(mask_opt=3), "measurement.mask_opt is 3"),
-        (lambda c: c["measurement"]["mask_opt"].update(mask_prob_range=(0.7, 1.2)), "measurement.mask_opt.mask_prob_range"),
-        (lambda c: c["measurement"]["mask_opt"].update(mask_prob_range=("a", 1)), "measurement.mask_opt.mask_prob_range"),
-        (lambda c: c["measurement"]["mask_opt"].update(mask_type="hole"), "measurement.mask_opt.mask_type is 'hole'"),
-        (lambda c: c["measurement"]["mask_opt"].update(image_size=256), "measurement.mask_opt.image_size says 256"),
+        (
+            lambda c: c["measurement"]["mask_opt"].update(mask_prob_range=(0.7, 1.2)),
+            "measurement.mask_opt.mask_prob_range",
+        ),
+        (
+            lambda c: c["measurement"]["mask_opt"].update(mask_prob_range=("a", 1)),
+            "measurement.mask_opt.mask_prob_range",
+        ),
+        (
+            lambda c: c["measurement"]["mask_opt"].update(mask_type="hole"),
+            "measurement.mask_opt.mask_type is 'hole'",
+        ),
+        (
+            lambda c: c["measurement"]["mask_opt"].update(image_size=256),
+            "measurement.mask_opt.image_size says 256",
+        ),
     ],
 )
 def test_a_wrong_task_file_is_named(change, named):
@@ -179,7 +232,9 @@ def test_kernel_larger_than_the_image_and_scale_that_does_not_divide():
         load_measurement(config, "task.yaml", (SIZE, SIZE), SIZE)
     config = load_yaml("configs/tasks/super_resolution_config.yaml")
     config["measurement"]["operator"]["scale_factor"] = 5
-    with pytest.raises(UserError, match="scale_factor is 5, must be a whole number that divides 64"):
+    with pytest.raises(
+        UserError, match="scale_factor is 5, must be a whole number that divides 64"
+    ):
         load_measurement(config, "task.yaml", (SIZE, SIZE), SIZE)
 
 

@@ -1,4 +1,5 @@
 """Tasks that are not linear: gradient steps to the measurement, several annealed samples, and pictures that no measurement tells apart."""
+
 import json
 
 import numpy as np
@@ -23,14 +24,18 @@ from util.rng import BatchRandom
 
 def operator_of(task, size=64):
     path = f"configs/tasks/{task}_config.yaml"
-    return load_measurement(load_yaml(path), path, (size, size), size)[0].draw(BatchRandom([1, 2]), "cpu")[0]
+    return load_measurement(load_yaml(path), path, (size, size), size)[0].draw(
+        BatchRandom([1, 2]), "cpu"
+    )[0]
 
 
 def test_the_curvature_is_the_largest_singular_value_squared():
     A, M = dense_operator(20)
     found = NonlinearTask(A, A(like(2)), like()).curvature(like(3)).flatten()
     wanted = torch.linalg.matrix_norm(M, 2) ** 2
-    assert (found <= 1.01 * wanted).all() and (found > 0.75 * wanted).all()  # accelerated steps converge above 0.75
+    assert (found <= 1.01 * wanted).all() and (
+        found > 0.75 * wanted
+    ).all()  # accelerated steps converge above 0.75
 
 
 def test_gradient_steps_find_what_linear_algebra_finds():
@@ -46,7 +51,10 @@ def test_gradient_steps_find_what_linear_algebra_finds():
 def test_a_picture_is_drawn_to_what_is_not_linear(task):
     A = operator_of(task)
     # Begun within hdr's range: beyond it there is no gradient.
-    truth, x = (scale * torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(n)) for n, scale in enumerate((0.5, 0.1)))
+    truth, x = (
+        scale * torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(n))
+        for n, scale in enumerate((0.5, 0.1))
+    )
     found = NonlinearTask(A, A(truth), x).drawn_to(x, 1e-3)
     misfit = lambda u: (A(u) - A(truth)).square().flatten(1).mean(1)
     assert not is_linear(A, x) and (misfit(found) < 0.05 * misfit(x)).all()
@@ -86,18 +94,40 @@ def test_an_annealed_start_of_several_runs_is_counted():
     y, latents = torch.tanh(like(2)), [like(0)]
     for runs in (1, 3):
         g = Chain(eps, 3, BatchRandom([1, 2]))
-        list(search(shown, g, torch.tanh, y, latents, Staged(start=Annealed(steps=4, runs=runs), sigma=0.1), silent))
+        list(
+            search(
+                shown,
+                g,
+                torch.tanh,
+                y,
+                latents,
+                Staged(start=Annealed(steps=4, runs=runs), sigma=0.1),
+                silent,
+            )
+        )
         assert g.evaluations == 4 * runs
 
 
 def test_smoothness_is_refused_where_a_task_is_not_linear():
     with pytest.raises(UserError, match="not linear"):
-        list(search(shown, Chain(None, 3, None), torch.tanh, like(2), [like(0)], Staged(start=Smooth(contrast=0.1)), silent))
+        list(
+            search(
+                shown,
+                Chain(None, 3, None),
+                torch.tanh,
+                like(2),
+                [like(0)],
+                Staged(start=Smooth(contrast=0.1)),
+                silent,
+            )
+        )
 
 
 def test_hdr_loses_what_is_bright_and_dark():
     x = torch.tensor([-1.0, -0.5, -0.2, 0.0, 0.3, 0.5, 0.9]).expand(1, 3, 64, 7)
-    assert torch.equal(operator_of("hdr")(x)[0, 0, 0], torch.tensor([-1.0, -1.0, -0.4, 0.0, 0.6, 1.0, 1.0]))
+    assert torch.equal(
+        operator_of("hdr")(x)[0, 0, 0], torch.tensor([-1.0, -1.0, -0.4, 0.0, 0.6, 1.0, 1.0])
+    )
 
 
 def test_the_measure_of_turbulence_is_its_tilt_and_its_blur():
@@ -108,19 +138,32 @@ def test_the_measure_of_turbulence_is_its_tilt_and_its_blur():
     shift = torch.stack([torch.full((64, 48), 2.0), torch.full((64, 48), -3.0)])[None]
     torch.testing.assert_close(warping(shift)(x)[..., :-2, 3:], x[..., 2:, :-3], rtol=0, atol=1e-4)
     A = operator_of("demo/turbulence")
-    torch.testing.assert_close(A(torch.full(SHAPE[:2] + (64, 64), 0.3)), torch.full(SHAPE[:2] + (64, 64), 0.3), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        A(torch.full(SHAPE[:2] + (64, 64), 0.3)),
+        torch.full(SHAPE[:2] + (64, 64), 0.3),
+        rtol=0,
+        atol=1e-4,
+    )
 
 
 def test_the_better_turn_is_counted_shown_and_said(tmp_path):
     truth = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    psnr = lambda x, reference: {"psnr": -(x - reference).square().mean().item(), "ssim": 0.0, "lpips_alex": 0.0}
-    record = ImageRecord(tmp_path, "a", truth, {}, truth, psnr, 0.01, PhaseRetrieval.nearest, "discrepancy", True)
+    psnr = lambda x, reference: {
+        "psnr": -(x - reference).square().mean().item(),
+        "ssim": 0.0,
+        "lpips_alex": 0.0,
+    }
+    record = ImageRecord(
+        tmp_path, "a", truth, {}, truth, psnr, 0.01, PhaseRetrieval.nearest, "discrepancy", True
+    )
     left = {"residual": 0.0, "misfit": 0.0, "structure": 0.0}
     record.add("0_after", truth.flip(-2, -1), True, left, 1, 1.0)
     record.add("1_after", truth, True, left, 1, 1.0)
     kept = json.loads(json.dumps(record.finish(1.0, 2, {})))
     assert kept["turned"] == [True, False] and kept["psnr"] == [0.0, 0.0]
-    assert (tmp_path / "images/a/final.png").read_bytes() == (tmp_path / "images/a/origin.png").read_bytes()
+    assert (tmp_path / "images/a/final.png").read_bytes() == (
+        tmp_path / "images/a/origin.png"
+    ).read_bytes()
 
 
 def test_a_measurement_that_is_no_picture_is_shown_as_one():

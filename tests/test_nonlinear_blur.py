@@ -1,4 +1,5 @@
 """nonlinear_deblur with made weights of the published shape."""
+
 import os
 
 import pytest
@@ -44,7 +45,9 @@ def test_blurs_with_a_code_that_fits_the_image(weights, size, batch):
     with torch.no_grad():
         y = A(x)
     assert y.shape == x.shape and y.abs().max() <= 1 and (y - x).abs().mean() > 1e-4
-    code = 1.2 * torch.randn(1, 512, size // 128, size // 128, generator=torch.Generator().manual_seed(123))
+    code = 1.2 * torch.randn(
+        1, 512, size // 128, size // 128, generator=torch.Generator().manual_seed(123)
+    )
     with torch.no_grad():
         expected = 2 * operator.wizard.adaptKernel((x + 1) / 2, code) - 1
     torch.testing.assert_close(y, expected.clamp(-1, 1), rtol=0, atol=1e-5)

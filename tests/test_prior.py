@@ -1,4 +1,5 @@
 """The network once it is frozen: same numbers, less memory; its precisions and its compilation."""
+
 import copy
 
 import pytest
@@ -8,13 +9,23 @@ from guided_diffusion.prior import frozen
 from guided_diffusion.unet import create_model
 from experiment.runner import choose_batch_size
 
-SMALL = dict(image_size=32, num_channels=32, num_res_blocks=1, channel_mult="1,2", learn_sigma=True, attention_resolutions="16",
-             num_head_channels=32, resblock_updown=True)
+SMALL = dict(
+    image_size=32,
+    num_channels=32,
+    num_res_blocks=1,
+    channel_mult="1,2",
+    learn_sigma=True,
+    attention_resolutions="16",
+    num_head_channels=32,
+    resblock_updown=True,
+)
 
 
 def small_network(use_scale_shift_norm, norm_groups=32):
     torch.manual_seed(0)
-    model = create_model(**SMALL, use_scale_shift_norm=use_scale_shift_norm, norm_groups=norm_groups)
+    model = create_model(
+        **SMALL, use_scale_shift_norm=use_scale_shift_norm, norm_groups=norm_groups
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return model.eval()
@@ -31,7 +42,9 @@ def test_a_frozen_network_gives_the_same_numbers(use_scale_shift_norm, norm_grou
     model = small_network(use_scale_shift_norm, norm_groups)
     free = output_and_gradient(model)
     for ours, reference in zip(output_and_gradient(frozen(copy.deepcopy(model), "cpu")), free):
-        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4 * reference.abs().max().item())
+        torch.testing.assert_close(
+            ours, reference, rtol=1e-4, atol=1e-4 * reference.abs().max().item()
+        )
 
 
 @pytest.mark.slow
@@ -39,20 +52,28 @@ def test_a_compiled_network_gives_the_same_numbers():
     """Traced, but not turned into machine code, which would take minutes: some releases of PyTorch lose a gradient on the way."""
     model = frozen(small_network(True), "cpu")
     torch.compiler.reset()
-    for traced, reference in zip(output_and_gradient(torch.compile(model, backend="aot_eager")), output_and_gradient(model)):
-        torch.testing.assert_close(traced, reference, rtol=1e-4, atol=1e-4 * reference.abs().max().item())
+    for traced, reference in zip(
+        output_and_gradient(torch.compile(model, backend="aot_eager")), output_and_gradient(model)
+    ):
+        torch.testing.assert_close(
+            traced, reference, rtol=1e-4, atol=1e-4 * reference.abs().max().item()
+        )
 
 
 @pytest.mark.parametrize("given, groups", [({}, 32), ({"norm_groups": 8}, 8)])
 def test_norm_groups_hold_for_every_norm(given, groups):
-    norms = [m for m in create_model(**SMALL, **given).modules() if isinstance(m, torch.nn.GroupNorm)]
+    norms = [
+        m for m in create_model(**SMALL, **given).modules() if isinstance(m, torch.nn.GroupNorm)
+    ]
     assert len(norms) > 10 and {norm.num_groups for norm in norms} == {groups}
 
 
 def test_a_frozen_network_keeps_less_for_the_gradient():
     def kept(model):
         sizes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.untyped_storage().data_ptr()) or t, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: sizes.append(t.untyped_storage().data_ptr()) or t, lambda t: t
+        ):
             x = torch.randn(1, 3, 32, 32, requires_grad=True)
             model(x, torch.tensor([333.0]))
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -70,15 +91,22 @@ def test_the_default_batch_size_on_the_cpu(demo_model):
 WHOLE = ("--inner", 20)  # of both faces
 
 
-@pytest.mark.parametrize("options, shorter", [
-    (("--precision", "bf16"), ("-n", 1)),
-    pytest.param(("--precision", "bf16"), WHOLE, marks=pytest.mark.slow),
-    pytest.param(("--compile",), WHOLE, marks=pytest.mark.slow),
-])
+@pytest.mark.parametrize(
+    "options, shorter",
+    [
+        (("--precision", "bf16"), ("-n", 1)),
+        pytest.param(("--precision", "bf16"), WHOLE, marks=pytest.mark.slow),
+        pytest.param(("--compile",), WHOLE, marks=pytest.mark.slow),
+    ],
+)
 def test_other_precisions_stay_within_0_2_dB(request, run_method, options, shorter):
     if shorter != WHOLE:
         request.getfixturevalue("short_searches")
     fast = ("--preset", "fast", *shorter)
-    reference = run_method("dmilo", "inpainting", iterations=fast, name="reference").summary["final"]["psnr"]["mean"]
-    other = run_method("dmilo", "inpainting", *options, iterations=fast, name="other").summary["final"]["psnr"]["mean"]
+    reference = run_method("dmilo", "inpainting", iterations=fast, name="reference").summary[
+        "final"
+    ]["psnr"]["mean"]
+    other = run_method("dmilo", "inpainting", *options, iterations=fast, name="other").summary[
+        "final"
+    ]["psnr"]["mean"]
     assert reference > 20 and abs(other - reference) < 0.2

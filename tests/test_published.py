@@ -1,4 +1,5 @@
 """The published 256 px configs and commands, on made checkpoints of the published shapes."""
+
 import json
 import os
 
@@ -14,7 +15,12 @@ from guided_diffusion.unet import create_model
 from util.config import load_yaml
 from util.files import UserError
 
-CHECKPOINTS = {"celeba": "celebahq_p2.pt", "ffhq": "ffhq_10m.pt", "bedroom": "lsun_bedroom.pt", "imagenet": "imagenet.pt"}
+CHECKPOINTS = {
+    "celeba": "celebahq_p2.pt",
+    "ffhq": "ffhq_10m.pt",
+    "bedroom": "lsun_bedroom.pt",
+    "imagenet": "imagenet.pt",
+}
 TASKS = ["super_resolution", "inpainting", "gaussian_deblur", "motion_deblur", "nonlinear_deblur"]
 
 
@@ -24,7 +30,10 @@ def make_checkpoint(dataset, path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dataset, other", [("celeba", "imagenet"), ("ffhq", "bedroom"), ("bedroom", "ffhq"), ("imagenet", "celeba")])
+@pytest.mark.parametrize(
+    "dataset, other",
+    [("celeba", "imagenet"), ("ffhq", "bedroom"), ("bedroom", "ffhq"), ("imagenet", "celeba")],
+)
 def test_published_checkpoint_loads_and_another_ones_is_refused(workspace, dataset, other):
     make_checkpoint(dataset, f"models/{CHECKPOINTS[dataset]}")
     path = f"configs/model_config_{dataset}.yaml"
@@ -32,7 +41,9 @@ def test_published_checkpoint_loads_and_another_ones_is_refused(workspace, datas
     assert not any(p.requires_grad for p in model.parameters())
     os.rename(f"models/{CHECKPOINTS[dataset]}", f"models/{CHECKPOINTS[other]}")
     path = f"configs/model_config_{other}.yaml"
-    with pytest.raises(UserError, match=f"does not fit {path}; it fits .*model_config_{dataset}.yaml"):
+    with pytest.raises(
+        UserError, match=f"does not fit {path}; it fits .*model_config_{dataset}.yaml"
+    ):
         load_prior(load_model_config(path), path, "cpu")
 
 
@@ -40,12 +51,18 @@ def test_published_checkpoint_loads_and_another_ones_is_refused(workspace, datas
 def published(workspace):
     """The workspace with a made celeba prior, made weights of the nonlinear blur and one 256 px image."""
     make_checkpoint("celeba", "models/celebahq_p2.pt")
-    torch.save(KernelWizard(load_yaml("bkse/options/generate_blur/default.yml")["KernelWizard"]).state_dict(),
-               "bkse/experiments/pretrained/GOPRO_wVAE.pth")
+    torch.save(
+        KernelWizard(
+            load_yaml("bkse/options/generate_blur/default.yml")["KernelWizard"]
+        ).state_dict(),
+        "bkse/experiments/pretrained/GOPRO_wVAE.pth",
+    )
     os.makedirs("data256")
     pixels = np.random.RandomState(0).randint(0, 256, (8, 8, 3), np.uint8)
     Image.fromarray(pixels).resize((256, 256), Image.BICUBIC).save("data256/0.png")
-    edit(workspace / "configs/dmilo-pgd.yaml", "gradient_steps: 1000", "gradient_steps: 3")  # hours on a CPU otherwise
+    edit(
+        workspace / "configs/dmilo-pgd.yaml", "gradient_steps: 1000", "gradient_steps: 3"
+    )  # hours on a CPU otherwise
     return workspace
 
 
@@ -53,8 +70,25 @@ def published(workspace):
 @pytest.mark.parametrize("method", ["dmilo", "dmilo-pgd"])
 def test_published_commands_run(published, script, method):
     for task in TASKS:
-        result = script(f"{method}.py", "--dataset", "celeba", "--task", task, "-n", 1, "--outer", 1, "--inner", 2,
-                        "--cuda", -1, "--data", "data256", "--name", "run")
+        result = script(
+            f"{method}.py",
+            "--dataset",
+            "celeba",
+            "--task",
+            task,
+            "-n",
+            1,
+            "--outer",
+            1,
+            "--inner",
+            2,
+            "--cuda",
+            -1,
+            "--data",
+            "data256",
+            "--name",
+            "run",
+        )
         assert result.code == 0, result.err
         summary = json.load(open(f"{method}/celeba/{task}/run/summary.json"))
         assert summary["images"] == 1 and np.isfinite(summary["final"]["psnr"]["mean"])
@@ -108,14 +142,41 @@ measurement:
 def test_task_files_of_the_published_form_run_as_they_are(workspace, script, task):
     os.makedirs("configs/tasks/demo", exist_ok=True)
     (workspace / f"configs/tasks/demo/{task}_config.yaml").write_text(PUBLISHED_FILES[task])
-    result = script("dmilo.py", "--task", task, "-n", 1, "--outer", 1, "--inner", 1, "--cuda", -1, "--name", "run")
+    result = script(
+        "dmilo.py",
+        "--task",
+        task,
+        "-n",
+        1,
+        "--outer",
+        1,
+        "--inner",
+        1,
+        "--cuda",
+        -1,
+        "--name",
+        "run",
+    )
     assert result.code == 0, result.err
     if task == "motion_deblur":  # even kernels grow the measurement by a pixel, as published
-        assert Image.open(f"dmilo/demo/{task}/run/images/astronaut/measurement.png").size == (65, 65)
+        assert Image.open(f"dmilo/demo/{task}/run/images/astronaut/measurement.png").size == (
+            65,
+            65,
+        )
 
 
 @pytest.mark.usefixtures("tiny_prior")
-@pytest.mark.parametrize("task", ["box_inpainting", "extreme_inpainting", "clean_inpainting", "denoising", "poisson_denoising", "phase_retrieval"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "box_inpainting",
+        "extreme_inpainting",
+        "clean_inpainting",
+        "denoising",
+        "poisson_denoising",
+        "phase_retrieval",
+    ],
+)
 @pytest.mark.parametrize("method", ["dmilo", "dmilo-pgd"])
 def test_the_other_degradations_run(run_method, method, task):
     run = run_method(method, task, "-n", 1, iterations=("--outer", 1, "--inner", 2))
@@ -125,5 +186,7 @@ def test_the_other_degradations_run(run_method, method, task):
 @pytest.mark.usefixtures("tiny_prior")
 @pytest.mark.parametrize("steps", [1, 2, 10])
 def test_any_number_of_ddim_steps(run_method, steps):
-    run = run_method("dmilo", "inpainting", "-n", 1, "-c", steps, iterations=("--outer", 1, "--inner", 2))
+    run = run_method(
+        "dmilo", "inpainting", "-n", 1, "-c", steps, iterations=("--outer", 1, "--inner", 2)
+    )
     assert run.summary["network_evaluations_per_image"] == steps * (1 + 2 + 1)

@@ -1,4 +1,5 @@
 """Smooth least squares, the preconditioned measurement and the mean over several starts, against dense linear algebra."""
+
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -21,7 +22,9 @@ PIXELS = 3 * 4 * 4
 
 def dense_operator(rows, seed=0):
     """A random linear operator, one matrix for every image, and these (2, rows, PIXELS)."""
-    matrices = torch.randn(2, rows, PIXELS, generator=torch.Generator().manual_seed(seed)) / PIXELS**0.5
+    matrices = (
+        torch.randn(2, rows, PIXELS, generator=torch.Generator().manual_seed(seed)) / PIXELS**0.5
+    )
     return lambda x: (matrices @ x.flatten(1)[..., None]).squeeze(-1), matrices
 
 
@@ -34,7 +37,9 @@ def test_conjugate_gradients_solve_each_image_by_itself():
     normal = M.mT @ M + 0.1 * torch.eye(PIXELS)
     b = like()
     x = conjugate_gradients(lambda v: (normal @ v.flatten(1)[..., None]).reshape(SHAPE), b, 200)
-    torch.testing.assert_close(x.flatten(1), torch.linalg.solve(normal, b.flatten(1)), rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        x.flatten(1), torch.linalg.solve(normal, b.flatten(1)), rtol=0, atol=1e-3
+    )
 
 
 def test_smooth_least_squares_is_where_the_gradient_vanishes():
@@ -88,7 +93,9 @@ def test_several_starts_are_averaged_in_opposite_pairs():
     assert [name for name, *_ in results] == ["init", "0_after", "1_after", "2_after"]
     assert results[2][1].abs().max() == 0
     torch.testing.assert_close(results[-1][1], latents[1] / 3)
-    assert [name for name, *_ in search(shown, g, lambda x: x, like(), latents, Staged(), None)] == ["init", "0_after"]
+    assert [
+        name for name, *_ in search(shown, g, lambda x: x, like(), latents, Staged(), None)
+    ] == ["init", "0_after"]
 
 
 PASSES = dict(outer=1, inner=9, lr_z=1.0, lr_nu=1.0, weight_nu=0.0, weight_z=0.0)
@@ -99,10 +106,18 @@ def test_each_pass_begins_at_what_the_one_before_has_found_and_goes_on_after_a_k
 
     def solver(g, operator, y, z_0, h, on_step, state=None):
         seen.append((g.levels[0].t, h.inner))
-        yield Iterate("0_after", z_0 / g.levels[0].abar**0.5, ends_outer=True)
+        yield Iterate("0_after", z_0 / g.levels[0].abar ** 0.5, ends_outer=True)
 
     before = (Pass(chain_steps=4, starts=2, inner=3), Pass(chain_steps=5, starts=1, inner=5))
-    h = Hyperparameters(**PASSES, sigma=0.1, layers=1, before=before, chain_steps=7, start=Smooth(contrast=0.1), aim=Aim(variance=0.01))
+    h = Hyperparameters(
+        **PASSES,
+        sigma=0.1,
+        layers=1,
+        before=before,
+        chain_steps=7,
+        start=Smooth(contrast=0.1),
+        aim=Aim(variance=0.01),
+    )
     A, _ = dense_operator(PIXELS)
     y, latents = A(like(2)), [like(n) for n in range(2)]
     whole = list(search(solver, Chain(None, 7, None, layers=1), A, y, latents, h, None))
@@ -111,7 +126,9 @@ def test_each_pass_begins_at_what_the_one_before_has_found_and_goes_on_after_a_k
     first = task.drawn_to(task.smooth(0.1), 1.0).clamp(-1, 1)  # the pair's noise has cancelled
     torch.testing.assert_close(whole[1][1], first, rtol=0, atol=1e-4)
     for k in (0, 1, 2):
-        rest = list(search(solver, Chain(None, 7, None, layers=1), A, y, latents, h, None, whole[k][2]))
+        rest = list(
+            search(solver, Chain(None, 7, None, layers=1), A, y, latents, h, None, whole[k][2])
+        )
         assert torch.equal(rest[-1][1], whole[-1][1]) and len(rest) == 3 - k
 
 
@@ -119,7 +136,15 @@ def test_each_pass_begins_at_what_the_one_before_has_found_and_goes_on_after_a_k
 def test_a_share_of_the_start_is_in_the_result_and_stays_there_after_a_kill(starts):
     A, _ = dense_operator(PIXELS)
     y, latents = A(like(2)), [like(3)]
-    h = Hyperparameters(**PASSES, sigma=0.1, chain_steps=4, layers=1, starts=starts, start=Smooth(contrast=0.1), aim=Aim(start_share=0.25))
+    h = Hyperparameters(
+        **PASSES,
+        sigma=0.1,
+        chain_steps=4,
+        layers=1,
+        starts=starts,
+        start=Smooth(contrast=0.1),
+        aim=Aim(start_share=0.25),
+    )
     picture = LinearTask(A, y, latents[0]).smooth(0.1)
 
     def solver(g, operator, y, z_0, h, on_step, state=None):
@@ -141,7 +166,9 @@ def test_a_share_of_no_start_is_refused():
 
 
 @pytest.mark.parametrize("starts", [1, 2])
-def test_after_an_annealed_start_the_search_explains_what_the_measurement_is_trusted_for(monkeypatch, starts):
+def test_after_an_annealed_start_the_search_explains_what_the_measurement_is_trusted_for(
+    monkeypatch, starts
+):
     explained = []
 
     def solver(g, operator, y, z_0, h, on_step, state=None):
@@ -153,12 +180,18 @@ def test_after_an_annealed_start_the_search_explains_what_the_measurement_is_tru
     y, sample = A(like(2)), like(3)
     monkeypatch.setattr("solvers.starts.annealed", lambda *arguments: [sample])
     g = Chain(None, 3, SimpleNamespace(randn=lambda shape, device: like()))
-    h = Hyperparameters(**PASSES, sigma=0.1, start=Annealed(steps=5), aim=Aim(sample_variance=0.05), starts=starts)
+    h = Hyperparameters(
+        **PASSES, sigma=0.1, start=Annealed(steps=5), aim=Aim(sample_variance=0.05), starts=starts
+    )
     whole = list(search(solver, g, A, y, [like()], h, None))
     wanted = A(LinearTask(A, y, like()).drawn_to(sample, 0.2))
     torch.testing.assert_close(explained[0], wanted)
-    list(search(solver, g, A, y, [like()], h, None, whole[0][2]))  # a run that goes on knows it without the sample
-    assert all(torch.equal(one, explained[0]) for one in explained) and len(explained) == (2 if starts == 1 else 3)
+    list(
+        search(solver, g, A, y, [like()], h, None, whole[0][2])
+    )  # a run that goes on knows it without the sample
+    assert all(torch.equal(one, explained[0]) for one in explained) and len(explained) == (
+        2 if starts == 1 else 3
+    )
     list(search(solver, g, A, y, [like()], replace(h, aim=Aim()), None))
     assert torch.equal(explained[-1], y)
 
@@ -173,8 +206,17 @@ def test_a_pass_explains_what_the_mean_before_it_is_trusted_for():
 
     A, _ = dense_operator(PIXELS)
     y = A(like(2))
-    h = Hyperparameters(**PASSES, sigma=0.1, aim=Aim(sample_variance=0.05), before=2 * (Pass(chain_steps=3, starts=1, inner=1),), starts=1)
-    states = [iterate.state for iterate in search(solver, Chain(None, 3, None), A, y, [like(), like(1)], h, None)]
+    h = Hyperparameters(
+        **PASSES,
+        sigma=0.1,
+        aim=Aim(sample_variance=0.05),
+        before=2 * (Pass(chain_steps=3, starts=1, inner=1),),
+        starts=1,
+    )
+    states = [
+        iterate.state
+        for iterate in search(solver, Chain(None, 3, None), A, y, [like(), like(1)], h, None)
+    ]
     assert torch.equal(explained[0], y)
     task = LinearTask(A, y, like())
     for mean, aim in zip(means, explained[1:]):
@@ -188,7 +230,12 @@ def test_without_noise_the_pictures_own_rounding_is_trusted():
     A, _ = dense_operator(PIXELS)
     y, latents = A(like(2)), [like(0)]
     h = Staged(starts=2, aim=Aim(variance=0.01))
-    told = [list(search(shown, Chain(None, 3, None), A, y, latents, replace(h, sigma=sigma), None))[-1][1] for sigma in (0.0, ROUNDING, 0.1)]
+    told = [
+        list(search(shown, Chain(None, 3, None), A, y, latents, replace(h, sigma=sigma), None))[-1][
+            1
+        ]
+        for sigma in (0.0, ROUNDING, 0.1)
+    ]
     assert torch.equal(told[0], told[1]) and not torch.allclose(told[0], told[2], atol=1e-2)
 
 

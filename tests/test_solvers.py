@@ -1,4 +1,5 @@
 """The chain and both methods on the built-in prior."""
+
 import dataclasses
 
 import pytest
@@ -20,12 +21,21 @@ from solvers.search import search
 from util.images import load_image
 from util.rng import BatchRandom
 
-TASKS = {name: f"configs/tasks/{folder}{name}_config.yaml" for name, folder in
-         [("inpainting", ""), ("super_resolution", ""), ("gaussian_deblur", "demo/"), ("motion_deblur", "demo/")]}
+TASKS = {
+    name: f"configs/tasks/{folder}{name}_config.yaml"
+    for name, folder in [
+        ("inpainting", ""),
+        ("super_resolution", ""),
+        ("gaussian_deblur", "demo/"),
+        ("motion_deblur", "demo/"),
+    ]
+}
 
 
 def faces():
-    return torch.cat([load_image(f"data/demo/{name}.png", 64) for name in ("astronaut", "grace_hopper")])
+    return torch.cat(
+        [load_image(f"data/demo/{name}.png", 64) for name in ("astronaut", "grace_hopper")]
+    )
 
 
 def last_iterate(model, method, task, x, seeds, eta=0.0, **given):
@@ -78,18 +88,28 @@ MAIN_TASKS = ("inpainting", "super_resolution", "gaussian_deblur", "motion_deblu
 @pytest.mark.parametrize("task", load_yaml("configs/dmilo.yaml")["fast"])
 def test_the_fast_preset_takes_few_network_evaluations(method, task):
     """150 of what is tried rarely or of photographs, half of it in the tasks of the paper."""
-    most = {"blind_deblur": 300, "denoising": 1, "poisson_denoising": 1, **dict.fromkeys(MAIN_TASKS, 75)}.get(task, 150)
+    most = {
+        "blind_deblur": 300,
+        "denoising": 1,
+        "poisson_denoising": 1,
+        **dict.fromkeys(MAIN_TASKS, 75),
+    }.get(task, 150)
     assert most // 2 <= count_evaluations(method, "fast", task) <= most
 
 
 def test_eta_and_the_seed_change_the_result(tiny_model):
     x = faces()[:1]
     plain = last_iterate(tiny_model, "dmilo", "inpainting", x, [123])
-    assert (last_iterate(tiny_model, "dmilo", "inpainting", x, [123], eta=0.5) - plain).abs().mean() > 1e-2
+    assert (
+        last_iterate(tiny_model, "dmilo", "inpainting", x, [123], eta=0.5) - plain
+    ).abs().mean() > 1e-2
     assert (last_iterate(tiny_model, "dmilo", "inpainting", x, [7]) - plain).abs().mean() > 1e-2
 
 
-@pytest.mark.parametrize("prepared, wanted", [(lambda model: frozen(model, "cpu"), False), (lambda model: model.eval(), True)])
+@pytest.mark.parametrize(
+    "prepared, wanted",
+    [(lambda model: frozen(model, "cpu"), False), (lambda model: model.eval(), True)],
+)
 def test_a_frozen_prior_gets_no_gradient(prepared, wanted):
     """And one that is not frozen does: no step that nobody needs is hidden by where the gradient is asked for."""
     model = prepared(tiny_network())
@@ -101,8 +121,15 @@ def test_optimise_layer_lowers_the_loss_it_states():
     target = torch.rand(2, 3, 8, 8)
     h = Hyperparameters(outer=1, inner=200, lr_z=0.05, lr_nu=0.001, weight_nu=0.1, weight_z=1e-4)
     losses = []
-    z, nu = optimise_layer(lambda z: z, identity, target, torch.zeros_like(target), torch.zeros_like(target), h,
-                           lambda step, steps, loss: losses.append(loss.item()))
+    z, nu = optimise_layer(
+        lambda z: z,
+        identity,
+        target,
+        torch.zeros_like(target),
+        torch.zeros_like(target),
+        h,
+        lambda step, steps, loss: losses.append(loss.item()),
+    )
     assert len(losses) == 200
     assert losses[0] == pytest.approx(target.square().flatten(1).mean(1).sum().item(), rel=1e-5)
     assert losses[-1] < 0.01 * losses[0]
@@ -123,7 +150,9 @@ def test_a_perfect_network_gives_back_the_image():
     x0, eps = faces(), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     x = 0.5**0.5 * x0 + 0.5**0.5 * eps
     torch.testing.assert_close(ddim_step(x, eps, 0.5, 1.0), x0, rtol=0, atol=1e-5)
-    torch.testing.assert_close(ddim_step(x, eps, 0.5, 0.8), 0.8**0.5 * x0 + 0.2**0.5 * eps, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        ddim_step(x, eps, 0.5, 0.8), 0.8**0.5 * x0 + 0.2**0.5 * eps, rtol=0, atol=1e-4
+    )
 
 
 PUBLISHED = [  # the paper's code: method, task, lr_z, lr_x, outer, inner
@@ -143,7 +172,18 @@ PUBLISHED = [  # the paper's code: method, task, lr_z, lr_x, outer, inner
 @pytest.mark.parametrize("method, task, lr_z, lr_x, outer, inner", PUBLISHED)
 def test_the_hyperparameters_are_the_published_ones(method, task, lr_z, lr_x, outer, inner):
     h = load_hyperparameters(load_method(method), task)
-    assert (h.lr_z, h.outer, h.inner, h.lr_nu, h.weight_nu, h.weight_z) == (lr_z, outer, inner, 1e-3, 0.1, 1e-4)
+    assert (h.lr_z, h.outer, h.inner, h.lr_nu, h.weight_nu, h.weight_z) == (
+        lr_z,
+        outer,
+        inner,
+        1e-3,
+        0.1,
+        1e-4,
+    )
     if lr_x:
         squared = task in ("inpainting", "super_resolution")
-        assert (h.lr_x, h.gradient_steps, h.norm_power) == (lr_x, 1 if squared else 1000, 2 if squared else 1)
+        assert (h.lr_x, h.gradient_steps, h.norm_power) == (
+            lr_x,
+            1 if squared else 1000,
+            2 if squared else 1,
+        )

@@ -1,4 +1,5 @@
 """Where a search begins, with networks whose answers are known: pictures of independent normal pixels, of variance VARIANCE around 0."""
+
 import pytest
 import torch
 
@@ -45,7 +46,9 @@ def test_levels_are_evenly_spaced_in_timesteps_or_denser_at_the_end():
     last, top = (((1 - ABAR[t]) / ABAR[t]) ** 0.5 for t in (20, 820))
     assert timesteps(even_levels(5, last, top)) == [820, 620, 420, 220, 20]
     assert timesteps(even_levels(5, last, top, denser=2)) == [820, 470, 220, 70, 20]
-    assert timesteps(even_levels(2, last)) == [999, 20] and timesteps(even_levels(1, last, top)) == [820]
+    assert timesteps(even_levels(2, last)) == [999, 20] and timesteps(
+        even_levels(1, last, top)
+    ) == [820]
 
 
 def test_one_evaluation_is_the_posterior_mean():
@@ -62,22 +65,34 @@ def test_a_grey_pictures_noise_is_one():
     sigma = 0.1
     y = (VARIANCE**0.5 * normal(0) + sigma * normal(1))[:, :1].expand(SHAPE)
     found = denoised(Chain(network, 3, BatchRandom([1, 2])), y, sigma, 2).mean(1)
-    torch.testing.assert_close(found, y[:, 0] * VARIANCE / (VARIANCE + 3 * sigma**2), rtol=0, atol=2e-3)
+    torch.testing.assert_close(
+        found, y[:, 0] * VARIANCE / (VARIANCE + 3 * sigma**2), rtol=0, atol=2e-3
+    )
     other = y.clone()
     other[:, 0, 0, 0] += 0.1  # a colour picture
-    assert torch.equal(denoised(Chain(network, 3, None), other, sigma, 2), Chain(network, 3, None).denoised(other, sigma))
+    assert torch.equal(
+        denoised(Chain(network, 3, None), other, sigma, 2),
+        Chain(network, 3, None).denoised(other, sigma),
+    )
 
 
 def test_one_evaluation_is_refused_where_a_task_is_more_than_noise():
     for operator in (lambda x: x / 2, lambda x: x.mean(1, keepdim=True), lambda x: x * (x[:1] > 0)):
         with pytest.raises(UserError, match="is for denoising alone"):
-            Denoised()(Chain(network, 3, None), LinearTask(lambda x: x / 2, normal(0) / 2, normal(2)), 0.1, silent)
+            Denoised()(
+                Chain(network, 3, None),
+                LinearTask(lambda x: x / 2, normal(0) / 2, normal(2)),
+                0.1,
+                silent,
+            )
 
 
 def test_plug_and_play_goes_down_from_top_to_the_noise_in_equal_ratios():
     start = PlugAndPlay(steps=4, top=0.8, last=1.0)
     assert start.levels(0.1) == pytest.approx([0.8, 0.4, 0.2, 0.1])
-    assert PlugAndPlay(steps=3, top=0.1, last=2.0).levels(0.2) == pytest.approx([0.4] * 3)  # never below its end
+    assert PlugAndPlay(steps=3, top=0.1, last=2.0).levels(0.2) == pytest.approx(
+        [0.4] * 3
+    )  # never below its end
     assert PlugAndPlay(steps=1, top=0.5, last=1.0).levels(0.1) == [0.5]
 
 
@@ -86,9 +101,13 @@ def test_plug_and_play_finds_what_is_missing_and_measured():
     mask = (normal(3)[:, :1] > 0).float()
     y = mask * VARIANCE**0.5 * normal(0)
     g = Chain(network, 3, None)
-    found = PlugAndPlay(steps=6, top=0.3, last=1.0)(g, LinearTask(lambda x: mask * x, y, normal(2)), 0.01, silent)
+    found = PlugAndPlay(steps=6, top=0.3, last=1.0)(
+        g, LinearTask(lambda x: mask * x, y, normal(2)), 0.01, silent
+    )
     assert g.evaluations == 6
-    assert ((found - y) * mask).abs().max() < 0.1 and (found * (1 - mask)).abs().mean() < 0.5 * VARIANCE**0.5
+    assert ((found - y) * mask).abs().max() < 0.1 and (
+        found * (1 - mask)
+    ).abs().mean() < 0.5 * VARIANCE**0.5
 
 
 @pytest.mark.parametrize("kind", STARTS)
@@ -107,4 +126,6 @@ def test_fast_denoising_begins_and_ends_at_one_evaluation(method):
 def test_a_smooth_start_follows_the_noise():
     task = LinearTask(lambda x: x, normal(0), normal(1))
     little, much = (Smooth(contrast=0.1)(None, task, sigma, silent) for sigma in (0.01, 0.5))
-    assert (little - task.y).abs().max() < 0.05 and much.diff(dim=-1).abs().mean() < 0.7 * little.diff(dim=-1).abs().mean()
+    assert (little - task.y).abs().max() < 0.05 and much.diff(
+        dim=-1
+    ).abs().mean() < 0.7 * little.diff(dim=-1).abs().mean()

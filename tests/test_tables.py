@@ -1,4 +1,5 @@
 """reproduce.py and benchmark.py as a user runs them."""
+
 import csv
 import functools
 import json
@@ -41,7 +42,9 @@ COMMAND = ["reproduce.py", "mine.yaml", "--cuda", "-1", "--extra", SHORT]
 
 
 def reproduce_as_a_process(*arguments, **options):
-    return subprocess.run([sys.executable, *COMMAND, *arguments], capture_output=True, text=True, **options)
+    return subprocess.run(
+        [sys.executable, *COMMAND, *arguments], capture_output=True, text=True, **options
+    )
 
 
 @pytest.fixture
@@ -89,23 +92,54 @@ def test_peak_memory_is_a_fresh_process():
 def test_a_table_from_nothing_and_again(table, reproduce):
     assert reproduce("--only", "inpainting").code == 0
     folder = table / "results" / "mine"
-    assert {"table.md", "table.csv", "table.tex", "strips.png", "convergence.png", "report.html", "runs"} == set(os.listdir(folder))
-    rows = {(row["method"], row["preset"]): row for row in csv.DictReader(open(folder / "table.csv")) if row["task"] == "inpainting"}
-    summary = json.load(open(folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "summary.json"))
+    assert {
+        "table.md",
+        "table.csv",
+        "table.tex",
+        "strips.png",
+        "convergence.png",
+        "report.html",
+        "runs",
+    } == set(os.listdir(folder))
+    rows = {
+        (row["method"], row["preset"]): row
+        for row in csv.DictReader(open(folder / "table.csv"))
+        if row["task"] == "inpainting"
+    }
+    summary = json.load(
+        open(folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "summary.json")
+    )
     ours = rows["dmilo", "paper"]
-    assert float(ours["psnr_final_mean"]) == pytest.approx(summary["final"]["psnr"]["mean"]) and ours["images"] == "2"
+    assert (
+        float(ours["psnr_final_mean"]) == pytest.approx(summary["final"]["psnr"]["mean"])
+        and ours["images"] == "2"
+    )
     assert ours["psnr_published"] == "40.0" and rows["another", ""]["psnr_published"] == "10.5"
     markdown = (folder / "table.md").read_text()
-    assert f"**{summary['final']['psnr']['mean']:.2f} ± " not in markdown  # least squares is better after two steps
+    assert (
+        f"**{summary['final']['psnr']['mean']:.2f} ± " not in markdown
+    )  # least squares is better after two steps
     assert markdown.count("**") == 2 * 6  # one best value in each of six columns
     assert r"\textbf{" in (folder / "table.tex").read_text()
     assert Image.open(folder / "strips.png").width == 5 * 132 + 4
 
-    final = folder / "runs" / "dmilo-paper" / "demo" / "inpainting" / "table" / "images" / "astronaut" / "final.png"
+    final = (
+        folder
+        / "runs"
+        / "dmilo-paper"
+        / "demo"
+        / "inpainting"
+        / "table"
+        / "images"
+        / "astronaut"
+        / "final.png"
+    )
     stamp = os.path.getmtime(final)
     assert reproduce("--only", "motion_deblur", "least_squares/tuned").code == 0
     assert os.path.getmtime(final) == stamp
-    again = list(csv.DictReader(open(folder / "table.csv")))  # what was there before, and the new run
+    again = list(
+        csv.DictReader(open(folder / "table.csv"))
+    )  # what was there before, and the new run
     assert [row["images"] for row in again] == ["2", "2", "2", "0", "2", "0", "0"]
     assert Image.open(folder / "strips.png").height == 2 * (16 + 2 * 132 + 4)
 
@@ -113,61 +147,122 @@ def test_a_table_from_nothing_and_again(table, reproduce):
 def test_dry_run_prints_commands_and_times_and_writes_nothing(table, reproduce):
     result = reproduce("--dry-run", "--nproc-per-node", "2")
     assert result.code == 0, result.err
-    assert "torch.distributed.run --nproc-per-node 2 -- dmilo.py --dataset demo --task inpainting" in result.out
+    assert (
+        "torch.distributed.run --nproc-per-node 2 -- dmilo.py --dataset demo --task inpainting"
+        in result.out
+    )
     assert "--nproc-per-node 2 -m -- baselines.least_squares" in result.out
     assert "6 runs, about" in result.out and not os.path.exists(table / "results")
 
 
 def test_fid_is_a_column(table, reproduce, monkeypatch):
     monkeypatch.setattr("pytorch_fid.inception.load_state_dict_from_url", no_network)
-    (table / "mine.yaml").write_text(yaml.safe_dump({**TABLE, "metrics": ["psnr", "fid"], "published": {"demo": {"inpainting": {"another": {"fid": 31.08}}}}}))
+    (table / "mine.yaml").write_text(
+        yaml.safe_dump(
+            {
+                **TABLE,
+                "metrics": ["psnr", "fid"],
+                "published": {"demo": {"inpainting": {"another": {"fid": 31.08}}}},
+            }
+        )
+    )
     result = reproduce("--only", "inpainting", "least_squares/tuned")
     assert result.code == 0 and "warning: no FID" in result.err
     path = table / "results/mine/runs/least_squares-tuned/demo/inpainting/table/summary.json"
     summary = json.loads(path.read_text())
     assert summary["fid"] is None
-    path.write_text(json.dumps({**summary, "fid": {"final": 12.345, "best": 11.0}}))  # as if Inception had been there
-    jobs, metrics, published = load_table(Section(load_yaml("mine.yaml"), "mine.yaml"), "results/mine")
+    path.write_text(
+        json.dumps({**summary, "fid": {"final": 12.345, "best": 11.0}})
+    )  # as if Inception had been there
+    jobs, metrics, published = load_table(
+        Section(load_yaml("mine.yaml"), "mine.yaml"), "results/mine"
+    )
     assert rows_of(jobs, metrics, published)[0]["fid", "final"]["mean"] == 12.345
 
 
 def test_the_memory_table(table, reproduce, measured):
-    (table / "mine.yaml").write_text(yaml.safe_dump({"memory": {"dataset": "demo", "steps": [1]}, "published": {"dmplug": {1: 10.53}}}))
+    (table / "mine.yaml").write_text(
+        yaml.safe_dump(
+            {"memory": {"dataset": "demo", "steps": [1]}, "published": {"dmplug": {1: 10.53}}}
+        )
+    )
     result = reproduce()
     assert result.code == 0, result.err
     ours, published = next(csv.reader(open(table / "results/mine/table.csv").readlines()[1:]))[1:3]
     assert 0.1 < float(ours) < 5 and published == "10.53"
-    (table / "mine.yaml").write_text(yaml.safe_dump({"memory": {"dataset": "demo", "steps": [1001]}}))
+    (table / "mine.yaml").write_text(
+        yaml.safe_dump({"memory": {"dataset": "demo", "steps": [1001]}})
+    )
     assert reproduce().code == 2
     (table / "mine.yaml").write_text(yaml.safe_dump({"memory": {"dataset": "demo", "steps": [0]}}))
     result = reproduce()
-    assert result.code == 2 and "memory.steps is [0], must be a list of numbers of DDIM steps" in result.err
+    assert (
+        result.code == 2
+        and "memory.steps is [0], must be a list of numbers of DDIM steps" in result.err
+    )
 
 
 def test_a_table_may_have_tasks_of_a_data_sets_own(table, script):
-    (table / "mine.yaml").write_text(yaml.safe_dump({**TABLE, "tasks": ["tomography"], "published": {}}))
+    (table / "mine.yaml").write_text(
+        yaml.safe_dump({**TABLE, "tasks": ["tomography"], "published": {}})
+    )
     result = script(*COMMAND, "--dry-run")
     assert result.code == 0 and "--task tomography" in result.out, result.err
 
 
-@pytest.mark.parametrize("change, arguments, said", [
-    ({}, ["--only", "denoising"], "--only denoising: mine.yaml has"),
-    ({"tasks": []}, [], "mine.yaml: tasks is [], must be a list of tasks"),
-    ({"methods": ["dmilo"]}, [], "methods is ['dmilo'], must be a list of method/preset"),
-    ({"metrics": ["mse"]}, [], "metrics is ['mse'], must be a list of psnr, ssim, lpips_alex, fid"),
-    ({"colour": 1}, [], "mine.yaml: colour is not a known key"),
-    ({"datasets": [None]}, [], "datasets[0] is None"),
-    ({"published": {"demo": 3}}, [], "published.demo must hold figures by data set"),
-    ({"published": {"demo": {"inpainting": {"dmilo": {"psnr": "32,38"}}}}}, [], "published.demo.inpainting.dmilo.psnr is '32,38', must be a number"),
-    ({"published": {"demo": {"inpainting": {"dmilo": {"lpips": 0.1}}}}}, [], "published.demo.inpainting.dmilo has 'lpips', the table has psnr, ssim"),
-    ({"published": {"celeba": {}}}, [], "published has 'celeba', the table has demo"),
-    ({"tasks": ["inpaintng"]}, [], "--task inpaintng: there is no configs/tasks/inpaintng_config.yaml"),
-    ({"methods": ["dmlio/paper"]}, [], "methods has dmlio/paper, but the methods are dmilo, dmilo-pgd, least_squares"),
-    ({"methods": ["dmilo/slow"]}, [], "methods has dmilo/slow, but configs/dmilo.yaml has paper, fast"),
-    ({"datasets": TABLE["datasets"] * 2}, [], "datasets[1] is demo again"),
-    ({"datasets": [{"dataset": "demo", "data": "data/demo"}]}, [], "datasets[0].number is missing"),
-    ({"datasets": [{"dataset": "demo", "data": "nowhere", "number": 1}]}, [], "nowhere: no such folder"),
-])
+@pytest.mark.parametrize(
+    "change, arguments, said",
+    [
+        ({}, ["--only", "denoising"], "--only denoising: mine.yaml has"),
+        ({"tasks": []}, [], "mine.yaml: tasks is [], must be a list of tasks"),
+        ({"methods": ["dmilo"]}, [], "methods is ['dmilo'], must be a list of method/preset"),
+        (
+            {"metrics": ["mse"]},
+            [],
+            "metrics is ['mse'], must be a list of psnr, ssim, lpips_alex, fid",
+        ),
+        ({"colour": 1}, [], "mine.yaml: colour is not a known key"),
+        ({"datasets": [None]}, [], "datasets[0] is None"),
+        ({"published": {"demo": 3}}, [], "published.demo must hold figures by data set"),
+        (
+            {"published": {"demo": {"inpainting": {"dmilo": {"psnr": "32,38"}}}}},
+            [],
+            "published.demo.inpainting.dmilo.psnr is '32,38', must be a number",
+        ),
+        (
+            {"published": {"demo": {"inpainting": {"dmilo": {"lpips": 0.1}}}}},
+            [],
+            "published.demo.inpainting.dmilo has 'lpips', the table has psnr, ssim",
+        ),
+        ({"published": {"celeba": {}}}, [], "published has 'celeba', the table has demo"),
+        (
+            {"tasks": ["inpaintng"]},
+            [],
+            "--task inpaintng: there is no configs/tasks/inpaintng_config.yaml",
+        ),
+        (
+            {"methods": ["dmlio/paper"]},
+            [],
+            "methods has dmlio/paper, but the methods are dmilo, dmilo-pgd, least_squares",
+        ),
+        (
+            {"methods": ["dmilo/slow"]},
+            [],
+            "methods has dmilo/slow, but configs/dmilo.yaml has paper, fast",
+        ),
+        ({"datasets": TABLE["datasets"] * 2}, [], "datasets[1] is demo again"),
+        (
+            {"datasets": [{"dataset": "demo", "data": "data/demo"}]},
+            [],
+            "datasets[0].number is missing",
+        ),
+        (
+            {"datasets": [{"dataset": "demo", "data": "nowhere", "number": 1}]},
+            [],
+            "nowhere: no such folder",
+        ),
+    ],
+)
 def test_a_bad_table_is_one_line(table, script, change, arguments, said):
     (table / "mine.yaml").write_text(yaml.safe_dump({**TABLE, **change}))
     result = script(*COMMAND, *arguments)
@@ -177,14 +272,25 @@ def test_a_bad_table_is_one_line(table, script, change, arguments, said):
 def test_a_run_that_fails_leaves_the_others(table):
     os.remove(table / "models" / "demo.pt")  # least squares does without
     result = reproduce_as_a_process("--only", "inpainting", "least_squares/tuned", "dmilo/paper")
-    assert result.returncode == 2 and "demo.pt" in result.stderr and "1 of 2 runs failed" in result.stderr
-    assert "| demo | inpainting | least_squares | tuned | 2 | **" in (table / "results/mine/table.md").read_text()
+    assert (
+        result.returncode == 2
+        and "demo.pt" in result.stderr
+        and "1 of 2 runs failed" in result.stderr
+    )
+    assert (
+        "| demo | inpainting | least_squares | tuned | 2 | **"
+        in (table / "results/mine/table.md").read_text()
+    )
 
 
 def test_failed_images_count_nowhere(table, reproduce):
-    record = table / "results/mine/runs/least_squares-tuned/demo/inpainting/table/record/astronaut.json"
+    record = (
+        table / "results/mine/runs/least_squares-tuned/demo/inpainting/table/record/astronaut.json"
+    )
     assert reproduce("--only", "inpainting", "least_squares/tuned").code == 0
-    record.write_text(json.dumps({**json.loads(record.read_text()), "failed": "0_after is not finite"}))
+    record.write_text(
+        json.dumps({**json.loads(record.read_text()), "failed": "0_after is not finite"})
+    )
     result = reproduce("--only", "inpainting", "least_squares/tuned")
     assert result.code == 1 and "1 of 1 runs have failed images" in result.err
     assert "| least_squares | tuned | 1 |" in (table / "results/mine/table.md").read_text()
@@ -196,7 +302,12 @@ def test_a_failure_under_torchrun_is_no_failed_image(table, reproduce, port):
     only = ("--only", "inpainting", "least_squares/tuned")
     assert reproduce(*only).code == 0
     result = reproduce(*only, "--nproc-per-node", "2", "--extra", f"{SHORT} --seed 7")
-    assert result.code == 2 and "was begun with seed 123, now it is 7" in result.err and "1 of 1 runs failed" in result.err and "failed images" not in result.err
+    assert (
+        result.code == 2
+        and "was begun with seed 123, now it is 7" in result.err
+        and "1 of 1 runs failed" in result.err
+        and "failed images" not in result.err
+    )
 
 
 @pytest.mark.slow
@@ -209,7 +320,10 @@ def test_a_table_that_is_killed_twenty_times_ends_as_one_that_is_not(table):
     while kills < 20:
         process = subprocess.Popen(
             [sys.executable, *COMMAND],
-            env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             process.wait(moments.uniform(1, 6))
@@ -222,23 +336,51 @@ def test_a_table_that_is_killed_twenty_times_ends_as_one_that_is_not(table):
     assert kills == 20
     assert reproduce_as_a_process(env=environment).returncode == 0
     whole, killed = contents(table / "whole"), contents(table / "results")
-    hidden = lambda name: os.path.basename(name).startswith(".")  # what a killed process had not finished writing
+    hidden = lambda name: os.path.basename(name).startswith(
+        "."
+    )  # what a killed process had not finished writing
     assert {n: c for n, c in killed.items() if not hidden(n)} == whole
     for file in ("table.md", "table.tex", "table.csv"):
-        assert (table / "whole" / "mine" / file).read_text() == (table / "results" / "mine" / file).read_text()
+        assert (table / "whole" / "mine" / file).read_text() == (
+            table / "results" / "mine" / file
+        ).read_text()
 
 
-@pytest.mark.parametrize("given, said", [("dmilo", "of that method dmilo/paper, dmilo/fast"), ("dmilo/no", "of that method dmilo/paper"), ("no/fast", "method: is 'no'")])
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ("dmilo", "of that method dmilo/paper, dmilo/fast"),
+        ("dmilo/no", "of that method dmilo/paper"),
+        ("no/fast", "method: is 'no'"),
+    ],
+)
 def test_runs_are_checked_before_the_first_begins(script, given, said):
     result = script("benchmark.py", "quality", "--runs", given, "--cuda", -1)
     assert result.code == 2 and said in result.err
 
 
 def test_benchmark_inner_and_memory(script, measured):
-    result = script("benchmark.py", "inner", "--dataset", "demo", "--repeats", 1, "--precision", "fp32", "bf16", "--cuda", -1)
+    result = script(
+        "benchmark.py",
+        "inner",
+        "--dataset",
+        "demo",
+        "--repeats",
+        1,
+        "--precision",
+        "fp32",
+        "bf16",
+        "--cuda",
+        -1,
+    )
     assert result.code == 0, result.err
     rows = [line for line in result.out.splitlines() if line.startswith("| 1 |")]
-    assert len(rows) == 4 and "| published | fp32 |" in rows[0] and "| 1.00 |" in rows[0] and "memory kept" in rows[1]
+    assert (
+        len(rows) == 4
+        and "| published | fp32 |" in rows[0]
+        and "| 1.00 |" in rows[0]
+        and "memory kept" in rows[1]
+    )
     result = script("benchmark.py", "memory", "--steps", 1, "--cuda", -1)
     assert result.code == 0 and "| 1 | 0." in result.out and "| 10.53 |" in result.out
 
@@ -248,31 +390,70 @@ def test_benchmark_loss(script):
     assert result.code == 0, result.err
     losses = [float(cell) for cell in result.out.splitlines()[-1].strip("| ").split(" | ")]
     assert losses == sorted(losses, reverse=True)  # the noisier the picture, the plainer its noise
-    assert losses[0] < 0.15 and losses[-1] < 0.001  # a network that predicts nothing has 1 everywhere
+    assert (
+        losses[0] < 0.15 and losses[-1] < 0.001
+    )  # a network that predicts nothing has 1 everywhere
     result = script("benchmark.py", "loss", "-bn", 50, "--cuda", -1)
     assert result.code == 2 and "choose none of the images in data/demo" in result.err
 
 
 def test_benchmark_quality_leaves_failed_images_out(script, tmp_path, commands_in_process):
-    command = ["benchmark.py", "quality", "-n", 2, "--tasks", "inpainting", "--runs", "least_squares/tuned", "--out", tmp_path / "q", "--cuda", -1]
+    command = [
+        "benchmark.py",
+        "quality",
+        "-n",
+        2,
+        "--tasks",
+        "inpainting",
+        "--runs",
+        "least_squares/tuned",
+        "--out",
+        tmp_path / "q",
+        "--cuda",
+        -1,
+    ]
     assert script(*command).code == 0
     records = tmp_path / "q/least_squares-tuned/demo/inpainting/table/record"
-    sound, failed = (json.loads((records / f"{name}.json").read_text()) for name in ("grace_hopper", "astronaut"))
-    (records / "astronaut.json").write_text(json.dumps({**failed, "failed": "0_after is not finite"}))
+    sound, failed = (
+        json.loads((records / f"{name}.json").read_text()) for name in ("grace_hopper", "astronaut")
+    )
+    (records / "astronaut.json").write_text(
+        json.dumps({**failed, "failed": "0_after is not finite"})
+    )
     assert script(*command).code == 0
     assert f" | {sound['psnr'][-1]:.2f} | " in (tmp_path / "q" / "quality.md").read_text()
 
 
 def test_benchmark_quality(script, tmp_path, commands_in_process):
-    result = script("benchmark.py", "quality", "-n", 1, "--tasks", "inpainting", "--runs", "least_squares/tuned", "--out", tmp_path / "q", "--cuda", -1)
+    result = script(
+        "benchmark.py",
+        "quality",
+        "-n",
+        1,
+        "--tasks",
+        "inpainting",
+        "--runs",
+        "least_squares/tuned",
+        "--out",
+        tmp_path / "q",
+        "--cuda",
+        -1,
+    )
     assert result.code == 0, result.err
-    assert "| inpainting | least_squares | tuned | 0 |" in (tmp_path / "q" / "quality.md").read_text()
+    assert (
+        "| inpainting | least_squares | tuned | 0 |" in (tmp_path / "q" / "quality.md").read_text()
+    )
     assert Image.open(tmp_path / "q" / "quality.png").width > 100
 
 
 def test_benchmark_quality_says_who_is_on_a_front():
     row = lambda seconds, psnr, lpips: {"seconds": seconds, "psnr": psnr, "lpips": lpips}
-    assert fronts([row(1, 30, 0.2), row(2, 31, 0.3), row(3, 30.5, 0.1), row(4, 29, 0.4)]) == ["PSNR, LPIPS", "PSNR", "LPIPS", ""]
+    assert fronts([row(1, 30, 0.2), row(2, 31, 0.3), row(3, 30.5, 0.1), row(4, 29, 0.4)]) == [
+        "PSNR, LPIPS",
+        "PSNR",
+        "LPIPS",
+        "",
+    ]
 
 
 def test_benchmark_gpu_without_a_gpu_is_one_line(script, monkeypatch):

@@ -1,4 +1,5 @@
 """train.py: what it writes can be loaded, and a kill costs nothing but time."""
+
 import copy
 import io
 import os
@@ -16,7 +17,15 @@ import train as training
 from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.prior import build_model, load_model_config
 from guided_diffusion.unet import create_model
-from train import Optimizer, cut_patches, draw_timesteps, learning_rate_factor, noise_prediction_loss, patch_box, training_batch
+from train import (
+    Optimizer,
+    cut_patches,
+    draw_timesteps,
+    learning_rate_factor,
+    noise_prediction_loss,
+    patch_box,
+    training_batch,
+)
 
 CONFIG = """
 image_size: 16
@@ -40,8 +49,22 @@ def train(script, tmp_path):
             archive.write(f"data/demo/{name}", f"folder/{name}")
 
     def run(out, steps, *more, data="faces.zip"):
-        return script("train.py", "--config", tmp_path / "config.yaml", "--data", tmp_path / data, "--out", tmp_path / out,
-                      "--steps", steps, "--batch-size", 2, "--cuda", -1, *more)
+        return script(
+            "train.py",
+            "--config",
+            tmp_path / "config.yaml",
+            "--data",
+            tmp_path / data,
+            "--out",
+            tmp_path / out,
+            "--steps",
+            steps,
+            "--batch-size",
+            2,
+            "--cuda",
+            -1,
+            *more,
+        )
 
     return run
 
@@ -50,20 +73,28 @@ def test_trains_and_writes_a_bare_state_dict_and_samples(train, tmp_path):
     assert train("model.pt", 3).code == 0
     assert os.path.isfile(tmp_path / "model_samples.png")
     state = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert "input_blocks.0.0.weight" in state and all(isinstance(v, torch.Tensor) for v in state.values())
-    assert not torch.equal(state["out.2.weight"][:3], torch.zeros_like(state["out.2.weight"][:3]))  # it has learnt
+    assert "input_blocks.0.0.weight" in state and all(
+        isinstance(v, torch.Tensor) for v in state.values()
+    )
+    assert not torch.equal(
+        state["out.2.weight"][:3], torch.zeros_like(state["out.2.weight"][:3])
+    )  # it has learnt
 
 
 def test_the_average_keeps_no_graph(train, monkeypatch):
     copies = []
     deepcopy = copy.deepcopy
-    monkeypatch.setattr(copy, "deepcopy", lambda x, *more: copies.append(deepcopy(x, *more)) or copies[-1])
+    monkeypatch.setattr(
+        copy, "deepcopy", lambda x, *more: copies.append(deepcopy(x, *more)) or copies[-1]
+    )
     assert train("model.pt", 2).code == 0
     average = next(x for x in copies if isinstance(x, torch.nn.Module))
     assert not any(p.requires_grad for p in average.parameters())
 
 
-@pytest.mark.parametrize("more", [(), ("--patches", 5, "--patch", 32, "--grey", 0.5)], ids=["pictures", "patches"])
+@pytest.mark.parametrize(
+    "more", [(), ("--patches", 5, "--patch", 32, "--grey", 0.5)], ids=["pictures", "patches"]
+)
 def test_a_killed_training_goes_on_and_ends_the_same(train, tmp_path, monkeypatch, more):
     assert train("whole.pt", 6, *more).code == 0
 
@@ -84,10 +115,14 @@ def test_a_killed_training_goes_on_and_ends_the_same(train, tmp_path, monkeypatc
     monkeypatch.setattr("time.time", iter(range(0, 10**6, 500)).__next__)  # saves at every step
     with pytest.raises(Killed):
         train("killed.pt", 6, *more)
-    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]  # no half-written file
+    assert not [
+        name for name in os.listdir(tmp_path) if name.startswith(".")
+    ]  # no half-written file
     again = train("killed.pt", 6, *more)
     assert again.code == 0 and "going on from step 4" in again.out
-    whole, killed = (torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "killed.pt"))
+    whole, killed = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "killed.pt")
+    )
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
@@ -102,7 +137,9 @@ def test_one_step_moves_every_weight_about_as_far_as_the_learning_rate_says(tmp_
     optimizer.step(0.5)
     for name, p in model.named_parameters():
         moved = (p.detach() - before[name]).square().mean().sqrt().item()
-        assert 0.5e-4 < moved < 1e-3, name  # Muon's updates have an RMS of 0.2, AdamW's first ones of 1
+        assert 0.5e-4 < moved < 1e-3, (
+            name
+        )  # Muon's updates have an RMS of 0.2, AdamW's first ones of 1
         assert p.grad is None, name
 
 
@@ -130,14 +167,18 @@ def pictures(tmp_path):
     (tmp_path / "pictures").mkdir()
     for n, (width, height) in enumerate([(300, 200), (40, 90), (8, 12)]):
         y, x = np.mgrid[:height, :width]
-        Image.fromarray(np.stack([x * 255 // width, y * 255 // height, 0 * x + 100 * n], -1).astype(np.uint8)).save(tmp_path / "pictures" / f"{n}.png")
+        Image.fromarray(
+            np.stack([x * 255 // width, y * 255 // height, 0 * x + 100 * n], -1).astype(np.uint8)
+        ).save(tmp_path / "pictures" / f"{n}.png")
     return tmp_path / "pictures"
 
 
 def test_patches_come_from_every_picture_and_place_and_from_the_seed(pictures):
     patches = cut_patches(pictures, 16, 300, 0)
     assert patches.shape == (300, 3, 16, 16) and patches.dtype == torch.uint8
-    assert torch.equal(patches, cut_patches(pictures, 16, 300, 0)) and not torch.equal(patches, cut_patches(pictures, 16, 300, 1))
+    assert torch.equal(patches, cut_patches(pictures, 16, 300, 0)) and not torch.equal(
+        patches, cut_patches(pictures, 16, 300, 1)
+    )
     blue = patches[:, 2].float().mean((1, 2))
     for n in range(3):
         assert ((blue - 100 * n).abs() < 1).sum() == 100
@@ -155,7 +196,9 @@ def test_patches_are_of_every_scale_and_lie_within_the_picture():
     sides = right - left
     assert np.allclose(sides, bottom - top)
     for scale in (1, 2, 4):  # evenly: each octave has a third
-        assert np.mean((sides >= 64 * scale) & (sides <= 128 * scale)) == pytest.approx(1 / 3, abs=0.05)
+        assert np.mean((sides >= 64 * scale) & (sides <= 128 * scale)) == pytest.approx(
+            1 / 3, abs=0.05
+        )
     for width, height, largest in ((100, 300, 100), (20, 30, 20)):  # no larger than the picture
         sides = np.array([patch_box(width, height, 64, rng) for _ in range(500)]) @ [-1, 0, 1, 0]
         assert sides.min() >= min(64, largest) - 1e-9 and sides.max() <= largest + 1e-9
@@ -184,10 +227,16 @@ def test_a_share_of_the_pictures_is_grey_with_grey_noise():
     x0, noise, _ = draw(0.25)
     assert torch.equal(is_grey(x0.half()), is_grey(noise)) and 30 < is_grey(noise).sum() < 70
     x0_of_none, noise_of_none, _ = draw(0)
-    assert torch.equal(x0[~is_grey(noise)], x0_of_none[~is_grey(noise)]) and not is_grey(noise_of_none).any()
+    assert (
+        torch.equal(x0[~is_grey(noise)], x0_of_none[~is_grey(noise)])
+        and not is_grey(noise_of_none).any()
+    )
 
 
-@pytest.mark.parametrize("more, said", [(("--patch", 32), "--patches"), (("--patches", 4, "--patch", 9), "multiple of 2")])
+@pytest.mark.parametrize(
+    "more, said",
+    [(("--patch", 32), "--patches"), (("--patches", 4, "--patch", 9), "multiple of 2")],
+)
 def test_patches_of_no_use_are_one_line(train, more, said):
     result = train("model.pt", 1, *more)
     assert result.code == 2 and len(result.err.splitlines()) == 1 and said in result.err
@@ -202,7 +251,9 @@ def test_the_loss_weighs_noisy_timesteps_more():
     silent = lambda x, t: torch.zeros_like(x)  # predicts no noise at all: the square is noise's own
     x0 = torch.zeros(2, 3, 4, 4)
     abar = torch.tensor([0.25, 1e-4])
-    loss = lambda t: noise_prediction_loss(silent, x0, x0 + 1, torch.tensor([t, t]), abar, False).item()
+    loss = lambda t: noise_prediction_loss(
+        silent, x0, x0 + 1, torch.tensor([t, t]), abar, False
+    ).item()
     assert loss(0) == pytest.approx(2) and loss(1) == pytest.approx(100)
 
 
@@ -210,17 +261,33 @@ def test_the_loss_weighs_noisy_timesteps_more():
 def test_a_traced_network_is_trained_as_a_plain_one():
     """As --compile does it, but without the machine code, which takes minutes."""
     torch.manual_seed(0)
-    shape = dict(image_size=8, num_channels=8, num_res_blocks=1, channel_mult="1", learn_sigma=True, attention_resolutions=8, norm_groups=4,
-                 use_scale_shift_norm=True, num_head_channels=8)
+    shape = dict(
+        image_size=8,
+        num_channels=8,
+        num_res_blocks=1,
+        channel_mult="1",
+        learn_sigma=True,
+        attention_resolutions=8,
+        norm_groups=4,
+        use_scale_shift_norm=True,
+        num_head_channels=8,
+    )
     model, alphas_cumprod, gradients = create_model(**shape), linear_alphas_cumprod(), []
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
     torch.compiler.reset()
     for network in (model, torch.compile(model, backend="aot_eager", dynamic=False)):
-        loss = noise_prediction_loss(network, *training_batch(images, 2, 0, 0, 0, torch.device("cpu")), alphas_cumprod, True)
-        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
-    assert torch.isfinite(gradients[0]).all() and torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.99
+        loss = noise_prediction_loss(
+            network, *training_batch(images, 2, 0, 0, 0, torch.device("cpu")), alphas_cumprod, True
+        )
+        gradients.append(
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+        )
+    assert (
+        torch.isfinite(gradients[0]).all()
+        and torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.99
+    )
     assert gradients[1].norm() == pytest.approx(gradients[0].norm().item(), rel=0.02)
 
 
@@ -230,24 +297,47 @@ def test_a_compiled_training_takes_the_steps_of_a_plain_one(train, tmp_path):
     torch.compiler.reset()
     result = train("compiled.pt", 3, "--bf16", "--compile")
     assert result.code == 0, result.err
-    plain, compiled = (torch.load(tmp_path / name, weights_only=True) for name in ("plain.pt", "compiled.pt"))
+    plain, compiled = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("plain.pt", "compiled.pt")
+    )
     torch.manual_seed(0)
     begun = build_model(load_model_config(tmp_path / "config.yaml"), "config.yaml").state_dict()
-    moved = [torch.cat([(state[name] - begun[name]).flatten() for name in begun]) for state in (plain, compiled)]
-    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.95 and 0.9 < moved[1].norm() / moved[0].norm() < 1.1
+    moved = [
+        torch.cat([(state[name] - begun[name]).flatten() for name in begun])
+        for state in (plain, compiled)
+    ]
+    assert (
+        torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.95
+        and 0.9 < moved[1].norm() / moved[0].norm() < 1.1
+    )
 
 
 @pytest.mark.parametrize("steps", [2, 21], ids=["at the end", "on the way"])
-def test_a_loss_that_is_not_finite_ends_a_training_and_spoils_no_file(train, tmp_path, monkeypatch, steps):
+def test_a_loss_that_is_not_finite_ends_a_training_and_spoils_no_file(
+    train, tmp_path, monkeypatch, steps
+):
     assert train("model.pt", 1).code == 0
     before = {name: (tmp_path / name).read_bytes() for name in ("model.pt", "model.pt.training")}
-    spoil = lambda parameters, norm: [p.grad.fill_(float("nan")) for p in parameters if p.grad is not None]
+    spoil = lambda parameters, norm: [
+        p.grad.fill_(float("nan")) for p in parameters if p.grad is not None
+    ]
     monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", spoil)
     result = train("model.pt", 1 + steps)
     assert result.code == 2 and len(result.err.splitlines()) == 1, result.err
-    assert f"step {min(1 + steps, 20)}: the loss or the weights are not finite any more; {tmp_path}/model.pt.training holds" in result.err
-    states = [torch.load(io.BytesIO(content), weights_only=True) for content in (before["model.pt.training"], (tmp_path / "model.pt.training").read_bytes())]
-    assert all(torch.equal(states[0]["ema"][name], states[1]["ema"][name]) for name in states[0]["ema"]) and states[1]["progress"]["step"] == 1
+    assert (
+        f"step {min(1 + steps, 20)}: the loss or the weights are not finite any more; {tmp_path}/model.pt.training holds"
+        in result.err
+    )
+    states = [
+        torch.load(io.BytesIO(content), weights_only=True)
+        for content in (before["model.pt.training"], (tmp_path / "model.pt.training").read_bytes())
+    ]
+    assert (
+        all(
+            torch.equal(states[0]["ema"][name], states[1]["ema"][name]) for name in states[0]["ema"]
+        )
+        and states[1]["progress"]["step"] == 1
+    )
     assert (tmp_path / "model.pt").read_bytes() == before["model.pt"]
 
 
@@ -256,13 +346,25 @@ def test_other_images_are_refused_whatever_became_of_the_first(train, tmp_path):
     with zipfile.ZipFile(tmp_path / "faces.zip") as archive:
         archive.extractall(tmp_path / "moved")
     (tmp_path / "faces.zip").unlink()
-    assert "going on from step 1" in train("model.pt", 2, data="moved").out  # the same images elsewhere, as a folder
+    assert (
+        "going on from step 1" in train("model.pt", 2, data="moved").out
+    )  # the same images elsewhere, as a folder
     (tmp_path / "moved" / "folder" / "grace_hopper.png").unlink()
     result = train("model.pt", 3, data="moved")
-    assert result.code == 2 and "was begun with data.content 2 images, digest " in result.err and ", now it is 1 images, digest " in result.err
-    Image.open("data/demo/grace_hopper.png").rotate(180).save(tmp_path / "moved" / "folder" / "grace_hopper.png")
+    assert (
+        result.code == 2
+        and "was begun with data.content 2 images, digest " in result.err
+        and ", now it is 1 images, digest " in result.err
+    )
+    Image.open("data/demo/grace_hopper.png").rotate(180).save(
+        tmp_path / "moved" / "folder" / "grace_hopper.png"
+    )
     result = train("model.pt", 3, data="moved")
-    assert result.code == 2 and "now it is 2 images, digest " in result.err and len(result.err.splitlines()) == 1
+    assert (
+        result.code == 2
+        and "now it is 2 images, digest " in result.err
+        and len(result.err.splitlines()) == 1
+    )
 
 
 def test_another_checkpoint_to_start_from_is_refused(train, tmp_path):
@@ -283,9 +385,28 @@ def test_no_images_is_one_line(train, data):
 @pytest.mark.slow
 def test_trains_on_two_processes(train, tmp_path, port):
     train("unused.pt", 1)  # writes config and data
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", port, "train.py", "--config",
-               tmp_path / "config.yaml", "--data", tmp_path / "faces.zip", "--out", tmp_path / "two.pt", "--steps", "3",
-               "--batch-size", "1", "--cuda", "-1"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        port,
+        "train.py",
+        "--config",
+        tmp_path / "config.yaml",
+        "--data",
+        tmp_path / "faces.zip",
+        "--out",
+        tmp_path / "two.pt",
+        "--steps",
+        "3",
+        "--batch-size",
+        "1",
+        "--cuda",
+        "-1",
+    ]
     subprocess.run(command, check=True)
     state = torch.load(tmp_path / "two.pt", weights_only=True)
     assert all(torch.isfinite(value).all() for value in state.values())
@@ -294,16 +415,28 @@ def test_trains_on_two_processes(train, tmp_path, port):
 def test_a_foreign_training_state_is_one_line(train, tmp_path):
     (tmp_path / "model.pt.training").write_bytes(b"something else")
     result = train("model.pt", 1)
-    assert result.code == 2 and "remove it to start anew" in result.err and not (tmp_path / "model.pt").exists()
+    assert (
+        result.code == 2
+        and "remove it to start anew" in result.err
+        and not (tmp_path / "model.pt").exists()
+    )
 
 
 def test_more_steps_go_on_and_other_arguments_are_refused(train, tmp_path):
     assert train("model.pt", 1).code == 0
     longer = train("model.pt", 3)
     assert longer.code == 0 and "going on from step 1" in longer.out and "3 steps" in longer.out
-    for key, value, was in (("seed", 1, 0), ("lr", 0.002, 0.001), ("batch-size", 1, 2), ("grey", 0.5, 0.0)):
+    for key, value, was in (
+        ("seed", 1, 0),
+        ("lr", 0.002, 0.001),
+        ("batch-size", 1, 2),
+        ("grey", 0.5, 0.0),
+    ):
         other = train("model.pt", 4, f"--{key}", value)
         assert other.code == 2 and len(other.err.splitlines()) == 1
-        assert f"was begun with {key.replace('-', '_')} {was}, now it is {value}; go on with the former or choose another --out" in other.err
+        assert (
+            f"was begun with {key.replace('-', '_')} {was}, now it is {value}; go on with the former or choose another --out"
+            in other.err
+        )
     (tmp_path / "config.yaml").write_text(CONFIG + "norm_groups: 8\n")
     assert "was begun with model.norm_groups None, now it is 8" in train("model.pt", 4).err

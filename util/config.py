@@ -1,4 +1,5 @@
 """YAML files of the published form, read by a safe loader and checked key by key."""
+
 import re
 
 import yaml
@@ -20,12 +21,20 @@ class Loader(yaml.SafeLoader):
             first = seen.setdefault((key.tag, str(key.value)), key)
             if key is not first and key.value != "<<":
                 line, earlier = key.start_mark.line + 1, first.start_mark.line + 1
-                raise DuplicateKey(f"{key.value}, line {line}, stands in line {earlier} already; remove one of them")
+                raise DuplicateKey(
+                    f"{key.value}, line {line}, stands in line {earlier} already; remove one of them"
+                )
         return node
 
 
-Loader.add_constructor("tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node)))
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), "-+0123456789")
+Loader.add_constructor(
+    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node))
+)
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    "-+0123456789",
+)
 
 
 def load_yaml(path):
@@ -37,7 +46,11 @@ def load_yaml(path):
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except DuplicateKey as error:
         raise UserError(f"{path}: {error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that there is none of
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: a date or a number that there is none of
         raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: must hold 'key: value' lines")
@@ -75,14 +88,20 @@ class Section:
             value = float(value)
         if kind is tuple and isinstance(value, list):
             value = tuple(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)) or (valid and not valid(value)):
+        if (
+            not isinstance(value, kind)
+            or (kind is int and isinstance(value, bool))
+            or (valid and not valid(value))
+        ):
             raise self.error(key, f"is {value!r}, must be {hint}")
         return value
 
     def section(self, key):
         """The mapping under `key` as a Section of its own: always the same one, so that several may read from it."""
         if key not in self.sections:
-            self.sections[key] = Section(self.take(key, dict, hint="a mapping"), self.path, f"{self.prefix}{key}.")
+            self.sections[key] = Section(
+                self.take(key, dict, hint="a mapping"), self.path, f"{self.prefix}{key}."
+            )
         return self.sections[key]
 
     def finish(self):

@@ -1,4 +1,5 @@
 """Where it is computed: the device, its memory, and what a figure was measured with."""
+
 import ctypes
 import math
 import os
@@ -38,7 +39,10 @@ def driver_trouble():
     """What PyTorch has against the NVIDIA driver, if one is here and no GPU can be used for it; else None."""
     try:
         torch.cuda.init()
-    except (RuntimeError, AssertionError) as error:  # no driver, a PyTorch without CUDA: no GPU was meant to be used
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # no driver, a PyTorch without CUDA: no GPU was meant to be used
         return first_line(error) if "too old" in str(error) else None
     return None
 
@@ -48,35 +52,50 @@ def choose_device(cuda, tf32=False):
     convolutions compute in it? Raises UserError for a number that none of the GPUs has, and for a GPU that this PyTorch cannot use."""
     gpus = torch.cuda.device_count()
     if cuda >= gpus > 0:
-        raise UserError(f"--cuda {cuda}: the GPUs here are 0 to {gpus - 1}; choose one of them, or -1 for the CPU")
+        raise UserError(
+            f"--cuda {cuda}: the GPUs here are 0 to {gpus - 1}; choose one of them, or -1 for the CPU"
+        )
     if 0 <= cuda < gpus:
         # The same convolutions in every run; without TF32, but for rounding, on every device.
         torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, tf32
         device = torch.device("cuda", cuda)
         try:
             torch.cuda.set_device(device)
-            torch.ones(1, device=device).add_(1).item()  # a GPU that the wheel has no kernels for fails at the first one
+            torch.ones(1, device=device).add_(
+                1
+            ).item()  # a GPU that the wheel has no kernels for fails at the first one
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AssertionError) as error:
-            raise UserError(f"--cuda {cuda}: this PyTorch cannot use the GPU ({first_line(error)}); install one that fits GPU and driver, "
-                            "or choose -1 for the CPU") from error
+            raise UserError(
+                f"--cuda {cuda}: this PyTorch cannot use the GPU ({first_line(error)}); install one that fits GPU and driver, "
+                "or choose -1 for the CPU"
+            ) from error
         return device
     trouble = driver_trouble() if cuda >= 0 else None
     if trouble:
-        raise UserError(f"--cuda {cuda}: this PyTorch cannot use the GPU ({trouble}); install one that fits the driver, or choose -1 for the CPU")
+        raise UserError(
+            f"--cuda {cuda}: this PyTorch cannot use the GPU ({trouble}); install one that fits the driver, or choose -1 for the CPU"
+        )
     if cuda >= 0:
-        print(f"warning: no GPU {cuda} here, running on the CPU (--cuda -1 says so without this line)", file=sys.stderr)
+        print(
+            f"warning: no GPU {cuda} here, running on the CPU (--cuda -1 says so without this line)",
+            file=sys.stderr,
+        )
     return torch.device("cpu")
 
 
 def compile_network(network, device):
     """torch.compile(network). Raises UserError where nothing can be compiled: it would come out after minutes, at the first step."""
-    x = torch.ones(random.randrange(1000, 10**6), device=device)  # of no size for which a compiled one is kept
+    x = torch.ones(
+        random.randrange(1000, 10**6), device=device
+    )  # of no size for which a compiled one is kept
     try:
         torch.compile(lambda x: x.sin().cumsum(0), dynamic=False)(x)
     except Exception as error:  # what a compiler says, in many classes
-        raise UserError(f"--compile: nothing can be compiled here ({first_line(error)}); install a C++ compiler, or leave the option out") from error
+        raise UserError(
+            f"--compile: nothing can be compiled here ({first_line(error)}); install a C++ compiler, or leave the option out"
+        ) from error
     # For every size anew: code for any size, which a second one would get, is more than some releases of PyTorch can make of this.
     return torch.compile(network, dynamic=False)
 
@@ -85,13 +104,17 @@ def room_in_groups(membership="/proc/self/cgroup", root="/sys/fs/cgroup"):
     """Bytes that the limit of each control group (Linux's, version 2) above this process leaves, a container's or a Slurm step's; [] where there is
     no limit. Pages of files that nobody uses are no hindrance: the system gives them back when memory is asked for."""
     try:
-        own = next(line[3:] for line in Path(membership).read_text().splitlines() if line.startswith("0::"))
+        own = next(
+            line[3:] for line in Path(membership).read_text().splitlines() if line.startswith("0::")
+        )
     except (OSError, StopIteration):  # no Linux, or version 1
         own = "/"
     group, room = Path(root, own.lstrip("/")), []
     for folder in (group, *group.parents):
         try:
-            limit, taken = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+            limit, taken = (
+                int((folder / name).read_text()) for name in ("memory.max", "memory.current")
+            )
             stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
         except (OSError, ValueError):  # no such group here, or "max": none of its own
             continue
@@ -124,7 +147,10 @@ def git_revision():
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     try:
         described = subprocess.run(
-            ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"], cwd=folder, capture_output=True, text=True
+            ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
         )
     except OSError:  # no git here
         return None
@@ -133,6 +159,19 @@ def git_revision():
 
 def provenance(device):
     """{"revision", "versions", "device", "threads"} of what is computed here now."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    return {"revision": git_revision(), "versions": versions, "device": f"{device}, {name}", "threads": torch.get_num_threads()}
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+    return {
+        "revision": git_revision(),
+        "versions": versions,
+        "device": f"{device}, {name}",
+        "threads": torch.get_num_threads(),
+    }

@@ -1,4 +1,5 @@
 """Files that appear whole or not at all, where the project's own ones are, and the error that every mistake of a user ends in."""
+
 import glob
 import io
 import os
@@ -9,7 +10,9 @@ from contextlib import contextmanager
 
 import torch
 
-PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # a link to util/ is in the project that holds the link
+PROJECT = os.path.dirname(
+    os.path.dirname(os.path.abspath(__file__))
+)  # a link to util/ is in the project that holds the link
 
 
 class UserError(Exception):
@@ -81,10 +84,20 @@ def save_tensors(path, content):
         f.write(buffer.getbuffer())
 
 
-NESTED = ("ema", "state_dict", "model")  # where training programs put the weights; the averaged ones first
-PREFIXES = ("module.", "_orig_mod.")  # of weights saved through DistributedDataParallel, torch.compile
+NESTED = (
+    "ema",
+    "state_dict",
+    "model",
+)  # where training programs put the weights; the averaged ones first
+PREFIXES = (
+    "module.",
+    "_orig_mod.",
+)  # of weights saved through DistributedDataParallel, torch.compile
 BEGINNINGS = {  # of what a download brings in a checkpoint's place
-    b"<!DOCTYPE": "a web page", b"<!doctype": "a web page", b"<html": "a web page", b"version https://git-lfs": "a Git LFS pointer (git lfs pull)",
+    b"<!DOCTYPE": "a web page",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"version https://git-lfs": "a Git LFS pointer (git lfs pull)",
 }
 
 
@@ -92,9 +105,13 @@ def bare_state_dict(content, depth=3):
     """The state dict that a checkpoint's content is, or holds under one of the NESTED keys, or below these; None if there is none."""
     if not isinstance(content, dict) or depth == 0:
         return None
-    if all(isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()):
+    if all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    ):
         return content
-    return next(filter(None, (bare_state_dict(content.get(key), depth - 1) for key in NESTED)), None)
+    return next(
+        filter(None, (bare_state_dict(content.get(key), depth - 1) for key in NESTED)), None
+    )
 
 
 def unreadable(path, error):
@@ -105,13 +122,19 @@ def unreadable(path, error):
         if beginning.startswith(known):
             return UserError(f"{path}: is {what}, not a checkpoint; get it anew")
     if path.endswith(".safetensors"):
-        return UserError(f"{path}: is in the safetensors format; save it by torch.save(safetensors.torch.load_file(…), …)")
+        return UserError(
+            f"{path}: is in the safetensors format; save it by torch.save(safetensors.torch.load_file(…), …)"
+        )
     foreign = re.search(r"GLOBAL (\S+)", str(error))
     if foreign:
-        return UserError(f"{path}: holds an object of the class {foreign[1]}, and reading such ones can run code. If you trust its source, "
-                         "extract the state dict: python -c \"import torch; torch.save(torch.load("
-                         f"'{path}', map_location='cpu', weights_only=False)['state_dict'], 'bare.pt')\", or whatever its key is there")
-    return UserError(f"{path}: cannot be read as a checkpoint ({type(error).__name__}); get it anew")
+        return UserError(
+            f"{path}: holds an object of the class {foreign[1]}, and reading such ones can run code. If you trust its source, "
+            'extract the state dict: python -c "import torch; torch.save(torch.load('
+            f"'{path}', map_location='cpu', weights_only=False)['state_dict'], 'bare.pt')\", or whatever its key is there"
+        )
+    return UserError(
+        f"{path}: cannot be read as a checkpoint ({type(error).__name__}); get it anew"
+    )
 
 
 def read_state_dict(path):
@@ -123,15 +146,23 @@ def read_state_dict(path):
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read as a checkpoint ({error.strerror or error})") from error
+        raise UserError(
+            f"{path}: cannot be read as a checkpoint ({error.strerror or error})"
+        ) from error
     except Exception as error:  # a foreign file makes the unpickler raise nearly anything
         raise unreadable(path, error) from error
     state = bare_state_dict(content)
     if state is None:
-        raise UserError(f"{path}: holds no state dict, bare or as {', '.join(NESTED)}; save model.state_dict() by itself")
+        raise UserError(
+            f"{path}: holds no state dict, bare or as {', '.join(NESTED)}; save model.state_dict() by itself"
+        )
     for name, tensor in state.items():
         if tensor.layout != torch.strided or tensor.is_meta:
-            raise UserError(f"{path}: {name} is sparse or without values; save the state dict of a network in memory, as plain tensors")
-    while state and (prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)):
+            raise UserError(
+                f"{path}: {name} is sparse or without values; save the state dict of a network in memory, as plain tensors"
+            )
+    while state and (
+        prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None)
+    ):
         state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
     return state

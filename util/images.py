@@ -1,4 +1,5 @@
 """Images on disk <-> float tensors in [-1, 1]."""
+
 import os
 import re
 import struct
@@ -10,10 +11,43 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from util.files import PictureError, UserError, atomic, warn
 
-SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif", ".avif", ".jp2", ".j2k",
-            ".ppm", ".pgm", ".pbm", ".pnm", ".tga")
-BESIDE_IMAGES = ("readme", "license", "licence", "thumbs.db", "desktop.ini")  # how files that nobody takes for images begin
-UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError)  # as Pillow raises them
+SUFFIXES = (
+    ".png",
+    ".apng",
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".bmp",
+    ".dib",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".gif",
+    ".avif",
+    ".jp2",
+    ".j2k",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".tga",
+)
+BESIDE_IMAGES = (
+    "readme",
+    "license",
+    "licence",
+    "thumbs.db",
+    "desktop.ini",
+)  # how files that nobody takes for images begin
+UNREADABLE = (
+    UnidentifiedImageError,
+    Image.DecompressionBombError,
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+)  # as Pillow raises them
 LONGEST_NAME = 249  # bytes; a disk's 255 less ".state"
 FULL_SCALES = (255, 1023, 4095, 16383, 65535)  # of 8, 10, 12, 14 and 16 bits
 FULL_RANGE = ("PPM", "JPEG2000")  # formats that say what white is, which Pillow makes 65535
@@ -35,7 +69,11 @@ def split_names(names, is_file=lambda name: True):
     names = sorted((n for n in names if not os.path.basename(n).startswith(".")), key=natural)
     images = [n for n in names if is_image_name(n) and is_file(n)]
     taken = set(images)
-    return images, [n for n in names if n not in taken and not os.path.basename(n).lower().startswith(BESIDE_IMAGES)]
+    return images, [
+        n
+        for n in names
+        if n not in taken and not os.path.basename(n).lower().startswith(BESIDE_IMAGES)
+    ]
 
 
 def files_below(folder):
@@ -43,7 +81,11 @@ def files_below(folder):
     found, seen = [], set()
     for directory, folders, files in os.walk(folder, followlinks=True):
         seen.add(os.path.realpath(directory))
-        folders[:] = [f for f in folders if not f.startswith(".") and os.path.realpath(os.path.join(directory, f)) not in seen]
+        folders[:] = [
+            f
+            for f in folders
+            if not f.startswith(".") and os.path.realpath(os.path.join(directory, f)) not in seen
+        ]
         found += [os.path.relpath(os.path.join(directory, file), folder) for file in files]
     return found
 
@@ -53,7 +95,9 @@ def find_images(folder, option="--data"):
     below; and what else is there, folders with a slash. option: what the folder was named with. Raises UserError where there is no folder
     or no image."""
     if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such folder; put the images there or name their folder with {option}")
+        raise UserError(
+            f"{folder}: no such folder; put the images there or name their folder with {option}"
+        )
     try:
         here = os.listdir(folder)
     except OSError as error:
@@ -65,7 +109,9 @@ def find_images(folder, option="--data"):
         images, others = split_names(files_below(folder), is_file)
     if not images:
         instead = f" but {listed(others)}" if others else ""
-        raise UserError(f"{folder}: no images in it{instead}; read are {', '.join(SUFFIXES)}: put some there or name a folder with {option}")
+        raise UserError(
+            f"{folder}: no images in it{instead}; read are {', '.join(SUFFIXES)}: put some there or name a folder with {option}"
+        )
     return images, others
 
 
@@ -76,7 +122,9 @@ def list_images(folder):
 
 def listed(names, shown=3):
     """The first few of some names, and how many more there are."""
-    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+    return ", ".join(names[:shown]) + (
+        f" and {len(names) - shown} more" if len(names) > shown else ""
+    )
 
 
 def say_unread(folder, others):
@@ -94,7 +142,9 @@ def image_names(paths, folder):
     for name, path in zip(names, paths):
         other = seen.setdefault(name.lower(), path)  # some file systems do not tell cases apart
         if other != path:
-            raise UserError(f"{path}: would share its folder of results with {other}; rename one of them")
+            raise UserError(
+                f"{path}: would share its folder of results with {other}; rename one of them"
+            )
         if len(os.fsencode(os.path.basename(name))) > LONGEST_NAME:
             raise UserError(f"{path}: its name is longer than {LONGEST_NAME} bytes; rename it")
     return names
@@ -106,7 +156,10 @@ def declared_white(file):
         return 65535
     if file.format != "TIFF":
         return None
-    (bits, *_), largest = file.tag_v2.get(258, (16,)), file.tag_v2.get(281, (None,))  # BitsPerSample, MaxSampleValue
+    (bits, *_), largest = (
+        file.tag_v2.get(258, (16,)),
+        file.tag_v2.get(281, (None,)),
+    )  # BitsPerSample, MaxSampleValue
     return 2**bits - 1 if 8 < bits < 16 else largest[0]
 
 
@@ -128,8 +181,10 @@ def full_scale(image, white, name):
     low, top = float(values.min()), float(values.max())
     white = white or probable_white(top, image.mode == "F")
     if not low == top == 0 and not (low >= 0 and white):
-        raise PictureError(f"{name}: its values, {low:g} to {top:g}, do not tell what white is; scale them to 0 … 255 and save them as 8 bits: "
-                        "Image.fromarray((255 * values / white).round().astype('uint8')).save(…)")
+        raise PictureError(
+            f"{name}: its values, {low:g} to {top:g}, do not tell what white is; scale them to 0 … 255 and save them as 8 bits: "
+            "Image.fromarray((255 * values / white).round().astype('uint8')).save(…)"
+        )
     return (values / (white or 1)).clip(0, 1)
 
 
@@ -140,15 +195,21 @@ def narrowed(image, white, name):
 
 def refuse_dark_colours(file, name):
     """Raise UserError for a TIFF of 16 bits a channel, of which Pillow keeps the upper 8, whose values may have fewer."""
-    is_wide = file.format == "TIFF" and max(file.tag_v2.get(258, (8,))) == 16 and len(file.getbands()) > 1
+    is_wide = (
+        file.format == "TIFF" and max(file.tag_v2.get(258, (8,))) == 16 and len(file.getbands()) > 1
+    )
     if is_wide and 0 < max(high for _, high in file.getextrema()[:3]) < 64:
-        raise PictureError(f"{name}: its 16-bit values do not tell what white is (of 12 or 14 bits?); scale them and save 8 bits a channel")
+        raise PictureError(
+            f"{name}: its 16-bit values do not tell what white is (of 12 or 14 bits?); scale them and save 8 bits a channel"
+        )
 
 
 def unreadable(path, error, what):
     """The UserError for a file that the system does not give (its reason) or that is not `what`."""
     reason = getattr(error, "strerror", None)
-    return PictureError(f"{path}: cannot be read ({reason})" if reason else f"{path}: cannot be read as {what}")
+    return PictureError(
+        f"{path}: cannot be read ({reason})" if reason else f"{path}: cannot be read as {what}"
+    )
 
 
 def open_rgb(file, name):
@@ -217,17 +278,29 @@ def save_image(path, x, bits=8, alpha=None, tags=None):
 
 def write_png16(path, pixels, tags):
     """Write (H, W, C) uint16 as a PNG, which Pillow cannot: 2, 3 or 4 channels (grey and opacity, RGB, RGBA). tags: see `save_image`."""
-    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    chunk = lambda kind, data: (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    )
     height, width, channels = pixels.shape
     rows = pixels.astype(">u2").reshape(height, -1).view(np.uint8)
-    parts = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0))]
+    parts = [
+        b"\x89PNG\r\n\x1a\n",
+        chunk(
+            b"IHDR",
+            struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0),
+        ),
+    ]
     if "icc_profile" in tags:
         parts.append(chunk(b"iCCP", b"profile\0\0" + zlib.compress(tags["icc_profile"])))
     if "dpi" in tags:
-        parts.append(chunk(b"pHYs", struct.pack(">IIB", *(round(one / 0.0254) for one in tags["dpi"]), 1)))
+        parts.append(
+            chunk(b"pHYs", struct.pack(">IIB", *(round(one / 0.0254) for one in tags["dpi"]), 1))
+        )
     if "exif" in tags:
         parts.append(chunk(b"eXIf", tags["exif"].removeprefix(b"Exif\0\0")))
-    filtered = np.concatenate([np.zeros((height, 1), np.uint8), rows], 1)  # every row as it is, which its first byte says
+    filtered = np.concatenate(
+        [np.zeros((height, 1), np.uint8), rows], 1
+    )  # every row as it is, which its first byte says
     parts += [chunk(b"IDAT", zlib.compress(filtered.tobytes(), 6)), chunk(b"IEND", b"")]
     with open(path, "wb") as f:
         f.write(b"".join(parts))

@@ -1,4 +1,5 @@
 """Masks of missing pixels: which file belongs to a picture, and what its values mean."""
+
 import os
 import re
 
@@ -11,7 +12,9 @@ from util.arrays import is_array, load_array
 from util.files import UserError
 from util.images import UNREADABLE, is_grey_mode, listed, unreadable
 
-BESIDE = re.compile(r"(.+?)[-_.](?:inpaint_?)?mask[-_]?\d*", re.IGNORECASE)  # the names of LaMa (a_mask, a_mask001) and of others
+BESIDE = re.compile(
+    r"(.+?)[-_.](?:inpaint_?)?mask[-_]?\d*", re.IGNORECASE
+)  # the names of LaMa (a_mask, a_mask001) and of others
 NEAR_WHITE = 0.95  # of the largest value: what is darker may be the soft edge of a brush, and holds some of what was painted over
 HALF_GONE = 0.5  # share of a picture above which a mask may be meant the other way round
 
@@ -33,22 +36,35 @@ def mask_of(given, path, name):
     name, or by that name followed by _mask. Raises UserError where there is none, where there are several and where it is the picture."""
     if not os.path.isdir(given):
         if os.path.exists(given) and os.path.exists(path) and os.path.samefile(given, path):
-            raise UserError(f"--mask {given}: is the picture itself; name the file that shows what is missing")
+            raise UserError(
+                f"--mask {given}: is the picture itself; name the file that shows what is missing"
+            )
         return given
     for folder, stem in dict.fromkeys((os.path.split(name), ("", os.path.basename(name)))):
         there = os.path.join(given, folder)
         files = sorted(os.listdir(there)) if os.path.isdir(there) else []
-        found = [file for file in files if stem in (os.path.splitext(file)[0], owner(os.path.splitext(file)[0])) and not file.startswith(".")]
+        found = [
+            file
+            for file in files
+            if stem in (os.path.splitext(file)[0], owner(os.path.splitext(file)[0]))
+            and not file.startswith(".")
+        ]
         found = [os.path.join(there, file) for file in found]
-        found = [file for file in found if os.path.isfile(file) and not os.path.samefile(file, path)]
+        found = [
+            file for file in found if os.path.isfile(file) and not os.path.samefile(file, path)
+        ]
         exact = [file for file in found if os.path.splitext(os.path.basename(file))[0] == stem]
         if len(exact or found) > 1:
             several = listed([os.path.basename(file) for file in exact or found])
-            raise UserError(f"--mask {given}: has several masks for {path} ({several}); leave one there")
+            raise UserError(
+                f"--mask {given}: has several masks for {path} ({several}); leave one there"
+            )
         if found:
             return (exact or found)[0]
     stem = os.path.basename(name)
-    raise UserError(f"--mask {given}: has no file called {stem} or {stem}_mask, for {path}; put it there or name one file for all")
+    raise UserError(
+        f"--mask {given}: has no file called {stem} or {stem}_mask, for {path}; put it there or name one file for all"
+    )
 
 
 def _brightness(path):
@@ -61,7 +77,9 @@ def _brightness(path):
                 raise UserError(f"{path}: has {opened.n_frames} pages; save the mask by itself")
             image = ImageOps.exif_transpose(opened)
             if not image.has_transparency_data:
-                return np.asarray(image if is_grey_mode(image.mode) else image.convert("L"), np.float64), None
+                return np.asarray(
+                    image if is_grey_mode(image.mode) else image.convert("L"), np.float64
+                ), None
             image = image.convert("RGBA")
     except UNREADABLE as error:
         raise unreadable(path, error, f"a mask ({error})") from error
@@ -86,20 +104,34 @@ def load_mask(path, invert=False, grow=0):
         raise UserError(f"{path}: is no mask; it needs two dimensions of finite numbers")
     levels = np.unique(values)
     if len(levels) == 1 and levels[0] not in (0, 1, 255, 65535):
-        raise UserError(f"{path}: this mask is {levels[0]:g} all over; paint what is there white and what is missing black")
+        raise UserError(
+            f"{path}: this mask is {levels[0]:g} all over; paint what is there white and what is missing black"
+        )
     if len(levels) == 2 and list(levels) not in ([0, 255], [0, 65535]):
-        said = f"of its two values, {levels[0]:g} and {levels[1]:g}, " + ("the smaller" if not invert else "the larger") + " is what is missing"
+        said = (
+            f"of its two values, {levels[0]:g} and {levels[1]:g}, "
+            + ("the smaller" if not invert else "the larger")
+            + " is what is missing"
+        )
     elif len(levels) > 2 and (levels[-1] < 200 or levels[0] < 0):
         said = f"its values go from {levels[0]:g} to {levels[-1]:g}, the largest is taken for white"
     top, low = (levels[-1] or 1, min(levels[0], 0)) if len(levels) != 2 else (levels[1], levels[0])
     shade = (values - low) / (top - low) if top > low else values
     if len(levels) > 2 and ((shade > 1 - NEAR_WHITE) & (shade < NEAR_WHITE)).mean() > HALF_GONE:
-        raise UserError(f"{path}: is no mask, for most of it is neither black nor white; paint what is there white and what is missing black")
+        raise UserError(
+            f"{path}: is no mask, for most of it is neither black nor white; paint what is there white and what is missing black"
+        )
     there = (1 - shade if invert else shade) >= NEAR_WHITE
     if grow:
-        there = ~ndimage.binary_dilation(~there, ndimage.generate_binary_structure(2, 2), grow) if not there.all() else there
+        there = (
+            ~ndimage.binary_dilation(~there, ndimage.generate_binary_structure(2, 2), grow)
+            if not there.all()
+            else there
+        )
     if not there.any():
-        raise UserError(f"{path}: this mask leaves nothing of the picture; white means that it is there (--invert-mask for the other way round)")
+        raise UserError(
+            f"{path}: this mask leaves nothing of the picture; white means that it is there (--invert-mask for the other way round)"
+        )
     return torch.from_numpy(there).float()[None, None], said
 
 
@@ -108,5 +140,7 @@ def around_holes(mask, margin):
     found = []
     for dim, side in ((-1, mask.shape[-2]), (-2, mask.shape[-1])):
         holes = (mask[0, 0] == 0).any(dim).nonzero()
-        found.append(slice(max(0, int(holes.min()) - margin), min(side, int(holes.max()) + 1 + margin)))
+        found.append(
+            slice(max(0, int(holes.min()) - margin), min(side, int(holes.max()) + 1 + margin))
+        )
     return tuple(found)

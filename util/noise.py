@@ -1,4 +1,5 @@
 """How much noise a picture has, and whether it is white, told from the picture alone."""
+
 from typing import NamedTuple
 
 import torch
@@ -8,11 +9,18 @@ ENOUGH = 20  # blocks, or windows, below which nothing is told
 PERCENTILE = 0.07  # of the blocks: the flattest ones, where there is noise and little else
 # What the flattest blocks have of white noise of deviation 1: {side: (fine part, all of it)}, means of 512 x 512 pixels.
 OF_WHITE = {8: (0.767, 0.860), 16: (0.878, 0.933)}
-LARGEST = 1 << 18  # pixels; of larger pictures evenly spread squares of SQUARE pixels a side are looked at
+LARGEST = (
+    1 << 18
+)  # pixels; of larger pictures evenly spread squares of SQUARE pixels a side are looked at
 SQUARE = 64
 WHITE = 0.75  # fine noise over all noise, at least, where it is white; demosaiced, resized or JPEG's has 0.15 to 0.65
-LEVELS_OFF = 1.5  # noise of blocks of 16 over that of blocks of 8, at most; what is texture goes on growing
-PATCHES = ((5, 2), (3, 1))  # (side, from one to the next) of patches, the second where a picture is too small for the first
+LEVELS_OFF = (
+    1.5  # noise of blocks of 16 over that of blocks of 8, at most; what is texture goes on growing
+)
+PATCHES = (
+    (5, 2),
+    (3, 1),
+)  # (side, from one to the next) of patches, the second where a picture is too small for the first
 FLAT, LEAST = 0.3, 0.1  # the share of flattest patches, the share of least components
 PER_COMPONENT = 15  # patches a component, below which components are not told from one another
 GRAIN = 0.015  # the deviation of fine texture, at most, that the flattest blocks of a photograph hold beside noise: 2 of 255
@@ -34,8 +42,13 @@ def _squares(x):
     if height * width <= LARGEST:
         return x
     per_side = int((LARGEST / SQUARE**2) ** 0.5)
-    tops, lefts = (torch.linspace(0, side - SQUARE, min(per_side, side // SQUARE)).long().tolist() for side in (height, width))
-    return torch.cat([x[..., top : top + SQUARE, left : left + SQUARE] for top in tops for left in lefts])
+    tops, lefts = (
+        torch.linspace(0, side - SQUARE, min(per_side, side // SQUARE)).long().tolist()
+        for side in (height, width)
+    )
+    return torch.cat(
+        [x[..., top : top + SQUARE, left : left + SQUARE] for top in tops for left in lefts]
+    )
 
 
 def _blocks(x, side):
@@ -54,7 +67,10 @@ def _plane(side):
 def _fine(x):
     """What neighbours do not have in common, of deviation 1 for white noise of deviation 1 (the filter of Immerkaer 1996)."""
     taps = torch.tensor([1.0, -2.0, 1.0])
-    out = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect").flatten(0, 1)[:, None], torch.outer(taps, taps)[None, None] / 6)
+    out = F.conv2d(
+        F.pad(x, (1, 1, 1, 1), mode="reflect").flatten(0, 1)[:, None],
+        torch.outer(taps, taps)[None, None] / 6,
+    )
     return out.view_as(x)
 
 
@@ -70,9 +86,16 @@ def _figures(x, spoilt, side):
     says anything: each (C, blocks), None where a picture is smaller than a block."""
     if min(x.shape[-2:]) < side:
         return None
-    values, fine, bad, basis = _blocks(x, side), _blocks(_fine(x), side), _blocks(spoilt, side), _plane(side)
+    values, fine, bad, basis = (
+        _blocks(x, side),
+        _blocks(_fine(x), side),
+        _blocks(spoilt, side),
+        _plane(side),
+    )
     # What lies along the orthonormal basis is taken off, in squares.
-    rest = ((values.square().sum(2) - (values @ basis).square().sum(2)) / (side**2 - 6)).clamp(min=0)
+    rest = ((values.square().sum(2) - (values @ basis).square().sum(2)) / (side**2 - 6)).clamp(
+        min=0
+    )
     return values.mean(2), fine.square().mean(2).sqrt(), rest.sqrt(), bad.mean(2) < 0.1
 
 
@@ -84,7 +107,12 @@ def _flattest(figures, side, sigma):
         clear = whole & (mean.abs() < 1 - CLEAR * sigma)
         chosen = clear if clear.sum() >= ENOUGH else whole
         if chosen.sum() >= ENOUGH:
-            found.append([torch.quantile(one[chosen], PERCENTILE).item() / white for one, white in zip(deviations, OF_WHITE[side])])
+            found.append(
+                [
+                    torch.quantile(one[chosen], PERCENTILE).item() / white
+                    for one, white in zip(deviations, OF_WHITE[side])
+                ]
+            )
     return [sum(column) / len(found) for column in zip(*found)] if found else None
 
 
@@ -92,12 +120,16 @@ def _least_components(x, spoilt, sigma):
     """The deviation of what varies least in flat patches, all channels together: noise is in each of their components, texture in few
     (Pyatykh, Hesser, Zheng 2013). None where too few patches say anything. Of noise alone it is a tenth too low."""
     for side, stride in PATCHES:
-        patches, bad = (F.unfold(one, side, stride=stride).transpose(1, 2).flatten(0, 1) for one in (x, spoilt))
+        patches, bad = (
+            F.unfold(one, side, stride=stride).transpose(1, 2).flatten(0, 1) for one in (x, spoilt)
+        )
         patches = patches[(bad.amax(1) == 0) & (patches.abs().mean(1) < 1 - CLEAR * sigma)]
         flattest = patches.var(1).argsort()[: int(FLAT * len(patches))]
         if len(flattest) >= PER_COMPONENT * patches.shape[1]:
             variances = torch.linalg.eigvalsh(torch.cov(patches[flattest].T.double()))
-            return variances[: max(1, int(LEAST * len(variances)))].mean().clamp(min=0).sqrt().item()
+            return (
+                variances[: max(1, int(LEAST * len(variances)))].mean().clamp(min=0).sqrt().item()
+            )
     return None
 
 
@@ -107,7 +139,11 @@ def _of_windows(x, spoilt):
     taps = torch.tensor([[0.5, -0.5], [-0.5, 0.5]])[None, None]
     x, spoilt = (one.flatten(0, 1)[:, None] for one in (x, spoilt))
     whole = F.conv2d(spoilt, torch.ones(1, 1, 2, 2)) == 0
-    return F.conv2d(x, taps)[whole].abs().median().item() / TO_SIGMA if whole.sum() >= 5 * ENOUGH else None
+    return (
+        F.conv2d(x, taps)[whole].abs().median().item() / TO_SIGMA
+        if whole.sum() >= 5 * ENOUGH
+        else None
+    )
 
 
 def estimate_noise(x, observed):
@@ -125,7 +161,10 @@ def estimate_noise(x, observed):
         small, large = (_flattest(figures[side], side, guess) for side in (8, 16))
         if small is None:
             break
-        sigma, guess = min(small[0], (large or small)[0]), small[1]  # a smaller block finds a flatter place
+        sigma, guess = (
+            min(small[0], (large or small)[0]),
+            small[1],
+        )  # a smaller block finds a flatter place
     if small is None:
         sigma = _of_windows(x, torch.where(observed == 1, (spoilt == 1).float(), 100.0))
         if sigma is None and observed.mean() > 0.5:

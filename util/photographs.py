@@ -1,4 +1,5 @@
 """A photograph and what its file brings along: transparency, 16 bits, a colour profile, pages, resolution, date."""
+
 import io
 import os
 from dataclasses import dataclass, field
@@ -8,12 +9,51 @@ import torch
 from PIL import Image, ImageCms, ImageOps
 
 from util.files import PictureError, UserError
-from util.images import UNREADABLE, declared_white, full_scale, is_grey_mode, refuse_dark_colours, unreadable
+from util.images import (
+    UNREADABLE,
+    declared_white,
+    full_scale,
+    is_grey_mode,
+    refuse_dark_colours,
+    unreadable,
+)
 
-RAW = (".nef", ".nrw", ".cr2", ".cr3", ".crw", ".arw", ".srf", ".sr2", ".dng", ".raf", ".orf", ".rw2", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".rwl")
-KEPT_TAGS = (271, 272, 306, 36867)  # of EXIF: maker, model, date, date of the exposure; the others would say what is no longer so
+RAW = (
+    ".nef",
+    ".nrw",
+    ".cr2",
+    ".cr3",
+    ".crw",
+    ".arw",
+    ".srf",
+    ".sr2",
+    ".dng",
+    ".raf",
+    ".orf",
+    ".rw2",
+    ".pef",
+    ".srw",
+    ".x3f",
+    ".3fr",
+    ".iiq",
+    ".rwl",
+)
+KEPT_TAGS = (
+    271,
+    272,
+    306,
+    36867,
+)  # of EXIF: maker, model, date, date of the exposure; the others would say what is no longer so
 TRANSPARENT = 0.1  # opacity, below which a pixel's colour says nothing
-TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE", 8: "ROTATE_90"}
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 ORIENTATION = 274
 LINEAR_KNEE = 0.04045, 12.92, 0.055, 1.055, 2.4  # of sRGB's curve (IEC 61966-2-1)
 
@@ -33,7 +73,9 @@ class Photograph:
     @property
     def visible(self):
         """(1, 1, H, W) float32: 0 where the picture is transparent, else 1."""
-        shown = np.ones(self.x.shape[-2:], bool) if self.alpha is None else self.alpha >= TRANSPARENT
+        shown = (
+            np.ones(self.x.shape[-2:], bool) if self.alpha is None else self.alpha >= TRANSPARENT
+        )
         return torch.from_numpy(shown).float()[None, None]
 
 
@@ -48,13 +90,21 @@ def from_linear(x):
     """Linear light in [-1, 1] -> sRGB in [-1, 1]."""
     knee, slope, offset, scale, power = LINEAR_KNEE
     u = ((x + 1) / 2).clamp(0, 1)
-    return 2 * torch.where(u <= knee / slope, u * slope, scale * u.clamp(min=1e-9) ** (1 / power) - offset) - 1
+    return (
+        2
+        * torch.where(
+            u <= knee / slope, u * slope, scale * u.clamp(min=1e-9) ** (1 / power) - offset
+        )
+        - 1
+    )
 
 
 def _has_16_bits(file):
     """Has an opened image more than 8 bits a channel, and are they 16?"""
     if file.mode in ("F", "RGB", "RGBA", "CMYK"):
-        return "16" in str([tile[3] for tile in file.tile]) or (file.format == "TIFF" and max(file.tag_v2.get(258, (8,))) == 16)
+        return "16" in str([tile[3] for tile in file.tile]) or (
+            file.format == "TIFF" and max(file.tag_v2.get(258, (8,))) == 16
+        )
     return file.mode.startswith("I")
 
 
@@ -63,11 +113,19 @@ def _wide_colours(path, file):
     try:
         if file.format == "PNG":
             from torchvision.io import ImageReadMode, decode_png, read_file
-            return decode_png(read_file(os.fspath(path)), ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy()
+
+            return (
+                decode_png(read_file(os.fspath(path)), ImageReadMode.UNCHANGED)
+                .permute(1, 2, 0)
+                .numpy()
+            )
         if file.format == "TIFF":
             import tifffile
+
             pixels = tifffile.imread(path, key=0)
-            return np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 and len(pixels) in (3, 4) else pixels
+            return (
+                np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 and len(pixels) in (3, 4) else pixels
+            )
     except Exception:  # whatever a codec that is not there says; the upper 8 bits remain
         return None
     return None
@@ -76,7 +134,11 @@ def _wide_colours(path, file):
 def _to_srgb(image, profile, photo_is_wide):
     """(the picture in sRGB, what is said of it, the profile where it is left as it is)."""
     if not profile:
-        return image, ["CMYK without a profile, colours by rule of thumb"] if image.mode == "CMYK" else [], None
+        return (
+            image,
+            ["CMYK without a profile, colours by rule of thumb"] if image.mode == "CMYK" else [],
+            None,
+        )
     try:
         opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         name = ImageCms.getProfileDescription(opened).strip()
@@ -85,13 +147,23 @@ def _to_srgb(image, profile, photo_is_wide):
         if photo_is_wide:
             return image, [f"profile {name} carried along"], profile
         alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
-        flat = image.convert({"LA": "L", "RGBA": "RGB", "P": "RGB", "1": "L"}.get(image.mode, image.mode))
-        out = ImageCms.profileToProfile(flat, opened, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        flat = image.convert(
+            {"LA": "L", "RGBA": "RGB", "P": "RGB", "1": "L"}.get(image.mode, image.mode)
+        )
+        out = ImageCms.profileToProfile(
+            flat, opened, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
         if alpha is not None:
             out.putalpha(alpha)
         return out, [f"profile {name} converted to sRGB"], None
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        return image, [f"its colour profile cannot be used ({str(error).strip() or 'damaged'}), taken for sRGB"], None
+        return (
+            image,
+            [
+                f"its colour profile cannot be used ({str(error).strip() or 'damaged'}), taken for sRGB"
+            ],
+            None,
+        )
 
 
 def _kept_tags(file, profile):
@@ -123,13 +195,22 @@ def _values(path, opened, remarks):
         expected = [(*opened.size[::-1], channels) for channels in (2, 3, 4)]  # 2: grey, opacity
         if pixels is not None and pixels.dtype == np.uint16 and pixels.shape in expected:
             if turn:
-                planes = [Image.fromarray(pixels[..., c].copy()).transpose(Image.Transpose[turn]) for c in range(pixels.shape[2])]
+                planes = [
+                    Image.fromarray(pixels[..., c].copy()).transpose(Image.Transpose[turn])
+                    for c in range(pixels.shape[2])
+                ]
                 pixels = np.stack([np.asarray(plane) for plane in planes], -1)
             carried = _to_srgb(opened, profile, True)
             remarks += carried[1]
             grey, transparent = pixels.shape[2] == 2, pixels.shape[2] != 3
             colours = np.repeat(pixels[..., :1], 3, -1) if grey else pixels[..., :3]
-            return colours / 65535.0, grey, pixels[..., -1] / 65535.0 if transparent else None, 16, carried[2]
+            return (
+                colours / 65535.0,
+                grey,
+                pixels[..., -1] / 65535.0 if transparent else None,
+                16,
+                carried[2],
+            )
         remarks.append("8 of its 16 bits read")
     image = ImageOps.exif_transpose(opened)
     if is_grey_mode(opened.mode) and wide or opened.mode == "F":
@@ -149,7 +230,9 @@ def read_photograph(path, linear=False):
     """A file -> its Photograph, upright, its colours in sRGB or, `linear`, in linear light. Raises UserError, with what to do, for what cannot
     be read."""
     if path.lower().endswith(RAW):
-        raise PictureError(f"{path}: is a camera's raw file; develop it first (darktable, RawTherapee, …) and save 16-bit TIFF or PNG")
+        raise PictureError(
+            f"{path}: is a camera's raw file; develop it first (darktable, RawTherapee, …) and save 16-bit TIFF or PNG"
+        )
     remarks = []
     try:
         with Image.open(path) as opened:
@@ -159,7 +242,9 @@ def read_photograph(path, linear=False):
             values, grey, alpha, bits, profile = _values(path, opened, remarks)
             tags = _kept_tags(opened, profile)
     except UNREADABLE as error:
-        raise unreadable(path, error, f"an image ({error}); save it as PNG, TIFF or JPEG first") from error
+        raise unreadable(
+            path, error, f"an image ({error}); save it as PNG, TIFF or JPEG first"
+        ) from error
     alpha = None if alpha is None or alpha.min() == 1 else alpha.astype(np.float32)
     x = torch.from_numpy((values * 2 - 1).transpose(2, 0, 1)).float()[None].contiguous()
     return Photograph(to_linear(x) if linear else x, grey, alpha, bits, tags, remarks)

@@ -1,4 +1,5 @@
 """Random draws that belong to an image, not to its batch, its device or the order in which images are taken."""
+
 import numpy as np
 import torch
 
@@ -30,4 +31,6 @@ class BatchRandom:
         another noise than one that does not.
         """
         like = y[:1].detach().cpu()
-        return torch.cat([torch.empty_like(like).normal_(generator=g) for g in self.torch]).to(y.device)
+        return torch.cat([torch.empty_like(like).normal_(generator=g) for g in self.torch]).to(
+            y.device
+        )

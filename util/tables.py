@@ -1,4 +1,5 @@
 """Tables of texts: Markdown, LaTeX and CSV."""
+
 import csv
 import io
 import os
@@ -16,11 +17,25 @@ def write_table(out, header, rows, sheet):
     """table.md, table.tex, table.csv. rows: of texts, the bold ones between ** and **; sheet: rows of bare figures, the first their
     names. Returns table.md's lines."""
     lines = markdown(header, rows)
-    as_tex = lambda text: re.sub(r"\*\*(.*)\*\*", r"\\textbf{\1}", text).replace("_", r"\_").replace("±", r"$\pm$")
+    as_tex = lambda text: (
+        re.sub(r"\*\*(.*)\*\*", r"\\textbf{\1}", text).replace("_", r"\_").replace("±", r"$\pm$")
+    )
     tex = [" & ".join(map(as_tex, row)) + r" \\" for row in [header, *rows]]
-    tex = [r"\begin{tabular}{" + "l" * len(header) + "}", r"\hline", tex[0], r"\hline", *tex[1:], r"\hline", r"\end{tabular}"]
+    tex = [
+        r"\begin{tabular}{" + "l" * len(header) + "}",
+        r"\hline",
+        tex[0],
+        r"\hline",
+        *tex[1:],
+        r"\hline",
+        r"\end{tabular}",
+    ]
     text = io.StringIO()
     csv.writer(text).writerows(sheet)
-    for ending, content in ((".md", "\n".join(lines) + "\n"), (".tex", "\n".join(tex) + "\n"), (".csv", text.getvalue())):
+    for ending, content in (
+        (".md", "\n".join(lines) + "\n"),
+        (".tex", "\n".join(tex) + "\n"),
+        (".csv", text.getvalue()),
+    ):
         write_text(os.path.join(out, f"table{ending}"), content)
     return lines

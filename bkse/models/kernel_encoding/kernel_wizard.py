@@ -12,8 +12,12 @@ from torch import nn
 # Options whose published value is the only one implemented, by section ("" is KernelWizard's own).
 PUBLISHED = {
     "": {"input_nc": 3, "N_frames": 1, "use_vae": True},
-    "KernelExtractor": {"norm": "none", "use_sharp": True, "padding_type": "reflect",
-                        "use_dropout": False},
+    "KernelExtractor": {
+        "norm": "none",
+        "use_sharp": True,
+        "padding_type": "reflect",
+        "use_dropout": False,
+    },
     "Adapter": {"norm": "none", "use_dropout": False},
 }
 
@@ -25,11 +29,14 @@ def check_options(opt):
         for key, value in values.items():
             if given.get(key) != value:
                 name = f"{section}.{key}" if section else key
-                raise ValueError(f"KernelWizard option {name} must be {value!r}, "
-                                 f"got {given.get(key)!r}")
+                raise ValueError(
+                    f"KernelWizard option {name} must be {value!r}, got {given.get(key)!r}"
+                )
     if opt["kernel_dim"] != 8 * opt["nf"]:
-        raise ValueError(f"KernelWizard option kernel_dim must be 8 * nf = {8 * opt['nf']}, "
-                         f"got {opt['kernel_dim']!r}")
+        raise ValueError(
+            f"KernelWizard option kernel_dim must be 8 * nf = {8 * opt['nf']}, "
+            f"got {opt['kernel_dim']!r}"
+        )
 
 
 def conv3(in_nc, out_nc, stride=1):
@@ -55,8 +62,13 @@ class PaddedResidualBlock(nn.Module):
         super().__init__()
         # The identities are the norms that "none" leaves out: they hold the published key numbers.
         self.conv_block = nn.Sequential(
-            nn.ReflectionPad2d(1), nn.Conv2d(nf, nf, 3, bias=False), nn.Identity(), nn.ReLU(),
-            nn.ReflectionPad2d(1), nn.Conv2d(nf, nf, 3, bias=False), nn.Identity(),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(nf, nf, 3, bias=False),
+            nn.Identity(),
+            nn.ReLU(),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(nf, nf, 3, bias=False),
+            nn.Identity(),
         )
 
     def forward(self, x):
@@ -68,7 +80,12 @@ class KernelExtractor(nn.Module):
 
     def __init__(self, nf, kernel_dim, n_blocks):
         super().__init__()
-        layers = [nn.ReflectionPad2d(3), nn.Conv2d(2 * nf, nf, 7, bias=False), nn.Identity(), nn.ReLU()]
+        layers = [
+            nn.ReflectionPad2d(3),
+            nn.Conv2d(2 * nf, nf, 7, bias=False),
+            nn.Identity(),
+            nn.ReLU(),
+        ]
         widths = [min(nf * 2**i, 2 * kernel_dim) for i in range(6)]
         for in_nc, out_nc in zip(widths, widths[1:]):
             layers += [nn.Conv2d(in_nc, out_nc, 3, 2, 1, bias=False), nn.Identity(), nn.ReLU()]
@@ -85,10 +102,12 @@ class SkipBlock(nn.Module):
     def __init__(self, outer_nc, inner_nc, submodule=None):
         super().__init__()
         self.down = nn.Sequential(
-            nn.LeakyReLU(0.2), nn.Conv2d(outer_nc, inner_nc, 4, 2, 1, bias=False))
+            nn.LeakyReLU(0.2), nn.Conv2d(outer_nc, inner_nc, 4, 2, 1, bias=False)
+        )
         self.submodule = submodule
         self.up = nn.Sequential(
-            nn.ReLU(), nn.ConvTranspose2d(2 * inner_nc, outer_nc, 4, 2, 1, bias=False))
+            nn.ReLU(), nn.ConvTranspose2d(2 * inner_nc, outer_nc, 4, 2, 1, bias=False)
+        )
 
     def forward(self, x, code):
         activation, conv = self.down
@@ -145,18 +164,28 @@ class KernelWizard(nn.Module):
         check_options(opt)
         nf = opt["nf"]
         self.feature_extractor = nn.Sequential(
-            conv3(3, nf), nn.LeakyReLU(0.1),
-            conv3(nf, nf, stride=2), nn.LeakyReLU(0.1),
-            conv3(nf, nf, stride=2), nn.LeakyReLU(0.1),
+            conv3(3, nf),
+            nn.LeakyReLU(0.1),
+            conv3(nf, nf, stride=2),
+            nn.LeakyReLU(0.1),
+            conv3(nf, nf, stride=2),
+            nn.LeakyReLU(0.1),
             *(ResidualBlock(nf) for _ in range(opt["front_RBs"])),
         )
-        self.kernel_extractor = KernelExtractor(nf, opt["kernel_dim"], opt["KernelExtractor"]["n_blocks"])
+        self.kernel_extractor = KernelExtractor(
+            nf, opt["kernel_dim"], opt["KernelExtractor"]["n_blocks"]
+        )
         self.adapter = KernelAdapter(nf)
         self.recon_trunk = nn.Sequential(
             *(ResidualBlock(nf) for _ in range(opt["back_RBs"])),
-            conv3(nf, 4 * nf), nn.PixelShuffle(2), nn.LeakyReLU(0.1),
-            conv3(nf, 256), nn.PixelShuffle(2), nn.LeakyReLU(0.1),
-            conv3(64, 64), nn.LeakyReLU(0.1),
+            conv3(nf, 4 * nf),
+            nn.PixelShuffle(2),
+            nn.LeakyReLU(0.1),
+            conv3(nf, 256),
+            nn.PixelShuffle(2),
+            nn.LeakyReLU(0.1),
+            conv3(64, 64),
+            nn.LeakyReLU(0.1),
             conv3(64, 3),
         )
 
@@ -173,4 +202,6 @@ class KernelWizard(nn.Module):
 
         Both are (B, kernel_dim, H/128, W/128); the images' sides are at least 256.
         """
-        return self.kernel_extractor(self.feature_extractor(x_sharp), self.feature_extractor(x_blur))
+        return self.kernel_extractor(
+            self.feature_extractor(x_sharp), self.feature_extractor(x_blur)
+        )
