@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 	    $(BIN)/python $$method.py --task $$task --preset fast -l results/make-demo/$$method --name demo --cuda -1; done; done
 	$(BIN)/python dmilo.py --measured data/photo/scratched.png --mask data/photo/scratched_mask.png --preset fast \
 	    -l results/make-demo/photo --name demo --cuda -1
-	@$(BIN)/python -m experiment.report results/make-demo
+	@$(BIN)/python -m report results/make-demo
 	@echo "Open results/make-demo/report.html in a browser: all pictures side by side."
 
 # Two processes of one thread each: faster than one of two.

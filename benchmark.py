@@ -14,7 +14,7 @@ computes the weights' gradients, computes attention again in the backward pass a
 freed memory, as ours is. Memory is there the peak of a process of its own, PyTorch included. `quality` runs the scripts, which go on
 with what is in --out already, first for the figures, then one image at a time for the seconds. It adds quality.md and quality.png (PSNR and
 LPIPS over seconds) there. Its last column says on which fronts a row is: no other has both a better figure and fewer seconds.
-`calibration` lets each method draw --samples and says how often the truth lies in the intervals that they give (experiment/calibration.py): of all
+`calibration` lets each method draw --samples and says how often the truth lies in the intervals that they give (util/intervals.py): of all
 pixels, of holes, of measured ones and of the tenth with the steepest gradients. It leaves calibration.md and calibration.png (ranks) in --out.
 `photographs` damages photographs that come with scikit-image and scikit-learn, restores them by `--measured` and by other programs
 (BM3D and OpenCV where they are installed), and leaves photographs.md and photographs.png in --out.
@@ -31,19 +31,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from experiment import plots
-from experiment.arguments import Parser, config_path, number, run_script, typed_path
-from experiment.calibration import NOMINAL, PERCENT, summarised
-from experiment.costs import compare, inner_step, load_memory_table, memory_table
-from experiment.jobs import Job, command, folder, method_and_preset, run_command
-from experiment.photographs import DAMAGES, PHOTOGRAPHS, SETS, SIDE, photographs
-from experiment.recorder import finished_records
+from bench.costs import compare, inner_step, load_memory_table, memory_table
+from bench.jobs import Job, command, folder, method_and_preset, run_command
+from bench.photo_benchmark import DAMAGES, PHOTOGRAPHS, SETS, SIDE, photographs
 from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize
+from report import plots
+from report.records import finished_records
+from util.cli import Parser, number, run_script, typed_path
+from util.config import config_path
 from util.devices import choose_device
 from util.files import UserError, project, write_text
 from util.images import image_names, list_images, load_image
+from util.intervals import NOMINAL, PERCENT, summarised
 from util.rng import BatchRandom
 from util.tables import markdown
 

@@ -19,11 +19,8 @@ import sys
 
 from tqdm import tqdm
 
-from experiment import plots
-from experiment.arguments import Parser, config_path, number, run_script, task_file
-from experiment.costs import count_evaluations, inner_step, load_memory_table, memory_table, seconds
-from experiment.hyperparameters import load_presets
-from experiment.jobs import (
+from bench.costs import count_evaluations, inner_step, load_memory_table, memory_table, seconds
+from bench.jobs import (
     Job,
     command,
     folder,
@@ -33,11 +30,15 @@ from experiment.jobs import (
     run_command,
     sound_records,
 )
+from experiment.arguments import task_file
 from experiment.methods import BASELINES, OURS
-from experiment.pictures import picture, write_strips
-from experiment.recorder import METRICS, WHICH, statistics
-from experiment.report import load_run, write_runs
-from util.config import Section, load_yaml
+from experiment.presets import load_presets
+from report import plots
+from report.page import load_run, write_runs
+from report.pictures import write_strips
+from report.records import METRICS, WHICH, picture, statistics
+from util.cli import Parser, number, run_script
+from util.config import Section, config_path, load_yaml
 from util.devices import choose_device
 from util.files import UserError, here_or_project, project
 from util.tables import write_table

@@ -28,11 +28,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from experiment.arguments import Parser, number, run_script, typed_path
 from experiment.folder import checkpoint_digest, differences
 from guided_diffusion.ddim import TRAINING_STEPS, Chain, chain_timesteps, linear_alphas_cumprod
 from guided_diffusion.errors import by_frequency, errors_path, waves, write_errors
 from guided_diffusion.prior import build_model, load_model_config, load_prior
+from util.cli import Parser, number, run_script, typed_path
 from util.devices import choose_device, compile_network
 from util.files import UserError, here_or_project, save_tensors, say
 from util.images import SUFFIXES, find_images, open_rgb, save_image, say_unread, split_names, tile

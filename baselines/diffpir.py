@@ -8,8 +8,8 @@ the old one, takes it to the next level. The network is never differentiated. Th
 
 from dataclasses import dataclass, field
 
-from solvers.least_squares import LinearTask
 from solvers.annealing import annealed
+from solvers.least_squares import LinearTask
 from solvers.method import Iterate, Method, Row
 
 

@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from PIL import Image
 
-from experiment.pictures import picture
+from report.records import picture
 from util.files import UserError, read_state_dict
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"

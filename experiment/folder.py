@@ -6,7 +6,6 @@ import os
 
 from util.files import UserError, write_text
 
-
 PATHS = (
     "data",
     "model_path",

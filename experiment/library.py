@@ -6,15 +6,15 @@ import numbers
 
 import torch
 
-from experiment.arguments import config_path
-from experiment.hyperparameters import load_hyperparameters, row_names
 from experiment.methods import OURS, load_method
+from experiment.presets import load_hyperparameters, row_names
 from experiment.problem import SMALLEST, Problem
 from experiment.restoration import Iterates
 from guided_diffusion.physics import as_task, is_physics
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize, choose_tile
 from solvers.least_squares import is_linear, silent
+from util.config import config_path
 from util.devices import first_line
 from util.files import UserError
 from util.rng import LAST_SEED, BatchRandom
@@ -164,7 +164,7 @@ def restore(
     draws of seed + k.
 
     With preset="posterior" each sample is a draw from the pictures that y leaves open: their standard deviation says how sure each value is,
-    and mean -+ t s sqrt(1 + 1 / samples) holds the share of true values that Student's t says (`experiment.calibration.interval`).
+    and mean -+ t s sqrt(1 + 1 / samples) holds the share of true values that Student's t says (`util.intervals.interval`).
 
     y: (B, …); operator: any differentiable function of (B, 3, H, W) in [-1, 1], or a physics of deepinv, whose y belongs to pictures in
     [0, 1], and sigma to y; sigma: the noise's standard deviation in units of [-1, 1]; prior: configs/model_config_<prior>.yaml; method:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from experiment.pictures import picture
 from guided_diffusion.measurements import load_measurement, load_task
+from photographs.reading import from_linear
+from report.records import picture
 from util.files import PictureError, UserError, say
 from util.images import find_images, image_names, is_grey, load_image, say_unread
-from util.photographs import from_linear
 
 SMALLEST = 32  # pixels a side; AlexNet, which measures LPIPS, needs as many
 
@@ -94,7 +94,7 @@ def refuse_small(path, size, prior_size):
 class Simulated:
     """Pictures whose truth is known, degraded as a task file says.
 
-    What a run asks of its pictures, here and in `experiment.measured`: names; key(name): what those of one batch must share,
+    What a run asks of its pictures, here and in `photographs.problems`: names; key(name): what those of one batch must share,
     first of all the size (H, W) that is restored; problem(names, rng, device); lasting: what has to be the same when the run
     goes on; failed: {name: why} of what could not be read; refuse_others(directory).
     """

@@ -7,29 +7,20 @@ import shutil
 import numpy as np
 import torch
 
-from experiment import plots
-from experiment.calibration import PERCENT, calibration, interval, summarised
-from experiment.pictures import kernel_picture, measurement_picture
 from experiment.stop import stop
 from guided_diffusion.blind import kernel_error
-from util.files import UserError, atomic, write_text
-from util.images import files_below, natural, save_image
+from report import plots
+from report.pictures import kernel_picture, measurement_picture
+from report.records import METRICS, record_path
+from util.files import atomic, write_text
+from util.images import save_image
+from util.intervals import PERCENT, calibration, interval
 
-METRICS = ("psnr", "ssim", "lpips_alex")  # against the truth, where there is one
-FIGURES = (*METRICS, "residual")
 LEFT = (
     "residual",
     "misfit",
     "structure",
 )  # what an iterate leaves of the measurement: its RMS, that of measured pixels, `experiment.stop`
-WHICH = ("final", "chosen", "best")
-BEST_NOTE = (
-    "best: the iterate with the highest PSNR against the ground truth, an oracle's choice, as in the published code "
-    "(result.png); final: the last iterate, which needs no ground truth (final.png); chosen: where a rule (--stop) would have stopped "
-    "without it"
-)
-
-TURN_NOTE = "turned: pictures that the measurement cannot tell apart are counted, and shown, as the one nearest to the ground truth"
 
 
 class ImageRecord:
@@ -166,7 +157,7 @@ class ImageRecord:
 
     def compare(self, samples):
         """Several restorations of the measurement, (K, 3, H, W): each, their mean and, by pixel, their standard deviation (spread.png, root
-        mean square over the channels) and interval (interval.npz, `experiment.calibration.interval`), in pictures and figures."""
+        mean square over the channels) and interval (interval.npz, `util.intervals.interval`), in pictures and figures."""
         if self.failed:
             return
         if not torch.isfinite(samples).all():
@@ -211,180 +202,9 @@ class ImageRecord:
         return self.record
 
 
-def record_path(directory, name):
-    return os.path.join(directory, "record", f"{name}.json")
-
-
 def write_too_large(directory, name):
     """Write the record of a picture that does not fit into memory, and return it. The same command tries it anew: there may be more by then."""
     why = "does not fit into the device's memory; give the same command again with --cuda -1, or another --name NAME and --precision bf16 or --tile"
     record = {"failed": why, "again": True}
     write_text(record_path(directory, name), json.dumps(record, indent=1))
     return record
-
-
-def finished_records(directory):
-    """{image: record} of every finished image in a run's folder, in natural order, whoever has restored it. Raises UserError for
-    one that is spoilt."""
-    records = {}
-    folder = os.path.join(directory, "record")
-    for file in sorted(files_below(folder), key=natural):
-        if file.endswith(".json") and not os.path.basename(file).startswith("."):
-            with open(os.path.join(folder, file), encoding="utf-8") as f:
-                try:
-                    records[file[: -len(".json")].replace(os.sep, "/")] = json.load(f)
-                except ValueError as error:
-                    raise UserError(
-                        f"{f.name}: cannot be read ({error}); remove it, and its image is restored anew"
-                    ) from error
-    return records
-
-
-def choose(record, which):
-    """A record's figures at its "final" iterate, at its "chosen" one (in records of before there was a choice, the final) or at its "best"
-    (highest PSNR) one; {} if nobody can tell the best."""
-    if which == "best" and "psnr" not in record:
-        return {}
-    i = {"final": -1, "chosen": record.get("chosen", {}).get("iterate", -1)}.get(which)
-    i = int(np.argmax(record["psnr"])) if i is None else i
-    return {key: record[key][i] for key in FIGURES if key in record}
-
-
-def mean_and_std(values):
-    """{"mean", "std"} over the images (population standard deviation, as published), None where there is no value."""
-    if not values:
-        return {"mean": None, "std": None}
-    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
-
-
-def statistics(records):
-    """{"final" | "chosen" | "best": {figure: {"mean", "std"}}} of records that have not failed."""
-    chosen = {which: [choose(record, which) for record in records] for which in WHICH}
-    return {
-        which: {
-            key: mean_and_std([values[key] for values in rows if key in values]) for key in FIGURES
-        }
-        for which, rows in chosen.items()
-    }
-
-
-def samples_summary(records):
-    """Of runs with several samples: means over the images of the mean's figures, of the best single sample's (by PSNR, an oracle's choice), of the
-    spread, of missing and of measured pixels, too, where there is a mask, and of `experiment.calibration`. {} without samples."""
-    found = [record["samples"] for record in records if "samples" in record]
-    if not found:
-        return {}
-    mean = lambda figure: float(np.mean([figure(one) for one in found]))
-    kinds = dict.fromkeys(key for one in found for key in one if key.startswith("spread"))
-    summary = {
-        key: float(np.mean([one[key] for one in found if key in one])) for key in kinds
-    }  # a mask without a hole has nothing missing
-    summary.update(summarised(found))
-    if "mean" in found[0]:
-        best = lambda one: max(one["each"], key=lambda figures: figures["psnr"])
-        summary["mean"] = {metric: mean(lambda one: one["mean"][metric]) for metric in METRICS}
-        summary["best_single"] = {metric: mean(lambda one: best(one)[metric]) for metric in METRICS}
-    return {"samples": {"count": found[0]["count"], **summary}}
-
-
-def turned_summary(records):
-    """Of runs whose measurement cannot tell pictures apart: means over the images of the final PSNR as it was found, of the measurement's own
-    figures, of those with nothing of the operator to be found and of the found kernel's error. {} of others."""
-    found = [record for record in records if "turned" in record]
-    if not found:
-        return {}
-    mean = lambda values: mean_and_std(values)["mean"]
-    summary = {"psnr_unturned": mean([record["psnr_unturned"][-1] for record in found])}
-    if "measurement" in found[0]:
-        summary["measurement"] = {
-            metric: mean([record["measurement"][metric] for record in found]) for metric in METRICS
-        }
-    if "operator_known" in found[0]:
-        summary["operator_known"] = {
-            metric: mean([record["operator_known"][metric] for record in found])
-            for metric in METRICS
-        }
-    if "kernel_error" in found[0]:
-        summary["kernel_error"] = mean([record["kernel_error"] for record in found])
-    return summary
-
-
-def log_lines(summary, records):
-    """The lines of log.txt. records: {image: record} of those that have not failed."""
-    lines = [
-        f"{summary['method']}: {len(records)} images of {summary['dataset']}, {summary['task']}"
-    ]
-    lines += [f"{key}: {value}" for key, value in summary["settings"].items()]
-    lines += [f"made with: {one}" for one in summary["made_with"]]
-    if any("psnr" in record for record in records.values()):
-        lines.append(BEST_NOTE)
-    if any("turned" in record for record in records.values()):
-        lines.append(TURN_NOTE)
-    lines += [f"{name}: failed, {why}" for name, why in summary["failed"].items()]
-    for name, record in records.items():
-        if "psnr" not in record:
-            lines.append(
-                f"{name}: final residual: {record['residual'][-1]}, chosen: {choose(record, 'chosen')['residual']}"
-            )
-            continue
-        for which in WHICH:
-            values = choose(record, which)
-            lines.append(
-                f"{name}: {which} psnr: {values['psnr']}, ssims: {values['ssim']}, lpips: {values['lpips_alex']}"
-            )
-    if summary["regret"]["mean"] is not None:
-        lines.append(
-            f"regret (best - chosen), avg psnr: {summary['regret']['mean']}, std psnr: {summary['regret']['std']}"
-        )
-    lines += [
-        f"{name}: the rule of --stop was never reached, the last iterate is chosen"
-        for name in summary["never_reached"]
-    ]
-    for which in WHICH:
-        for statistic, word in (("mean", "avg"), ("std", "std")):
-            psnr, ssim, lpips = (summary[which][metric][statistic] for metric in METRICS)
-            if psnr is not None:
-                lines.append(
-                    f"{which} {word} psnr: {psnr}, {word} ssims: {ssim}, {word} lpips: {lpips}"
-                )
-    lines += [
-        f"{key}: {summary[key]}"
-        for key in ("psnr_unturned", "measurement", "operator_known", "kernel_error")
-        if key in summary
-    ]
-    lines += [f"samples: {key}: {value}" for key, value in summary.get("samples", {}).items()]
-    if "fid" in summary:
-        lines.append(f"fid: {summary['fid']}")
-    return lines
-
-
-def write_summary(directory, head, records, settings):
-    """summary.json and log.txt of a run. head: method, dataset, task and, if it was asked for, fid; records: {image: record}.
-    Returns the summary, whose figures are of the images that have not failed."""
-    failed = {name: record["failed"] for name, record in records.items() if "failed" in record}
-    records = {name: record for name, record in records.items() if name not in failed}
-    summary = {**head, "images": len(records), "failed": failed, **statistics(records.values())}
-    regrets = [
-        choose(record, "best")["psnr"] - choose(record, "chosen")["psnr"]
-        for record in records.values()
-        if "psnr" in record
-    ]
-    summary["regret"] = mean_and_std(regrets)
-    summary["never_reached"] = [
-        name
-        for name, record in records.items()
-        if not record.get("chosen", {"reached": True})["reached"]
-    ]
-    for key in ("seconds", "network_evaluations"):
-        summary[f"{key}_per_image"] = mean_and_std([record[key] for record in records.values()])[
-            "mean"
-        ]
-    summary.update(samples_summary(records.values()), **turned_summary(records.values()))
-    # One, unless the run went on elsewhere.
-    summary["made_with"] = list(
-        {json.dumps(one): one for one in (r["made_with"] for r in records.values())}.values()
-    )
-    summary["settings"] = settings
-    write_text(os.path.join(directory, "summary.json"), json.dumps(summary, indent=1))
-    write_text(os.path.join(directory, "log.txt"), "\n".join(log_lines(summary, records)) + "\n")
-    return summary

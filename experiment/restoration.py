@@ -9,11 +9,12 @@ import time
 import torch
 from tqdm import tqdm
 
-from experiment.recorder import LEFT, WHICH, ImageRecord, choose, write_too_large
+from experiment.recorder import LEFT, ImageRecord, write_too_large
 from experiment.stop import misfit, structure
 from guided_diffusion.blind import UnknownOperator
 from guided_diffusion.ddim import Chain
 from guided_diffusion.tiles import AnySize
+from report.records import WHICH, choose
 from solvers.annealing import denoised
 from solvers.method import Iterate
 from solvers.search import search

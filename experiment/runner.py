@@ -9,22 +9,24 @@ import sys
 import torch
 import torch.distributed as dist
 
-from experiment.arguments import parse_arguments, run_script
-from experiment.calibration import PERCENT
+from experiment.arguments import parse_arguments
 from experiment.fid import FrechetInceptionDistance
 from experiment.folder import checkpoint_digest, open_run
-from experiment.hyperparameters import load_hyperparameters
-from experiment.measured import Measured
 from experiment.metrics import Metrics
-from experiment.pictures import write_grid
+from experiment.presets import load_hyperparameters
 from experiment.problem import Simulated
-from experiment.recorder import WHICH, finished_records, write_summary
-from experiment.report import write_report
 from experiment.restoration import Progress, Restoration, restore
+from experiment.summary import write_summary
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize, choose_tile
+from photographs.problems import Measured
+from report.page import write_report
+from report.pictures import write_grid
+from report.records import WHICH, finished_records
+from util.cli import run_script
 from util.devices import choose_device, compile_network
 from util.files import UserError, project, say, warn
+from util.intervals import PERCENT
 from util.rng import BatchRandom
 
 CPU_BATCH_PIXELS = (

@@ -31,7 +31,7 @@ from guided_diffusion.kernels import (
 )
 from guided_diffusion.physics import in_our_range, load_physics
 from util.config import Section, load_yaml
-from util.files import UserError, project, say, read_state_dict
+from util.files import UserError, project, read_state_dict, say
 
 OPERATORS, NOISES = {}, {}
 

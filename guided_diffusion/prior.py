@@ -11,7 +11,6 @@ from guided_diffusion.unet import create_model
 from util.config import Section, load_yaml
 from util.files import UserError, project, project_files, read_state_dict, warn
 
-
 REQUIRED = {"image_size": int, "num_channels": int, "num_res_blocks": int, "model_path": str}
 OPTIONAL = {
     "channel_mult": str,

@@ -25,8 +25,9 @@ import torch.nn.functional as F
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard  # noqa: E402
-from experiment.hyperparameters import load_hyperparameters  # noqa: E402
 from experiment.methods import OURS, load_method  # noqa: E402
+from experiment.metrics import Metrics  # noqa: E402
+from experiment.presets import load_hyperparameters  # noqa: E402
 from experiment.problem import simulate  # noqa: E402
 from experiment.restoration import draw_latents  # noqa: E402
 from guided_diffusion.ddim import Chain, chain_timesteps  # noqa: E402
@@ -35,9 +36,8 @@ from guided_diffusion.measurements import load_measurement  # noqa: E402
 from guided_diffusion.prior import frozen  # noqa: E402
 from guided_diffusion.unet import create_model  # noqa: E402
 from motionblur.motionblur import Kernel  # noqa: E402
-from util.config import load_yaml  # noqa: E402
 from solvers.least_squares import silent  # noqa: E402
-from experiment.metrics import Metrics  # noqa: E402
+from util.config import load_yaml  # noqa: E402
 from util.rng import BatchRandom  # noqa: E402
 
 PARTS = ("units", "inpainting", "super_resolution", "gaussian_deblur", "motion_deblur")

@@ -92,6 +92,10 @@ def workspace(tmp_path, monkeypatch):
     for name in (
         "experiment",
         "baselines",
+        "bench",
+        "photographs",
+        "report",
+        "samplers",
         "solvers",
         "guided_diffusion",
         "motionblur",

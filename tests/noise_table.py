@@ -1,4 +1,4 @@
-"""How well `util.noise` tells the noise of photographs: estimate over truth, of pictures that scikit-image ships.
+"""How well `photographs.noise` tells the noise of photographs: estimate over truth, of pictures that scikit-image ships.
 
     python tests/noise_table.py            # about a minute
 
@@ -18,7 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 sys.path.insert(0, ".")
-from util.noise import estimate_noise  # noqa: E402
+from photographs.noise import estimate_noise  # noqa: E402
 
 NAMES = ("astronaut", "coffee", "chelsea", "camera", "rocket")
 SIGMAS = (0.02, 0.05, 0.1, 0.2)

@@ -11,8 +11,8 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import experiment.runner
-from experiment import restoration
 from baselines.dmplug import DMPlugHyperparameters, dmplug
+from experiment import restoration
 from guided_diffusion.blind import (
     UnknownBlur,
     kernel_error,
@@ -24,9 +24,9 @@ from guided_diffusion.blind import (
 from guided_diffusion.ddim import Chain
 from guided_diffusion.kernels import blurring, correlating, motion_kernel
 from guided_diffusion.measurements import load_measurement
+from solvers.aims import Aim
 from solvers.ilo import Hyperparameters
 from solvers.least_squares import LinearTask
-from solvers.aims import Aim
 from solvers.method import Iterate
 from solvers.search import search
 from util.config import load_yaml

@@ -6,9 +6,9 @@ import shutil
 from urllib.parse import quote
 
 import pytest
-
-from experiment.report import write_report
 from test_report import ODD_NAMES, make_record, make_run
+
+from report.page import write_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 FLAGS = [

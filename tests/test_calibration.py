@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
-from experiment.calibration import interval, ranks, steep, summarised
-from experiment.calibration import calibration as calibrated
-from experiment.hyperparameters import load_hyperparameters
 from experiment.methods import OURS, load_method
+from experiment.presets import load_hyperparameters
 from guided_diffusion.ddim import ABAR, Chain
 from guided_diffusion.errors import (
     COLOURS,
@@ -29,6 +27,8 @@ from solvers import annealing
 from solvers.least_squares import LinearTask, silent
 from solvers.starts import Drawn, Pair
 from util.files import UserError, project
+from util.intervals import calibration as calibrated
+from util.intervals import interval, ranks, steep, summarised
 from util.rng import BatchRandom
 
 SIDE, DRAWS, SIGMA = 26, 50, 0.05

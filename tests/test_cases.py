@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from conftest import ROOT, edit
 from PIL import Image
 
 import experiment.restoration
-from conftest import ROOT, edit
-from experiment.arguments import run_script
+from bench.jobs import run_command
 from experiment.fid import frechet_distance
 from experiment.folder import differences
-from experiment.hyperparameters import load_presets, row_of
-from experiment.jobs import run_command
 from experiment.metrics import Metrics
+from experiment.presets import load_presets, row_of
 from guided_diffusion import prior
 from guided_diffusion.measurements import load_measurement, load_task
 from guided_diffusion.prior import load_model_config, load_prior
+from util.cli import run_script
 from util.config import load_yaml
 from util.files import UserError, atomic, read_state_dict, write_text
 from util.images import SUFFIXES, find_images, image_names, list_images, natural, open_rgb

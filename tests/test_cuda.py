@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from test_solvers import faces, last_iterate
 
+from experiment.methods import OURS
+from experiment.runner import choose_batch_size
 from guided_diffusion.ddim import Chain
 from guided_diffusion.prior import load_model_config, load_prior
-from experiment.methods import OURS
-from test_solvers import faces, last_iterate
 from solvers.ilo import Hyperparameters, identity, optimise_layer
-from experiment.runner import choose_batch_size
 from solvers.least_squares import silent
 from util.devices import choose_device
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from test_solvers import faces
 
 import experiment.library
 from dmilo import restore
@@ -13,8 +14,6 @@ from guided_diffusion.physics import in_our_range
 from util.config import load_yaml
 from util.files import UserError
 from util.rng import BatchRandom
-
-from test_solvers import faces
 
 TASKS = ["demosaicing", "compressed_sensing", "tomography", "decolorize", "single_pixel"]
 

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import shortened
+from test_solvers import TASKS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import experiment.runner
-from conftest import shortened
-from experiment.hyperparameters import load_hyperparameters, load_presets
 from experiment.methods import OURS, load_method
+from experiment.presets import load_hyperparameters, load_presets
 from guided_diffusion import errors
 from guided_diffusion.ddim import Chain
 from guided_diffusion.measurements import load_measurement
@@ -21,11 +22,9 @@ from guided_diffusion.unet import create_model
 from solvers import least_squares
 from solvers.least_squares import silent
 from solvers.search import search
-from test_solvers import TASKS
 from util import devices
 from util.config import load_yaml
 from util.rng import BatchRandom
-
 
 TINY = dict(
     image_size=64,

@@ -7,7 +7,7 @@ from PIL import Image
 
 from experiment import fid
 from experiment.fid import FrechetInceptionDistance
-from experiment.pictures import picture
+from report.records import picture
 
 
 class MeanColours(torch.nn.Module):

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageCms
+from test_measured import arguments
 
 from experiment.arguments import parse_arguments
-from experiment.measured import Measured
 from experiment.restoration import surroundings
 from guided_diffusion.ddim import level_of_noise, predict_x0
 from guided_diffusion.kernels import correlating
 from guided_diffusion.tiles import AnySize
-from test_measured import arguments
+from photographs.problems import Measured
 from util.files import UserError
 
 SIZE = 48, 64  # rows, columns
@@ -465,7 +465,7 @@ def test_fits_is_read_where_astropy_is(here, monkeypatch):
     import sys
     from contextlib import nullcontext
 
-    from util.kernel_files import load_kernel
+    from photographs.kernels import load_kernel
 
     units = [SimpleNamespace(data=None), SimpleNamespace(data=shake().astype(">f4"))]
     fits = SimpleNamespace(open=lambda path: nullcontext(units))
@@ -594,8 +594,8 @@ def test_alpha_is_enlarged_along(run):
 
 
 def test_a_grey_picture_of_16_bits_with_opacity_stays_one(here):
+    from photographs.reading import read_photograph
     from util.images import write_png16
-    from util.photographs import read_photograph
 
     wide = np.random.default_rng(0).integers(0, 65536, (*SIZE, 2)).astype(np.uint16)
     write_png16("w.png", wide, {})
@@ -625,7 +625,7 @@ def test_16_bits_stay_16(run, file, grey):
     save("m.png", holed())
     result = run("--measured", file, "--mask", "m.png", "--keep-observed")
     assert f"{'grey' if grey else 'RGB'}, 16 bits" in result.out
-    from util.photographs import read_photograph
+    from photographs.reading import read_photograph
 
     again = read_photograph(os.path.join(result.folder, "restored", "w.png"))
     assert again.bits == 16 and again.grey == grey
@@ -634,7 +634,7 @@ def test_16_bits_stay_16(run, file, grey):
 
 
 def test_blur_in_linear_light_is_restored_in_linear_light(here):
-    from util.photographs import from_linear, to_linear
+    from photographs.reading import from_linear, to_linear
 
     truth = torch.from_numpy(scene((64, 80)) / 127.5 - 1).permute(2, 0, 1).float()[None]
     kernel = torch.from_numpy(shake() / shake().sum()).float()[None]

@@ -9,24 +9,24 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import edit
 from PIL import Image
 
 from baselines.least_squares import least_squares
-from conftest import edit
-from experiment.hyperparameters import load_hyperparameters
 from experiment.methods import load_method
-from experiment.measured import Measured
+from experiment.presets import load_hyperparameters
 from experiment.restoration import Progress
 from guided_diffusion.kernels import blurring, correlating
 from guided_diffusion.measurements import load_measurement
 from guided_diffusion.tiles import AnySize, choose_tile, kept_per_pixel, tile_starts, tile_weights
 from guided_diffusion.unet import AttentionBlock
+from photographs.kernels import load_kernel
+from photographs.masks import load_mask
+from photographs.noise import estimate_noise
+from photographs.problems import Measured
 from solvers.least_squares import silent
 from util.config import load_yaml
 from util.files import UserError
-from util.kernel_files import load_kernel
-from util.masks import load_mask
-from util.noise import estimate_noise
 from util.rng import BatchRandom
 
 SHORT = ("--preset", "paper", "--outer", 1, "--inner", 1, "--cuda", -1)

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from guided_diffusion.kernels import blurring, mirrored_after
 from guided_diffusion.measurements import NOISES, OPERATORS, load_measurement, noise, operator
 from motionblur.motionblur import Kernel
-from experiment.arguments import named_by
-from util.config import load_yaml
+from util.config import load_yaml, named_by
 from util.files import UserError
 from util.rng import BatchRandom
 

@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 import yaml
-
 from conftest import edit
-from experiment.hyperparameters import load_hyperparameters, load_presets, row_of
+
 from experiment.methods import BASELINES, OURS, load_method
+from experiment.presets import load_hyperparameters, load_presets, row_of
 from guided_diffusion.ddim import Chain
 from solvers.aims import Aim
 from solvers.method import Iterate

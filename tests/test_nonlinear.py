@@ -5,18 +5,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from test_search import PIXELS, SHAPE, dense_operator, like, shown
 
-from experiment.pictures import measurement_picture
 from experiment.recorder import ImageRecord
 from guided_diffusion.ddim import Chain
 from guided_diffusion.kernels import smooth_field, warping
 from guided_diffusion.measurements import PhaseRetrieval, load_measurement
+from report.pictures import measurement_picture
 from solvers.annealing import explaining_best
 from solvers.least_squares import is_linear, silent
 from solvers.nonlinear import NonlinearTask
 from solvers.search import Staged, search
 from solvers.starts import Annealed, Smooth
-from test_search import PIXELS, SHAPE, dense_operator, like, shown
 from util.config import load_yaml
 from util.files import UserError
 from util.rng import BatchRandom

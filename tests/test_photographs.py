@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from scipy.ndimage import correlate
 
-from experiment import rivals
-from experiment.photographs import DAMAGES, PHOTOGRAPHS, SETS, cut, evaluated_once, load_photograph
-from experiment.rivals import RIVALS, installed
+from bench import rivals
+from bench.photo_benchmark import DAMAGES, PHOTOGRAPHS, SETS, cut, evaluated_once, load_photograph
+from bench.rivals import RIVALS, installed
 from guided_diffusion.ddim import ABAR
 
 

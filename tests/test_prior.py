@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
+from experiment.runner import choose_batch_size
 from guided_diffusion.prior import frozen
 from guided_diffusion.unet import create_model
-from experiment.runner import choose_batch_size
 
 SMALL = dict(
     image_size=32,

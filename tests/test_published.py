@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 import torch
+from conftest import edit
 from PIL import Image
 
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard
-from conftest import edit
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.unet import create_model
 from util.config import load_yaml

@@ -13,9 +13,9 @@ from urllib.parse import unquote_to_bytes
 import pytest
 from PIL import Image
 
-from experiment import report
-from experiment.recorder import write_summary
-from experiment.report import axis, write_report
+from experiment.summary import write_summary
+from report import page as report
+from report.page import axis, write_report
 
 MADE_WITH = {"revision": "0", "versions": {"python": "3"}, "device": "cpu", "threads": 1}
 ODD_NAMES = [
@@ -434,13 +434,13 @@ def test_what_is_no_run_is_one_line(script, tmp_path, content):
     os.makedirs(tmp_path / "record")
     if content is not None:
         (tmp_path / "summary.json").write_text(content)
-    result = script("experiment.report", tmp_path)
+    result = script("report", tmp_path)
     assert result.code == 2 and len(result.err.splitlines()) == 1 and str(tmp_path) in result.err
 
 
 def test_a_folder_without_runs_is_one_line(script, tmp_path):
     for folder in (tmp_path, tmp_path / "missing"):
-        result = script("experiment.report", folder)
+        result = script("report", folder)
         assert (
             result.code == 2
             and len(result.err.splitlines()) == 1

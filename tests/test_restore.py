@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_solvers import TASKS, faces
 
 import experiment.library
 from dmilo import restore
@@ -15,7 +16,6 @@ from experiment.library import row_for
 from experiment.problem import simulate
 from guided_diffusion.measurements import load_measurement, reducing
 from solvers.annealing import channel_noise
-from test_solvers import TASKS, faces
 from util.config import load_yaml
 from util.files import UserError
 from util.images import load_image, save_image

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 import torch
+from conftest import put_tiny_prior
 from PIL import Image
 
 import experiment.recorder
 import experiment.restoration
-from conftest import put_tiny_prior
 
 pytestmark = pytest.mark.usefixtures("tiny_prior")  # whatever the network has learnt
 

@@ -6,9 +6,9 @@ import os
 import numpy as np
 import pytest
 import torch
+from conftest import edit, no_network
 from PIL import Image
 
-from conftest import edit, no_network
 from util.images import load_image
 
 FILES = ["log.txt", "settings.json", "summary.json", "grid.png", "report.html"]

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from util.files import UserError
 from guided_diffusion.ddim import Chain
 from solvers.aims import Aim
 from solvers.annealing import PIXEL_VARIANCE, guided
@@ -15,6 +14,7 @@ from solvers.least_squares import ROUNDING, LinearTask, conjugate_gradients
 from solvers.method import Iterate
 from solvers.search import Pass, Staged, search
 from solvers.starts import Annealed, Smooth
+from util.files import UserError
 
 SHAPE = (2, 3, 4, 4)
 PIXELS = 3 * 4 * 4

@@ -4,20 +4,20 @@ import dataclasses
 
 import pytest
 import torch
-
 from conftest import tiny_network
-from experiment.costs import count_evaluations
-from experiment.hyperparameters import load_hyperparameters
+
+from bench.costs import count_evaluations
 from experiment.methods import OURS, load_method
+from experiment.presets import load_hyperparameters
 from experiment.problem import simulate
 from experiment.restoration import draw_latents
 from guided_diffusion.ddim import Chain, chain_timesteps, ddim_step
 from guided_diffusion.measurements import load_measurement
 from guided_diffusion.prior import frozen
-from util.config import load_yaml
 from solvers.ilo import Hyperparameters, identity, optimise_layer
 from solvers.least_squares import silent
 from solvers.search import search
+from util.config import load_yaml
 from util.images import load_image
 from util.rng import BatchRandom
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-
 from conftest import shortened
-from experiment.hyperparameters import load_hyperparameters
+
 from experiment.methods import OURS, load_method
+from experiment.presets import load_hyperparameters
 from guided_diffusion.ddim import ABAR, Chain, even_levels, level_of_noise
 from solvers.annealing import denoised
 from solvers.least_squares import LinearTask, silent

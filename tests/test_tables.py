@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
-from PIL import Image
-
-from benchmark import fronts
 from conftest import no_network
-from experiment import costs
-from reproduce import load_table, rows_of
+from PIL import Image
 from test_resume import contents
+
+from bench import costs
+from benchmark import fronts
+from reproduce import load_table, rows_of
 from util.config import Section, load_yaml
 
 SHORT = "--outer 1 --inner 2"

@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from util.files import UserError
+from util.files import UserError, project, project_files
 
 
 class DuplicateKey(yaml.YAMLError):
@@ -110,3 +110,21 @@ class Section:
             raise self.error(key, "is not a known key; remove it or correct its name")
         for section in self.sections.values():
             section.finish()
+
+
+def named_by(pattern):
+    """The names for which a config of the project stands: configs/tasks/{}_config.yaml -> {task: path}."""
+    head, tail = project(pattern).split("{}")
+    return {
+        path[len(head) : -len(tail)]: path for path in project_files(pattern.replace("{}", "*"))
+    }
+
+
+def config_path(option, name, *patterns):
+    """The config that `--option name` means; patterns have {} where the name goes, and of two that know it the later one counts."""
+    known = {key: path for pattern in patterns for key, path in named_by(pattern).items()}
+    if name not in known:
+        raise UserError(
+            f"--{option} {name}: there is no {project(patterns[0]).format(name)} (known: {', '.join(known) or 'none'})"
+        )
+    return known[name]

@@ -7,9 +7,9 @@ import torch
 from guided_diffusion.blind import UnknownBlur
 from guided_diffusion.kernels import FILTERS, correlating, lit_beyond_white
 from guided_diffusion.measurements import reducing
+from photographs.kernels import load_kernel
+from photographs.masks import HALF_GONE, load_mask, mask_of
 from util.files import UserError
-from util.kernel_files import load_kernel
-from util.masks import HALF_GONE, load_mask, mask_of
 
 CLIPPED = 1 - 1 / 255  # what is brighter, in all channels, may have been brighter than white
 

@@ -7,14 +7,10 @@ import numpy as np
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
+from report.records import picture
 from util.files import atomic
 
 ROWS, CELL, LARGEST, PAD, CAPTION = 16, 192, 640, 4, 16
-
-
-def picture(directory, name, which):
-    """The path of one of an image's pictures in a run's folder."""
-    return os.path.join(directory, "images", name, f"{which}.png")
 
 
 def measurement_picture(y):

@@ -1,5 +1,5 @@
 """`benchmark.py photographs`: photographs that come with scikit-image and scikit-learn, damaged, and restored by this project's command
-line and by what people use (`experiment.rivals`). All of them read the same 8-bit files and are judged by the files that they write."""
+line and by what people use (`bench.rivals`). All of them read the same 8-bit files and are judged by the files that they write."""
 
 import functools
 import os
@@ -13,17 +13,18 @@ import skimage.data
 import torch
 from PIL import Image, ImageDraw
 
-from experiment.arguments import MEASURED_TASKS, config_path
-from experiment.jobs import launcher, run_command
+from bench.jobs import launcher, run_command
+from bench.rivals import Rival, installed
+from experiment.arguments import MEASURED_TASKS
 from experiment.metrics import Metrics
-from experiment.pictures import write_strips
-from experiment.recorder import finished_records
-from experiment.rivals import Rival, installed
 from guided_diffusion.ddim import ABAR, TRAINING_STEPS, predict_x0
 from guided_diffusion.kernels import correlating, motion_kernel
 from guided_diffusion.measurements import reducing
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize
+from report.pictures import write_strips
+from report.records import finished_records
+from util.config import config_path
 from util.files import UserError, atomic, write_text
 from util.images import load_image, save_image
 from util.tables import markdown

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from util.arrays import is_array, load_array, load_picture_values
+from photographs.arrays import is_array, load_array, load_picture_values
 from util.files import UserError
 
 COLOURFUL = 0.1  # of the largest value, the mean difference of the channels beyond which brightness is not the kernel

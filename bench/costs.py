@@ -14,16 +14,15 @@ from concurrent.futures.process import BrokenProcessPool
 import torch
 from tqdm import tqdm
 
-from experiment.arguments import config_path
-from experiment.hyperparameters import load_hyperparameters
 from experiment.methods import load_method
+from experiment.presets import load_hyperparameters
 from guided_diffusion.ddim import TRAINING_STEPS, Chain
 from guided_diffusion.errors import errors_of_usual_pictures
 from guided_diffusion.prior import build_model, frozen, load_model_config
 from solvers.ilo import identity, optimise_layer
 from solvers.least_squares import silent
 from solvers.search import search
-from util.config import Section, load_yaml
+from util.config import Section, config_path, load_yaml
 from util.devices import compile_network, keep_memory
 from util.rng import BatchRandom
 

@@ -7,16 +7,17 @@ import os
 import numpy as np
 import torch
 
-from experiment.kinds import Inpainting, beside, kind_of
-from experiment.pictures import kernel_picture, picture
 from experiment.problem import Problem, chosen, refuse_small
 from guided_diffusion.measurements import masking
+from photographs.damages import Inpainting, beside, kind_of
+from photographs.kernels import load_kernel
+from photographs.masks import around_holes, without_masks
+from photographs.noise import estimate_noise
+from photographs.reading import read_photograph
+from report.pictures import kernel_picture
+from report.records import picture
 from util.files import PictureError, UserError
 from util.images import find_images, load_image, say_unread
-from util.kernel_files import load_kernel
-from util.masks import around_holes, without_masks
-from util.noise import estimate_noise
-from util.photographs import read_photograph
 
 LEAST_SIGMA = 1 / 255  # of an 8-bit file, in units of [-1, 1]: half a level
 STEP = 1.05  # between two estimates that count as different; they err by more

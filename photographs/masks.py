@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageOps
 from scipy import ndimage
 
-from util.arrays import is_array, load_array
+from photographs.arrays import is_array, load_array
 from util.files import UserError
 from util.images import UNREADABLE, is_grey_mode, listed, unreadable
 

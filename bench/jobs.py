@@ -5,9 +5,9 @@ import subprocess
 import sys
 from collections import namedtuple
 
-from experiment.hyperparameters import load_presets
 from experiment.methods import OURS, load_method, module
-from experiment.recorder import finished_records
+from experiment.presets import load_presets
+from report.records import finished_records
 from util.files import PROJECT, UserError, project
 from util.images import image_names, list_images
 

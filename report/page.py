@@ -1,7 +1,7 @@
 """Pages to look at: report.html of a run or, of a folder with several runs below it, of all of them side by side.
 
-    python -m experiment.report dmilo/celeba/inpainting/paper      # one run, its pictures beside the page
-    python -m experiment.report results/demo                       # all runs below: methods by tasks, small pictures within the page
+    python -m report dmilo/celeba/inpainting/paper      # one run, its pictures beside the page
+    python -m report results/demo                       # all runs below: methods by tasks, small pictures within the page
 
 The pages need no network, no server and, to be read, no script. The script that moves, zooms and sorts is named by its hash in the page's
 Content-Security-Policy, so nothing that a file's name holds can run. Of runs with many images there is a page for every PER_PAGE.
@@ -21,12 +21,10 @@ from urllib.parse import quote
 import jinja2
 from PIL import Image
 
-from experiment.arguments import Parser, run_script, typed_path
-from experiment.calibration import PERCENT
-from experiment.pictures import picture
-from experiment.recorder import FIGURES, METRICS, WHICH, choose, finished_records
+from report.records import FIGURES, METRICS, WHICH, choose, finished_records, picture
 from util.files import UserError, write_text
 from util.images import listed, natural
+from util.intervals import PERCENT
 
 PER_PAGE = 200  # images of a run
 SHOWN = 8  # images of a run in a page of several
@@ -53,7 +51,7 @@ Copy = namedtuple(
     "Copy", "name src content"
 )  # an image's name, the file's address, what is embedded
 
-PAGES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pages")
+PAGES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "templates")
 
 
 def source(file):
@@ -568,18 +566,3 @@ def write_report(folder):
             f"{folder}: has no finished run, nor has a folder below it; name the folder that a run says it wrote"
         )
     return path
-
-
-def main():
-    parser = Parser(__doc__)
-    parser.add_argument(
-        "folder",
-        metavar="FOLDER",
-        type=typed_path,
-        help="a run's folder, or one with runs below it",
-    )
-    print(f"wrote {write_report(parser.parse_args().folder)}")
-
-
-if __name__ == "__main__":
-    run_script(main)
