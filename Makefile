@@ -1,21 +1,24 @@
-# make demo: restore the two faces of data/demo and a photograph on a CPU.   make test: the tests.   make test-all: the slow ones too.
-# make gpu: everything that only a GPU can show, into results/gpu.md.
+# make demo      restore the two faces of data/demo and a photograph on a CPU
+# make test      the fast tests
+# make test-all  all tests
+# make lint      ruff: format and rules
+# make gpu       all that needs a GPU; writes results/gpu.md
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all gpu clean
+.PHONY: demo test test-all lint gpu clean
 
 demo: $(VENV)/installed
 	rm -rf results/make-demo
 	set -e; for method in dmilo dmilo-pgd; do for task in inpainting super_resolution gaussian_deblur motion_deblur; do \
 	    $(BIN)/python $$method.py --task $$task --preset fast -l results/make-demo/$$method --name demo --cuda -1; done; done
-	$(BIN)/python dmilo.py --measured data/photo/scratched.png --mask data/photo/scratched_mask.png --preset fast \
-	    -l results/make-demo/photo --name demo --cuda -1
+	$(BIN)/python restore.py data/photo/scratched.png --mask data/photo/scratched_mask.png \
+	    -l results/make-demo/photo --name demo
 	@$(BIN)/python -m report results/make-demo
 	@echo "Open results/make-demo/report.html in a browser: all pictures side by side."
 
-# Two processes of one thread each: faster than one of two.
+# Two processes with one thread each are faster than one process with two threads.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -rs -n 2 --dist worksteal
 
 test: $(VENV)/installed
@@ -23,6 +26,10 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	$(TESTS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
 
 gpu: $(VENV)/installed
 	@$(BIN)/python benchmark.py gpu

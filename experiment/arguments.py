@@ -1,255 +1,138 @@
-"""The command lines of the scripts, checked before anything is loaded."""
+"""The command lines of the methods, parsed into `Arguments` and checked before anything loads."""
 
-import time
+import argparse
+import dataclasses
 
+from experiment.methods import PAPER
 from experiment.presets import load_presets
 from experiment.stop import RULES
 from guided_diffusion.ddim import TRAINING_STEPS
-from guided_diffusion.kernels import FILTERS
-from photographs.problems import measured_files
-from photographs.reading import is_transparent
 from util.cli import Parser, folder_name, number, typed_path
 from util.config import Section, config_path, load_yaml
 from util.files import UserError, project
 from util.rng import LAST_SEED
 
-# What a measured picture's task is by the option that comes with it.
-MEASURED_TASKS = {
-    "scale": "super_resolution",
-    "mask": "inpainting",
-    "kernel": "motion_deblur",
-    "blind": "blind_deblur",
-    None: "denoising",
-}
-# Options that say more of another one's files.
-BELONGS_TO = {
-    "flip_kernel": ("kernel",),
-    "centre_kernel": ("kernel",),
-    "invert_mask": ("mask",),
-    "grow": ("mask",),
-    "filter": ("scale",),
-    "linear": ("kernel", "blind", "scale"),
-}
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The options of a run, as the command line states them; None: not given. See `--help`.
+
+    model_config, task_config: the paths that dataset and task name.
+    """
+
+    dataset: str
+    task: str
+    preset: str | None = None
+    data: str | None = None
+    resize: bool = False
+    number: int | None = None
+    begin_number: int = 0
+    end_number: int = -1
+    batch_size: int | None = None
+    outer: int | None = None
+    inner: int | None = None
+    custom_steps: int | None = None
+    eta: float = 0.0
+    sigma: float | None = None
+    seed: int = 123
+    samples: int = 1
+    stop: str = "discrepancy"
+    fid: bool = False
+    summarize: bool = False
+    logdir: str = "."
+    name: str | None = None
+    precision: str | None = None
+    tile: int | None = None
+    compile: bool = False
+    cuda: int | None = None
+    model_config: str | None = None
+    task_config: str | None = None
+
+
+def select_fields(kind, values, **more):
+    """A dataclass `kind` from those of the values that are its fields."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{key: value for key, value in {**values, **more}.items() if key in names})
 
 
 def task_file(dataset, task):
-    """The task file that --task means with --dataset; a data set may have its own variant: the demo's 64 px pictures need smaller blur kernels."""
+    """The task file of --task; a data set may have its own variant, like demo, whose 64 px images
+    need smaller blur kernels."""
     return config_path(
         "task", task, "configs/tasks/{}_config.yaml", f"configs/tasks/{dataset}/{{}}_config.yaml"
     )
 
 
+def model_file(dataset):
+    return config_path("dataset", dataset, "configs/model_config_{}.yaml")
+
+
 def operator_name(path):
     """The name of a task file's operator."""
-    return (
-        Section(load_yaml(path), path).section("measurement").section("operator").take("name", str)
-    )
+    measurement = Section(load_yaml(path), path).section("measurement")
+    return measurement.section("operator").take("name", str)
 
 
-def refuse_alone(args):
-    """Raise UserError for an option that means nothing without another one, or not with it."""
-    for option, needed in BELONGS_TO.items():
-        if getattr(args, option) and not any(getattr(args, one) is not None for one in needed):
-            names = " or ".join(f"--{one}" for one in needed)
-            raise UserError(f"--{option.replace('_', '-')}: belongs to {names}, which is not given")
-    if args.keep_observed and args.mask is None and not args.transparent:
-        raise UserError("--keep-observed: there are no holes to fill; name them with --mask")
-    if args.scale is not None and (args.mask is not None or args.blind is not None):
-        other = "mask" if args.mask is not None else "blind"
-        raise UserError(
-            f"--scale: not with --{other}, only alone or with --kernel; restore one after the other"
-        )
-
-
-def infer_task(args):
-    """Complete the arguments of a run on measured pictures, `--task` by what is given beside them. Raises UserError for options that
-    contradict each other."""
-    given = [option for option in MEASURED_TASKS if option and getattr(args, option) is not None]
-    args.transparent = False
-    if not args.measured:
-        for option in given + [
-            option for option in (*BELONGS_TO, "keep_observed") if getattr(args, option)
-        ]:
-            raise UserError(
-                f"--{option.replace('_', '-')}: belongs to a picture that was measured; name it with --measured"
-            )
-        args.task, args.number = args.task or "super_resolution", args.number or 10
-        args.data = args.data or project(f"data/{args.dataset}")
-        return
-    for option in ("data", "resize"):
-        if getattr(args, option):
-            raise UserError(
-                f"--{option}: is for pictures that a run degrades itself; with --measured leave it out"
-            )
-    # A hole that was rubbed out needs no mask.
-    args.transparent = not given and any(map(is_transparent, measured_files(args)[0]))
-    refuse_alone(args)
-    inferred = MEASURED_TASKS["mask" if args.transparent else given[0] if given else None]
-    task = args.task or inferred
-    if operator_name(task_file(args.dataset, task)) != operator_name(
-        task_file(args.dataset, inferred)
-    ):
-        means = (
-            f"--{given[0]} means"
-            if given
-            else "none of --mask, --kernel, --blind and --scale means"
-        )
-        raise UserError(
-            f"--task {task}: contradicts what is given, for {means} {inferred}; leave --task out"
-        )
-    args.task = task
-
-
-def add_pictures(parser):
-    """The options that say what is restored."""
-    add, count = (
-        parser.add_argument_group("which pictures, which task").add_argument,
-        number(int, 1),
-    )
+def add_images(parser):
+    """--dataset, --task and where the images of a simulated task are."""
+    add = parser.add_argument_group("which images, which task").add_argument
     add(
         "--dataset",
-        help="configs/model_config_<dataset>.yaml says which prior (default demo, faces; with --measured photo, photographs)",
+        default="demo",
+        help="the prior, configs/model_config_<dataset>.yaml (default demo: faces)",
     )
     add(
         "-t",
         "--task",
-        help="configs/tasks/<task>_config.yaml (default super_resolution; with --measured: what is given beside it)",
+        default="super_resolution",
+        help="configs/tasks/<task>_config.yaml (default super_resolution)",
     )
     add("--data", type=typed_path, metavar="DIR", help="folder of images (default data/<dataset>)")
     add(
         "--resize",
         action="store_true",
-        help="cut the middle square out of the images and scale it to the prior's size",
+        help="crop the images to their central square and scale it to the prior's size",
     )
+    add_slice(parser, 10, "10")
+
+
+def add_slice(parser, count, default):
+    """-n, -bn, -en and --batch-size."""
+    add = parser.add_argument_group("which of the images").add_argument
     add(
         "-n",
         "--number",
-        type=count,
-        help="how many of the images, sorted by name, 2 before 10 (default 10, of measured ones all)",
+        type=number(int, 1),
+        default=count,
+        help=f"number of images, sorted by name, 2 before 10 (default {default})",
     )
     add(
         "-bn",
         "--begin_number",
         type=number(int, 0),
         default=0,
-        help="first of those to take (default 0)",
+        help="index of the first one (default 0)",
     )
     add(
         "-en",
         "--end_number",
         type=number(int, -1),
         default=-1,
-        help="one past the last (default -1: all)",
+        help="one past the index of the last one (default -1: all)",
     )
     add(
         "--batch-size",
-        type=count,
-        help="images at once (default: what fits on the GPU, or pays on the CPU); changes "
-        "results by rounding only",
-    )
-
-
-def add_photographs(parser, usual):
-    """The options of photographs and other measurements. usual: the preset that they take if nobody says."""
-    group = parser.add_argument_group(
-        "photographs and other pictures to restore, whose truth nobody knows"
-    )
-    add = group.add_argument
-    add(
-        "--measured",
-        type=typed_path,
-        metavar="FILE|DIR",
-        nargs="+",
-        help="photographs to restore, whose truth nobody knows; beside them --mask, "
-        "--kernel, --blind or --scale, without which they are denoised; without --preset then: "
-        + usual,
-    )
-    beside = group.add_mutually_exclusive_group().add_argument
-    beside(
-        "--mask",
-        type=typed_path,
-        metavar="FILE|DIR",
-        help="where it is not white, pixels are missing (inpainting); a folder: by the "
-        "picture's name, a.png or a_mask.png. Without it, what is transparent is missing",
-    )
-    beside(
-        "--kernel",
-        type=typed_path,
-        metavar="FILE|DIR",
-        help="picture or .npy of the kernel it is blurred by, as a cross-correlation: "
-        "y[i] = sum_j k[j] x[i + j - centre] (deblurring); a folder: by the picture's name",
-    )
-    beside(
-        "--blind",
-        type=number(int, 3),
-        metavar="PIXELS",
-        help="it is blurred by a kernel that nobody knows, of at most so many pixels a side "
-        "(odd; an even number counts as the one below): kernel and picture are found together",
-    )
-    add(
-        "--scale",
-        type=number(int, 2),
-        help="enlarge it so many times (super-resolution); with --kernel: it was blurred, then reduced",
-    )
-    add(
-        "--invert-mask",
-        action="store_true",
-        help="the mask is white where pixels are missing, as other programs have it",
-    )
-    add(
-        "--grow",
         type=number(int, 1),
-        metavar="PIXELS",
-        help="let the mask's holes grow by so much on every side",
-    )
-    add(
-        "--keep-observed",
-        action="store_true",
-        help="measured pixels stay as they are in the photograph, noise included; only holes are filled",
-    )
-    add(
-        "--flip-kernel",
-        action="store_true",
-        help="the kernel files mean a convolution: turn them by 180 degrees",
-    )
-    add(
-        "--centre-kernel",
-        action="store_true",
-        help="move a kernel's centre of mass to its middle, so that the result does not move",
-    )
-    add(
-        "--filter",
-        choices=tuple(FILTERS),
-        help="how the picture was reduced: bicubic (MATLAB's and Pillow's, default), lanczos (Pillow's), area "
-        "(means of squares: OpenCV's INTER_AREA), cubic (without antialiasing: OpenCV's INTER_CUBIC), nearest (each N-th pixel)",
-    )
-    add(
-        "--linear",
-        action="store_true",
-        help="blur and reduction were made in linear light, as a lens and a sensor do; the result is sRGB again",
-    )
-    add(
-        "--sigma",
-        type=number(float, 0, 1),
-        help="the noise's standard deviation in units of [-1, 1] (2 of them are 255 "
-        "levels); default: the task file's noise, of measured pictures an estimate; the methods are told it",
+        help="images at once (default: what fits on the GPU, or helps on the CPU); changes results "
+        "by rounding only",
     )
 
 
-def add_method(parser, method, presets):
-    """The options that say how it is restored."""
+def add_method(parser, row):
+    """The options of how images are restored. row: where the defaults are, for --help."""
     add, count = parser.add_argument_group("the method").add_argument, number(int, 1)
-    add(
-        "--preset",
-        help=f"one of {', '.join(presets)}, the tables of hyperparameters in configs/{method}.yaml (default "
-        f"{''.join(presets[:1])})",
-    )
-    add(
-        "--outer",
-        type=count,
-        help=f"outer iterations (default: the task's row in configs/{method}.yaml)",
-    )
-    add("--inner", type=count, help="steps a layer and outer iteration (default: likewise)")
+    add("--outer", type=count, help=f"outer iterations (default: {row})")
+    add("--inner", type=count, help="steps per layer and outer iteration (default: likewise)")
     add(
         "-c",
         "--custom_steps",
@@ -261,102 +144,136 @@ def add_method(parser, method, presets):
         "--eta",
         type=number(float, 0, 1),
         default=0.0,
-        help="DDIM's noise (default 0: deterministic)",
+        help="noise scale of DDIM (default 0: deterministic)",
     )
     add(
-        "--seed",
-        type=number(int, 0, LAST_SEED),
-        default=123,
-        help="seed of every image's draws (default 123)",
+        "--sigma",
+        type=number(float, 0, 1),
+        help="standard deviation of the noise in units of [-1, 1], 2/255 of which are one step of "
+        "8 bits (default: the task file's, for photographs an estimate); every method uses it",
     )
+    add("--seed", type=number(int, 0, LAST_SEED), default=123, help="random seed (default 123)")
     add(
         "--samples",
         type=count,
         default=1,
         metavar="K",
-        help="restore each measurement K times: each, their mean, their spread by pixel and an "
-        "interval for each value, which is right for the preset posterior (default 1)",
+        help="restore each measurement K times; also saves their mean, their spread and intervals, "
+        "which are calibrated for posterior sampling (default 1)",
     )
     add(
         "--stop",
         choices=tuple(RULES),
         default="discrepancy",
-        help="how `chosen`, the iterate of a run that stops without knowing the truth, is "
-        "chosen: the first whose residual is at most 1.05 sigma (default), or the one whose residual is whitest, which needs no sigma",
+        help="rule that chooses an iterate without ground truth: the first whose residual is at "
+        "most 1.05 sigma (default), or the one with the whitest residual, which needs no sigma",
     )
-    add("--fid", action="store_true", help="add FID to the summary")
     add(
         "--summarize",
         action="store_true",
-        help="restore nothing, write the summary of what a --name NAME has finished",
+        help="restore nothing, only write the summary of what --name NAME has finished",
     )
 
 
-def add_run(parser, method):
-    """The options that say where it is computed and where results go."""
-    add, count = parser.add_argument_group("the run").add_argument, number(int, 1)
+def add_run(parser, logdir, folder, cuda, device):
+    """The options of where to compute and where to write.
+
+    logdir: default of --logdir; folder: of a run in it, for --help; cuda, device: the default of
+    --cuda, as a value and in words.
+    """
+    add = parser.add_argument_group("the run").add_argument
     add(
         "-l",
         "--logdir",
         type=typed_path,
-        default=f"./{method}",
-        help=f"where results go (default ./{method})",
+        default=logdir,
+        help=f"folder of results (default {logdir})",
     )
     add(
         "--name",
         "--run",
         type=folder_name,
-        default=time.strftime("%Y-%m-%d_%H-%M-%S"),
-        help="the run's folder in "
-        "<logdir>/<dataset>/<task>/ (default: the time); given again, the run goes on where it was stopped",
+        help=f"the run's folder, {folder} (default: the time); give it again to resume the run",
     )
     add(
         "--precision",
         choices=("fp32", "tf32", "bf16"),
-        help="of the network (default: on a GPU tf32, as the published code computes there, "
-        "on the CPU fp32; bf16 for large pictures on a processor that computes in it)",
+        help="of the network (default: on a GPU tf32, as in the published code, on the CPU fp32; "
+        "bf16 for large images on processors that support it)",
     )
     add(
         "--tile",
-        type=count,
-        metavar="PIXELS",
-        help="side of the overlapping tiles in which larger pictures pass the network "
-        "(default: the whole picture or, where memory is short, what fits)",
+        type=number(int, 1),
+        metavar="PX",
+        help="side of the overlapping tiles in which the network processes larger images (default: "
+        "the whole image or, where memory is short, what fits)",
     )
     add(
         "--compile",
         action="store_true",
-        help="compile the network: a minute or more at the start, faster steps on a GPU",
+        help="compile the network: a minute or more at first, faster steps on a GPU",
     )
-    add("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
+    add(
+        "--cuda",
+        type=number(int, -1),
+        default=cuda,
+        help=f"GPU number; -1: the CPU (default {device})",
+    )
+
+
+class Moved(argparse.Action):
+    """An option of the past that raises UserError with its replacement."""
+
+    def __call__(self, parser, namespace, values, option=None):
+        raise UserError(
+            f"{option}: photographs are restored by restore.py now: python restore.py photo.jpg "
+            "--mask holes.png"
+        )
+
+
+def refuse_moved(method, preset):
+    """Raise UserError for a preset of the past that is a method of its own now."""
+    samplers = {
+        "quick": "python -m samplers.pnp, for super-resolution python -m samplers.antithetic",
+        "posterior": "python -m samplers.posterior",
+    }
+    if method in PAPER and preset in samplers:
+        raise UserError(
+            f"--preset {preset}: is a method of its own now, {samplers[preset]}; for photographs "
+            f"python restore.py --preset {preset}"
+        )
+
+
+def check_seed(args):
+    """Raise UserError where a sample's seed would be too large."""
+    if args.seed + args.samples - 1 > LAST_SEED:
+        raise UserError(
+            f"--seed {args.seed}: with {args.samples} samples, which use the seeds after it, must "
+            f"be {LAST_SEED + 1 - args.samples} at most"
+        )
 
 
 def parse_arguments(doc, method):
-    """The arguments of dmilo.py and dmilo-pgd.py. Raises UserError for one that is unknown or out of range.
-
-    Adds `model_config` and `task_config`, the paths that --dataset and --task mean; the defaults of a run on measured pictures are
-    others (`infer_task`).
-    """
-    parser = Parser(doc)
-    presets = list(map(str, load_presets(method)))
-    usual = (
-        "fast" if "fast" in presets else "".join(presets[:1])
-    )  # of measured pictures, which are larger
-    add_pictures(parser)
-    add_photographs(parser, usual)
-    add_method(parser, method, presets)
-    add_run(parser, method)
-    args = parser.parse_args()
-
-    if args.seed + args.samples - 1 > LAST_SEED:
-        parser.error(
-            f"argument --seed: with {args.samples} samples, whose seeds follow it, must be {LAST_SEED + 1 - args.samples} at most"
-        )
-    args.dataset = args.dataset or ("photo" if args.measured else "demo")
-    args.model_config = config_path("dataset", args.dataset, "configs/model_config_{}.yaml")
-    infer_task(args)
-    args.task_config = task_file(args.dataset, args.task)
-    args.preset = (
-        (usual if args.measured else "".join(presets[:1])) if args.preset is None else args.preset
+    """The Arguments of a method's script. Raises UserError for an unknown option or a value out of
+    range."""
+    parser, presets = Parser(doc), list(map(str, load_presets(method)))
+    add_images(parser)
+    parser.add_argument("--measured", nargs="*", action=Moved, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--preset",
+        help=f"of configs/{method}.yaml: {', '.join(presets)} (default {presets[0]})",
     )
-    return args
+    add_method(parser, f"the task's row in configs/{method}.yaml")
+    parser.add_argument("--fid", action="store_true", help="add FID to the summary")
+    add_run(parser, f"./{method}", "<logdir>/<dataset>/<task>/<name>", 0, "0")
+    given = parser.parse_args()
+    refuse_moved(method, given.preset)
+    check_seed(given)
+    return select_fields(
+        Arguments,
+        vars(given),
+        preset=presets[0] if given.preset is None else given.preset,
+        data=given.data or project(f"data/{given.dataset}"),
+        model_config=model_file(given.dataset),
+        task_config=task_file(given.dataset, given.task),
+    )

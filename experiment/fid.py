@@ -1,4 +1,4 @@
-"""FID (Heusel et al. 2017) of a run's pictures, by the pytorch-fid package."""
+"""FID (Heusel et al. 2017) of a run's images, by the pytorch-fid package."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ FEATURES = 2048
 
 
 def load_inception(device):
-    """The Inception network, None with one warning where its file is neither here nor to be fetched."""
+    """The Inception network; None, with a warning, if its file cannot be downloaded."""
     path = os.path.join(torch.hub.get_dir(), "checkpoints", INCEPTION_FILE)
     try:
         if os.path.exists(path):
@@ -30,7 +30,7 @@ def load_inception(device):
             print(
                 f"fetching FID's network (pytorch-fid, 91 MB) from {INCEPTION_URL}", file=sys.stderr
             )
-        # Here, because it takes torchvision along, which nothing else needs.
+        # Here, as it imports torchvision, which nothing else needs.
         from pytorch_fid.inception import InceptionV3
 
         return InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]]).to(device)
@@ -43,16 +43,16 @@ def load_inception(device):
 
 
 def square_root(matrix, disp=True):
-    """scipy.linalg.sqrtm, which has lost its option `disp` in SciPy 1.18; pytorch-fid 0.3.0 calls it with disp=False and takes two
-    results, of which it uses the first."""
-    with contextlib.redirect_stdout(None):  # older ones print what they think of the matrix
+    """scipy.linalg.sqrtm with its option `disp`, which SciPy 1.18 removed; pytorch-fid 0.3.0 sets
+    disp=False and expects two results, of which it uses the first."""
+    with contextlib.redirect_stdout(None):  # older versions print warnings
         root = scipy.linalg.sqrtm(matrix)
     return root if disp else (root, None)
 
 
 def frechet_distance(*statistics):
-    """pytorch-fid's distance of two normal distributions (mean, covariance, mean, covariance), whatever SciPy is here. Raises
-    ValueError for covariances that have no square root."""
+    """pytorch-fid's distance of two normal distributions (mean, covariance, mean, covariance), with
+    any SciPy. Raises ValueError for covariances without a square root."""
     from pytorch_fid import fid_score
 
     fid_score.linalg = SimpleNamespace(sqrtm=square_root)
@@ -60,7 +60,8 @@ def frechet_distance(*statistics):
 
 
 def moments(files, inception, device):
-    """(mean, covariance) of the pictures' features. As pytorch-fid's calculate_activation_statistics, which takes pictures of one size only."""
+    """(mean, covariance) of the images' features, as by pytorch-fid's
+    calculate_activation_statistics, but for images of several sizes."""
     from pytorch_fid.fid_score import get_activations
 
     alike = {}
@@ -75,10 +76,11 @@ def moments(files, inception, device):
 
 
 class FrechetInceptionDistance:
-    """`FrechetInceptionDistance(device)(directory, names)` -> {"final", "best"}: the distance of these images' final.png, and
-    of their result.png, to their origin.png; None, with one warning, if that cannot be said.
+    """`FrechetInceptionDistance(device)(directory, names)` -> {"final": FID, "best": FID} of the
+    images' final.png and result.png against their origin.png; None, with a warning, if it cannot be
+    computed.
 
-    FID is biased for few images; papers take a hundred or more.
+    FID is biased for few images; papers use a hundred or more.
     """
 
     def __init__(self, device):

@@ -1,46 +1,62 @@
-"""A run's folder: begun once with its settings, and gone on with only by what they say."""
+"""A run's folder: created with the run's settings and resumed only with the same ones."""
 
 import hashlib
 import json
 import os
+from typing import NamedTuple
 
 from util.files import UserError, write_text
 
-PATHS = (
-    "data",
-    "model_path",
-)  # settings which are paths; what is there is compared by content elsewhere
+# Settings that are paths. The content of what they name is compared elsewhere.
+PATHS = ("data", "model_path")
+FORMAT = 2  # of a run's files and settings
+
+
+class Folder(NamedTuple):
+    """Where a run writes.
+
+    top: settings.json, report.html and, for photographs, the results; files: everything else, in
+    `below`, a folder of top's, or in top itself.
+    """
+
+    top: str
+    below: str = ""
+
+    @property
+    def files(self):
+        return os.path.join(self.top, self.below) if self.below else self.top
 
 
 def same_path(path, other):
-    """Do two settings mean one file or folder? A path that is no longer there, a moved project's, is nothing else than the other."""
+    """Whether two settings name the same file or folder; true if the first no longer exists, as
+    after moving the project."""
     both = isinstance(path, str) and isinstance(other, str)
     return both and (not os.path.exists(path) or os.path.realpath(path) == os.path.realpath(other))
 
 
-def differences(begun, wanted, prefix=""):
-    """(key, value, other value) where two nested dicts of settings differ; None stands for a key that is missing. However a path is
-    written, it is the same."""
-    for key in sorted({*begun, *wanted}):
-        was, now = begun.get(key), wanted.get(key)
-        if isinstance(was, dict) and isinstance(now, dict):
-            yield from differences(was, now, f"{prefix}{key}.")
-        elif was != now and not (key in PATHS and same_path(was, now)):
-            yield f"{prefix}{key}", was, now
+def differences(before, now, prefix=""):
+    """Yield (key, old value, new value) where two nested dicts of settings differ; None for a
+    missing key. Two spellings of one path are equal."""
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differences(old, new, f"{prefix}{key}.")
+        elif old != new and not (key in PATHS and same_path(old, new)):
+            yield f"{prefix}{key}", old, new
 
 
-def filled(begun, defaults):
-    """Nested settings, and where a key is missing its default: a run begun before there was such a key goes on."""
-    both = lambda key: isinstance(begun.get(key), dict) and isinstance(defaults[key], dict)
-    return {
-        **defaults,
-        **begun,
-        **{key: filled(begun[key], defaults[key]) for key in defaults if both(key)},
+def with_defaults(before, defaults):
+    """Nested settings, missing keys filled in: a run older than a setting can be resumed."""
+    nested = {
+        key: with_defaults(before[key], value)
+        for key, value in defaults.items()
+        if isinstance(before.get(key), dict) and isinstance(value, dict)
     }
+    return {**defaults, **before, **nested}
 
 
 def checkpoint_digest(path):
-    """A checkpoint's content as a short text: a run cannot go on with another one."""
+    """A short hash of a checkpoint's content: a run cannot be resumed with another one."""
     digest = hashlib.blake2b(digest_size=8)
     with open(path, "rb") as f:
         while block := f.read(1 << 24):
@@ -48,42 +64,55 @@ def checkpoint_digest(path):
     return digest.hexdigest()
 
 
-def open_run(directory, settings, chosen, defaults):
-    """Make the run's folder, or find it begun with the same settings (they stand in its settings.json). chosen: further settings, which may
-    differ from those it was begun with. defaults: of keys of the settings, nested like them, see `filled`. Returns the run's `chosen`.
+def read_settings(directory, path):
+    """The content of a settings.json. Raises UserError for another file, and for a run of an older
+    version, whose presets, records and folders were others."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            settings = json.load(f)
+    except ValueError as error:
+        raise UserError(f"{path}: cannot be read ({error}); choose another --name NAME") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: does not hold a run's settings; choose another --name NAME")
+    if settings.get("format") != FORMAT:
+        raise UserError(
+            f"{directory}: was created by an older version of this program; choose another --name "
+            "NAME"
+        )
+    return settings
 
-    Raises UserError where the folder holds something else, names the first setting that differs, or says why it cannot be
-    made.
+
+def open_run(directory, settings, adjustable, defaults):
+    """Create the folder of a run with its settings.json, or check an existing one against it.
+
+    adjustable: further settings, which may differ when a run is resumed; defaults: of keys of the
+    settings, nested alike. Returns the `adjustable` that the run was created with.
+
+    Raises UserError if the folder is no run, cannot be written, or was created with other settings
+    (the first difference is named).
     """
     path = os.path.join(directory, "settings.json")
-    wanted = json.loads(
-        json.dumps({**settings, **chosen})
-    )  # tuples become lists, as they do in the file
+    # Tuples become lists, as in the file.
+    now = json.loads(json.dumps({"format": FORMAT, **settings}))
     try:
         if not os.path.exists(path):
-            # Hidden: what another rank or job is writing at this moment; it may be done with it by now.
+            # Another process may be writing its hidden temporary file right now, or have finished.
             others = os.listdir(directory) if os.path.isdir(directory) else []
             if any(not name.startswith(".") and name != "settings.json" for name in others):
                 raise UserError(
-                    f"{directory}: is there already and is no run of this program; choose another --name NAME"
+                    f"{directory}: exists and is no run of this program; choose another --name NAME"
                 )
-            write_text(path, json.dumps(wanted, indent=1))
-        with open(path, encoding="utf-8") as f:
-            begun = json.load(f)
+            write_text(path, json.dumps({**now, **adjustable}, indent=1))
+        before = read_settings(directory, path)
     except OSError as error:
         raise UserError(
             f"{directory}: cannot be written ({error.strerror}); choose another --logdir"
         ) from error
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read ({error}); choose another --name NAME") from error
-    if not isinstance(begun, dict):
-        raise UserError(f"{path}: does not hold a run's settings; choose another --name NAME")
-    begun = filled(begun, json.loads(json.dumps(defaults)))
-    kept = {key: begun.pop(key, value) for key, value in chosen.items()}
-    for key, was, now in differences(
-        begun, {key: value for key, value in wanted.items() if key not in chosen}
-    ):
+    before = with_defaults(before, json.loads(json.dumps(defaults)))
+    kept = {key: before.pop(key, value) for key, value in adjustable.items()}
+    for key, old, new in differences(before, now):
         raise UserError(
-            f"{directory}: was begun with {key} {was}, now it is {now}; go on with the former or choose another --name NAME"
+            f"{directory}: was created with {key} {old}, now it is {new}; resume with the former "
+            "or choose another --name NAME"
         )
     return kept

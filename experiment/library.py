@@ -1,4 +1,4 @@
-"""A restoration from Python, without files: `dmilo.restore`."""
+"""`restore`: restoration from Python, without files."""
 
 import functools
 import math
@@ -6,11 +6,12 @@ import numbers
 
 import torch
 
-from experiment.methods import OURS, load_method
-from experiment.presets import load_hyperparameters, row_names
-from experiment.problem import SMALLEST, Problem
+from experiment.methods import load_method
+from experiment.presets import load_row, row_names
+from experiment.problem import SMALLEST, Batch, Problem
+from experiment.recommended import recommended
 from experiment.restoration import Iterates
-from guided_diffusion.physics import as_task, is_physics
+from guided_diffusion.physics import from_physics, is_physics
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize, choose_tile
 from solvers.least_squares import is_linear, silent
@@ -22,7 +23,8 @@ from util.rng import LAST_SEED, BatchRandom
 
 @functools.lru_cache(maxsize=1)
 def network(prior, device):
-    """(the frozen network, the side of the pictures it was trained on) of configs/model_config_<prior>.yaml, loaded once."""
+    """(the frozen network, the side of its training images) of configs/model_config_<prior>.yaml,
+    cached."""
     path = config_path("dataset", prior, "configs/model_config_{}.yaml")
     config = load_model_config(path)
     return load_prior(config, path, device), config["image_size"]
@@ -32,105 +34,114 @@ def is_whole(value, low, high):
     return isinstance(value, numbers.Integral) and low <= value <= high
 
 
+def is_measurement(y):
+    is_float = isinstance(y, torch.Tensor) and y.is_floating_point()
+    return is_float and y.dim() > 1 and len(y) and torch.isfinite(y).all()
+
+
+def is_size(size):
+    is_pair = isinstance(size, (tuple, list)) and len(size) == 2
+    return is_pair and all(is_whole(side, SMALLEST, math.inf) for side in size)
+
+
 def refuse(y, sigma, task, size, seed, samples):
-    """Raise UserError for an argument of `restore` that cannot be right whatever the operator."""
-    if not (
-        isinstance(y, torch.Tensor)
-        and y.is_floating_point()
-        and y.dim() > 1
-        and len(y)
-        and torch.isfinite(y).all()
-    ):
+    """Raise UserError for an argument of `restore` that is wrong for any operator."""
+    if not is_measurement(y):
         raise UserError(
-            "y: must be a tensor of finite floating-point numbers, (B, …); of complex ones torch.view_as_real"
+            "y: must be a tensor of finite floating-point numbers, (B, …); for complex ones use "
+            "torch.view_as_real"
         )
     if not (isinstance(sigma, numbers.Real) and 0 <= sigma < math.inf):
         raise UserError(
-            f"sigma: is {sigma}, must be the noise's standard deviation in units of [-1, 1], 0 or more"
+            f"sigma: is {sigma}, must be the standard deviation of the noise in units of [-1, 1], "
+            "0 or more"
         )
     if not is_whole(samples, 1, LAST_SEED):
         raise UserError(f"samples: is {samples!r}, must be a whole number, 1 or more")
     seeds = seed.seeds if isinstance(seed, BatchRandom) else [seed] * len(y)
-    if not (
-        len(seeds) == len(y) and all(is_whole(one, 0, LAST_SEED + 1 - samples) for one in seeds)
-    ):
+    in_range = all(is_whole(one, 0, LAST_SEED + 1 - samples) for one in seeds)
+    if len(seeds) != len(y) or not in_range:
         raise UserError(
-            f"seed: is {seed!r}, must be a whole number from 0 to 2^32 - 1, with the samples' that follow, or a BatchRandom of {len(y)} of them"
+            f"seed: is {seed!r}, must be a whole number from 0 to 2^32 - 1, as must be those of "
+            f"the samples after it, or a BatchRandom of {len(y)} of them"
         )
-    if size is not None and not (
-        isinstance(size, (tuple, list))
-        and len(size) == 2
-        and all(is_whole(side, SMALLEST, math.inf) for side in size)
-    ):
-        raise UserError(f"size: is {size!r}, must be (H, W), {SMALLEST} pixels or more each")
+    if size is not None and not is_size(size):
+        raise UserError(f"size: is {size!r}, must be (H, W), {SMALLEST} px or more each")
     if task is not None and task not in row_names():
         raise UserError(f"task: is {task!r}, must be one of {', '.join(sorted(row_names()))}")
 
 
 def is_of_one_channel(A, y, size):
-    """Is y what A makes of pictures of one channel, (B, 1, H, W), and of no others?"""
+    """Whether A accepts images of one channel, (B, 1, H, W), and y is shaped like their
+    measurement but not like that of three channels."""
 
     def shape(channels):
         try:
             with torch.no_grad():
                 return A(torch.zeros(len(y), channels, *size, device=y.device)).shape
-        except (
-            Exception
-        ):  # whatever an operator of somebody's says of pictures that it is not made for
+        except Exception:  # anything an operator raises for images of the wrong kind
             return None
 
     return shape(3) != y.shape == shape(1)
 
 
-def problem_of(y, operator, sigma, size):
-    """The Problem of y = operator(x) + noise, or of a physics of deepinv, for pictures x of `size` (H, W). Those of one channel stand in x three
-    times, as grey photographs do. Raises UserError for what cannot be one."""
+def thrice(channels):
+    """Measurements of three channels, a list of three (B, …), as one tensor."""
+    return torch.cat(channels, 1) if channels[0].shape[1] == 1 else torch.stack(channels, 1)
+
+
+def per_channel(operator):
+    """An operator on one channel -> an operator on three."""
+    return lambda x: thrice([operator(channel) for channel in x.split(1, 1)])
+
+
+def batch_of(y, operator, sigma, size):
+    """The Batch of y = operator(x) + noise, or of a deepinv physics, for images x of `size` (H, W).
+
+    Images of one channel are repeated three times, as grey photographs are. Raises UserError for an
+    operator that does not fit y or is not differentiable.
+    """
     try:
         grey = is_of_one_channel(operator, y, size)
         if is_physics(operator):
-            y, operator, sigma = as_task(operator, y, sigma, (1 if grey else 3, *size))
+            y, operator, sigma = from_physics(operator, y, sigma, (1 if grey else 3, *size))
         if grey:
-            one = operator
-            thrice = lambda of_each: (
-                torch.cat(of_each, 1) if of_each[0].shape[1] == 1 else torch.stack(of_each, 1)
-            )  # (B, 3, …)
-            y, operator = (
-                thrice([y] * 3),
-                lambda x: thrice([one(channel) for channel in x.split(1, 1)]),
-            )
+            y, operator = thrice([y] * 3), per_channel(operator)
         x = torch.zeros(len(y), 3, *size, device=y.device, requires_grad=True)
         out = operator(x)
         torch.autograd.grad(out.sum(), x)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever an operator of somebody's says
-        said = f"cannot be used for pictures of {size[0]} x {size[1]} ({first_line(error)})"
+    except Exception as error:  # anything a user's operator raises
         raise UserError(
-            f"operator: {said}; it must be a differentiable function of (B, 3, H, W), say their size=(H, W)"
+            f"operator: cannot be used for images of {size[0]} x {size[1]} ({first_line(error)}); "
+            "it must be a differentiable function of (B, 3, H, W); for other sizes pass size=(H, W)"
         ) from error
     if out.shape != y.shape:
         raise UserError(
-            f"y: is {tuple(y.shape)}, operator gives {tuple(out.shape)} for pictures of {size[0]} x {size[1]}; say their size=(H, W)"
+            f"y: is {tuple(y.shape)}, but operator returns {tuple(out.shape)} for images of "
+            f"{size[0]} x {size[1]}; for other sizes pass size=(H, W)"
         )
-    return Problem(
-        [str(i) for i in range(len(y))], operator, y, sigma, {}, tuple(size), None, grey=grey
-    )
+    problem = Problem(operator, y, sigma, tuple(size))
+    return Batch(problem, [str(i) for i in range(len(y))], grey=grey)
 
 
 def device_of(device, y):
-    """The device that `restore` computes on. Raises UserError for one that is not here."""
+    """The device to compute on, y's by default. Raises UserError for one that is unavailable."""
     try:
         device = y.device if device is None else torch.device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"device: is {device!r}, must be cpu or cuda:0, cuda:1, … of a GPU that is here ({first_line(error)})"
+            f"device: is {device!r}, must be cpu or an available GPU, cuda:0, cuda:1, … "
+            f"({first_line(error)})"
         ) from error
     return device
 
 
-def draws(seed, sample, batch):
-    """The BatchRandom of a sample: the first goes on with the one that is given, or begins at the seed; the others at seed + sample."""
+def sample_rng(seed, sample, batch):
+    """The BatchRandom of a sample, whose seeds are seed + sample; the first continues a BatchRandom
+    that was passed."""
     if isinstance(seed, BatchRandom):
         return BatchRandom([one + sample for one in seed.seeds]) if sample else seed
     return BatchRandom([seed + sample] * batch)
@@ -138,7 +149,7 @@ def draws(seed, sample, batch):
 
 @torch.no_grad()
 def row_for(operator, x):
-    """The row of an operator that no task file names; x: (B, 3, H, W), not zero."""
+    """The row for an operator that no task file describes; x: (B, 3, H, W), not zero."""
     y = operator(x)
     if y.shape == x.shape and torch.equal(y, x):
         return "denoising"
@@ -151,7 +162,7 @@ def restore(
     operator,
     sigma=0.01,
     prior="demo",
-    method="dmilo",
+    method=None,
     preset="fast",
     size=None,
     seed=123,
@@ -160,42 +171,48 @@ def restore(
     on_iterate=None,
     task=None,
 ):
-    """The pictures behind y = operator(x) + noise, (B, 3, H, W) in [-1, 1]; with samples > 1 (samples, B, 3, H, W), sample k from the
-    draws of seed + k.
+    """Restore images x from y = operator(x) + noise -> (B, 3, H, W) in [-1, 1], or with samples > 1
+    (samples, B, 3, H, W), sample k with seed + k.
 
-    With preset="posterior" each sample is a draw from the pictures that y leaves open: their standard deviation says how sure each value is,
-    and mean -+ t s sqrt(1 + 1 / samples) holds the share of true values that Student's t says (`util.intervals.interval`).
+    With preset="posterior" the samples are those of the posterior: their standard deviation s is
+    the uncertainty of each value, and mean -+ t s sqrt(1 + 1 / samples) is an interval for it
+    (`util.intervals.interval`).
 
-    y: (B, …); operator: any differentiable function of (B, 3, H, W) in [-1, 1], or a physics of deepinv, whose y belongs to pictures in
-    [0, 1], and sigma to y; sigma: the noise's standard deviation in units of [-1, 1]; prior: configs/model_config_<prior>.yaml; method:
-    "dmilo" or "dmilo-pgd"; preset, task: the table in configs/<method>.yaml and its row, by default `default` or, of an operator that does
-    nothing, `denoising` and of one that is not linear, `nonlinear`; size: (H, W), by default the prior's; seed: a number or a BatchRandom to go on with; device: by default y's;
-    on_iterate(name, X): hears of every iterate. Raises UserError, one line, for what cannot be restored. What is set for the whole
-    process (PyTorch's flags, its current GPU, how plots are shown) is left as it is.
+    y: (B, …). operator: any differentiable function of (B, 3, H, W) in [-1, 1], or a deepinv
+    physics, whose images are in [0, 1] and whose y and sigma are scaled accordingly. sigma:
+    standard deviation of the noise in units of [-1, 1]. prior: configs/model_config_<prior>.yaml.
+    preset: of configs/restore.yaml, which chooses the method: quick, fast, sharp or posterior; or,
+    with a method's name as `method`, of configs/<method>.yaml. task: the row of the preset; by
+    default `denoising` for the identity, `nonlinear` for operators that are not linear, and
+    `default`. size: (H, W), by default the prior's. seed: an integer or a BatchRandom to continue.
+    device: by default y's. on_iterate(name, x): called with every iterate.
+
+    Raises UserError, in one line, for anything that cannot be restored. Global state (PyTorch's
+    flags, the current GPU, matplotlib's backend) is left unchanged.
     """
     refuse(y, sigma, task, size, seed, samples)
-    if method not in OURS:
-        raise UserError(f"method: is {method!r}, must be one of {', '.join(OURS)}")
+    method = method and load_method(method)
     device = device_of(device, y)
     model, side = network(prior, device)
-    problem = problem_of(
-        y.detach().to(device, torch.float32), operator, sigma, size or (side, side)
-    )
+    batch = batch_of(y.detach().to(device, torch.float32), operator, sigma, size or (side, side))
+    problem = batch.problem
     eps = AnySize(model, choose_tile(model, problem.size, side, len(y), device))
     probe = BatchRandom([0] * len(y)).randn((3, *problem.size), device)
-    row = task or row_for(problem.operator, probe)
-    method = load_method(method)
-    h = load_hyperparameters(method, row, preset, dataset=prior)
-    found = []
+    task = task or row_for(problem.operator, probe)
+    if method is None:
+        name, preset = recommended(preset, task, prior)
+        method = load_method(name)
+    h = load_row(method, task, preset, dataset=prior)
+    restored = []
     for sample in range(samples):
-        for iterate in Iterates(problem, eps, draws(seed, sample, len(y)), h)(
-            method.solver, silent
-        ):
+        iterates = Iterates(problem, eps, sample_rng(seed, sample, len(y)), h)
+        for iterate in iterates(method.solver, silent):
             if not torch.isfinite(iterate.x).all():
                 raise UserError(
-                    f"restore: {iterate.name} is not finite; the operator's values or gradients may be too large, scale it and y"
+                    f"restore: {iterate.name} is not finite; the operator's values or gradients "
+                    "may be too large, scale it and y"
                 )
             if on_iterate:
-                on_iterate(iterate.name, problem.shown(iterate.x))
-        found.append(problem.shown(iterate.x))
-    return torch.stack(found) if samples > 1 else found[0]
+                on_iterate(iterate.name, batch.output(iterate.x))
+        restored.append(batch.output(iterate.x))
+    return torch.stack(restored) if samples > 1 else restored[0]

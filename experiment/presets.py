@@ -1,4 +1,4 @@
-"""The rows of configs/<method>.yaml as dataclasses."""
+"""The rows of configs/<method>.yaml as dataclasses: a `Row`, or a `Preset` for the paper's two."""
 
 import dataclasses
 import glob
@@ -6,53 +6,58 @@ import math
 import os
 
 from guided_diffusion.ddim import TRAINING_STEPS
-from guided_diffusion.measurements import nature
+from guided_diffusion.measurements import degradation
+from solvers.method import Row
+from solvers.preset import Preset
 from util.config import Section, load_yaml
 from util.files import UserError, project, project_files
 
 EXTENDS, EVERY = "extends", "every"  # keys of a file and of a preset: see `load_presets`
 
 
-def natures(task):
-    """What the task files of that name degrade with, a data set's own variants included; broken ones left out."""
-    found = set()
+def degradations(task):
+    """What the task files of that name degrade with, data set variants included; broken files are
+    left out."""
+    kinds = set()
     for path in project_files(f"configs/tasks/**/{glob.escape(str(task))}_config.yaml"):
         try:
-            found.add(nature(load_yaml(path)))
+            kinds.add(degradation(load_yaml(path)))
         except (UserError, TypeError):  # not what the user asked for; a name that is a list
             continue
-    return found
+    return kinds
 
 
 def row_names():
-    """What a row may be called: the tasks, `default`, and `nonlinear` for operators that `restore` is given."""
-    tasks = {
-        os.path.basename(path)[: -len("_config.yaml")]
-        for path in project_files("configs/tasks/**/*_config.yaml")
-    }
+    """The possible names of a row: the tasks, `default`, and `nonlinear` for Python operators."""
+    paths = project_files("configs/tasks/**/*_config.yaml")
+    tasks = {os.path.basename(path)[: -len("_config.yaml")] for path in paths}
     return {"default", "nonlinear"} | tasks
 
 
 def row_of(task, table, dataset=None):
-    """The row of a preset's table, {row: …}, that a task takes: its own, if there is one with this data set's prior; or, under a name without
-    one, that of a task which degrades in the same way, if possible with the same kind of noise; else `default`."""
-    own = next((row for row in (f"{dataset}/{task}", task) if row in table), None)
-    if own:
-        return own
-    its = natures(task)
-    others = {row: natures(row) for row in table if row != "default"}
-    degraded_alike = lambda row: {one[:-1] for one in its} & {one[:-1] for one in others[row]}
-    return next(
-        (row for row in others if its & others[row]),
-        next(filter(degraded_alike, others), "default"),
-    )
+    """The name of a task's row in a preset's table, {row: …}: `dataset/task`, `task`, a task with
+    the same degradation, if possible with the same kind of noise, or `default`."""
+    for row in (f"{dataset}/{task}", task):
+        if row in table:
+            return row
+    own = degradations(task)
+    others = {row: degradations(row) for row in table if row != "default"}
+    for row, kinds in others.items():
+        if own & kinds:
+            return row
+    without_noise = {one[:-1] for one in own}
+    for row, kinds in others.items():
+        if without_noise & {one[:-1] for one in kinds}:
+            return row
+    return "default"
 
 
 def load_presets(method):
     """{preset: {row: {key: value}}} of configs/<method>.yaml.
 
-    A file that begins with `extends: <another method>` holds what differs from that one's: its presets have the other's rows, to each of
-    which the keys of their row `every` are added, and to those which it names the keys that it gives them.
+    A file with the key `extends: <another method>` holds its differences from that method's file:
+    its presets have the other's rows, with the keys of their own row `every` added to each and
+    their own rows' keys to those of the same name.
     """
     path = project(f"configs/{method}.yaml")
     presets = load_yaml(path)
@@ -60,113 +65,102 @@ def load_presets(method):
         return presets
     others_path = project(f"configs/{presets.pop(EXTENDS)}.yaml")
     others, extended = load_yaml(others_path), {}
+
+    def keys(section, row):
+        return section.section(row).values if row in section.values else {}
+
     for preset in presets:
         table = Section(presets, path).section(preset)
-        its = (
-            Section(others, others_path).section(preset)
-            if preset in others
-            else Section({}, others_path)
-        )
-        keys = lambda section, row: section.section(row).values if row in section.values else {}
-        every, rows = keys(table, EVERY), {**its.values, **table.values}
+        other = Section(others, others_path).section(preset) if preset in others else None
+        other = other or Section({}, others_path)
+        every, rows = keys(table, EVERY), {**other.values, **table.values}
         rows.pop(EVERY, None)
-        extended[preset] = {row: {**keys(its, row), **every, **keys(table, row)} for row in rows}
+        extended[preset] = {row: {**keys(other, row), **every, **keys(table, row)} for row in rows}
     return extended
 
 
-def taken(section, field):
-    """The value of a dataclass' field from a Section: of a part that has fields itself, that dataclass."""
+def part_of(section, field):
+    """The value of a field that is a dataclass: that under its key, or its default."""
+    if field.name not in section.values:
+        return field.default
+    part, kind = section.section(field.name), field.metadata.get("part")
+    if kind is None:
+        kinds = field.metadata["kinds"]
+        kind = kinds[part.take("kind", str, kinds.__contains__, f"one of {', '.join(kinds)}")]
+    return read(part, kind)
+
+
+def value_of(section, field):
+    """The value of a dataclass' field from a Section."""
     about = field.metadata
-    if "part" in about:
-        return (
-            read(section.section(field.name), about["part"])
-            if field.name in section.values
-            else field.default
-        )
-    if "kinds" in about:
-        if field.name not in section.values:
-            return field.default
-        part = section.section(field.name)
-        return read(
-            part,
-            about["kinds"][
-                part.take(
-                    "kind", str, about["kinds"].__contains__, f"one of {', '.join(about['kinds'])}"
-                )
-            ],
-        )
-    if "each" in about:
-        mappings = lambda values: all(isinstance(one, dict) for one in values)
-        values = section.take(field.name, tuple, mappings, "a list of mappings", field.default)
-        parts = [
-            Section(one, section.path, f"{section.prefix}{field.name}[{i}].")
-            for i, one in enumerate(values)
-        ]
-        return tuple(read(part, about["each"]) for part in parts)
+    if "part" in about or "kinds" in about:
+        return part_of(section, field)
     low = about.get("low", 1 if field.type is int else 0)
     valid = about.get("valid", lambda value: low <= value < math.inf)
-    hint = about.get(
-        "hint", "true or false" if field.type is bool else f"{field.type.__name__}, {low} or more"
-    )
-    return section.take(
-        field.name,
-        field.type,
-        valid,
-        hint,
-        None if field.default is dataclasses.MISSING else field.default,
-    )
+    hint = "true or false" if field.type is bool else f"{field.type.__name__}, {low} or more"
+    default = None if field.default is dataclasses.MISSING else field.default
+    return section.take(field.name, field.type, valid, about.get("hint", hint), default)
 
 
-def read(section, kind, given=None):
-    """A Section as the dataclass `kind`; what is `given` replaces its values. Raises UserError for a value that is missing, unknown or
-    out of range."""
-    fields = [
-        field
-        for field in dataclasses.fields(kind)
-        if field.init and not field.metadata.get("of_the_problem")
-    ]
-    values = {field.name: taken(section, field) for field in fields}
-    section.finish()
-    for name in given or ():
-        if name not in values:
-            raise UserError(f"--{name}: {section.path} knows no such setting")
-    value = kind(**{**values, **(given or {})})
-    if getattr(value, "chain_steps", 1) > TRAINING_STEPS:
-        raise section.error(
-            "chain_steps", f"is {value.chain_steps}, must be {TRAINING_STEPS} at most"
-        )
-    return value
+def read(section, kind):
+    """The dataclass `kind` from a Section. Raises UserError for a value that is missing or out of
+    range."""
+    fields = [f for f in dataclasses.fields(kind) if f.init and "of_the_problem" not in f.metadata]
+    return kind(**{f.name: value_of(section, f) for f in fields})
 
 
-def load_hyperparameters(
-    method, task, preset=None, on_row=lambda line: None, dataset=None, **given
-):
-    """The row of `task` with a data set's prior (see `row_of`) in a preset of a Method, its first one if None, as the method's dataclass;
-    what is `given`, and not None, replaces its value. on_row: is told, in a line, where it is another task's row. Raises UserError for a preset that is not
-    there and for a value that is missing, unknown or out of range."""
+def read_preset(section, kind):
+    """A Preset from a Section whose keys are the hyperparameters, of type `kind`, and its own."""
+    fields = {f.name: f for f in dataclasses.fields(Preset)}
+    around = {name: part_of(section, fields[name]) for name in ("init", "restarts", "data_term")}
+    return Preset(hyperparameters=read(section, kind), **around)
+
+
+def replaced(h, section, given):
+    """The row or hyperparameters h with the values `given` on the command line."""
+    for name in given:
+        if not hasattr(h, name):
+            raise UserError(f"--{name}: {section.path} has no such setting")
+    h = dataclasses.replace(h, **given)
+    if h.chain_steps > TRAINING_STEPS:
+        raise section.error("chain_steps", f"is {h.chain_steps}, must be at most {TRAINING_STEPS}")
+    return h
+
+
+def table_of(presets, preset, path):
+    """A preset's Section, its row names checked. Raises UserError for an unknown preset or row."""
+    if preset not in presets:
+        raise UserError(f"--preset {preset}: {path} has {', '.join(map(str, presets))}")
+    section, known = Section(presets, path).section(preset), row_names()
+    for row in section.values:
+        prior, _, task = str(row).rpartition("/")
+        config = project(f"configs/model_config_{prior}.yaml")
+        if task not in known or prior and not os.path.isfile(config):
+            raise UserError(
+                f"{path}: the row {row} names no task of configs/tasks/ or no prior of configs/; "
+                "correct or remove it"
+            )
+    return section
+
+
+def load_row(method, task, preset=None, on_row=lambda line: None, dataset=None, **given):
+    """The row of `task` with a data set's prior (see `row_of`) in a preset of a Method, the first
+    preset if None: a Row, or a Preset for the paper's methods. `given`: values, not None, that
+    replace the row's. on_row: called with a line if it is another task's row. Raises UserError for
+    an unknown preset and for a value that is missing, unknown or out of range."""
     path = project(f"configs/{method.name}.yaml")
     presets = load_presets(method.name)
     preset = next(iter(presets)) if preset is None else preset
-    if preset not in presets:
-        raise UserError(f"--preset {preset}: {path} has {', '.join(map(str, presets))}")
-    section = Section(presets, path).section(preset)
-    table = section.values
-    known = row_names()
-    for row in table:
-        its_prior, _, its_task = str(row).rpartition("/")
-        if (
-            its_task not in known
-            or its_prior
-            and not os.path.isfile(project(f"configs/model_config_{its_prior}.yaml"))
-        ):
-            raise UserError(
-                f"{path}: the row {row} is for no task in configs/tasks/, or no prior in configs/; correct its name or remove it"
-            )
-    row = row_of(task, table, dataset)
+    table = table_of(presets, preset, path)
+    row = row_of(task, table.values, dataset)
     if row not in (task, f"{dataset}/{task}"):
         on_row(f"{path}: {preset} has no row {task}, its row {row} is used")
-    return read(
-        section.section(row),
-        method.row,
-        {name: value for name, value in given.items() if value is not None},
-    )
+    section = table.section(row)
+    given = {name: value for name, value in given.items() if value is not None}
+    if issubclass(method.row, Row):
+        h = replaced(read(section, method.row), section, given)
+    else:
+        h = read_preset(section, method.row)
+        h = dataclasses.replace(h, hyperparameters=replaced(h.hyperparameters, section, given))
+    section.finish()
+    return h

@@ -1,121 +1,174 @@
-"""What a solver is given: a measurement, the operator that made it, and what else is known. Nobody behind this file needs to know
-whether there is a truth."""
+"""The images of a run: `Problem`, which a solver is given, `Batch`, which the recorder needs in
+addition, and `Simulated`, images with ground truth that the run degrades itself."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 
+from experiment.folder import Folder
 from guided_diffusion.measurements import load_measurement, load_task
-from photographs.reading import from_linear
 from report.records import picture
 from util.files import PictureError, UserError, say
 from util.images import find_images, image_names, is_grey, load_image, say_unread
 
-SMALLEST = 32  # pixels a side; AlexNet, which measures LPIPS, needs as many
+SMALLEST = 32  # px a side: AlexNet, which computes LPIPS, needs as many
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A batch of pictures to restore from y = operator(x) + noise.
+    """Measurements y = operator(x) + noise of B images, as a solver is given them.
 
-    names: what they are called, B of them; operator: A, a differentiable function of (B, 3, H, W) in [-1, 1]; y: (B, …);
-    sigma: the noise's standard deviation in units of [-1, 1]; drawn: what the operator has drawn for each picture, {"mask":
-    (B, 1, H, W)}, {"kernel": (B, k, k)}, {"kernel_true": …} where the
-    operator has to find it, or {}; size: (H, W); truth: (B, 3, H, W) in [-1, 1], or None where nobody knows it.
-
-    border: rows above and below, columns left and right that a restored picture has beyond the one that was measured; grey: is it
-    a picture of one channel, which stands in x and y three times? complete: is y the picture already? nearest: where the
-    measurement cannot tell pictures apart, a function of x and truth, (3, H, W): the one of them that is nearest to truth, and which it is.
-    informed: where `operator` has to find a part of itself and somebody knows it, the operator with that part.
-    brought: of photographs, what their results' files take over, {"bits", "alpha", "tags"} of `util.images.save_image` each, and the
-    photograph and where x lies in it, {"whole": (3, H', W'), "window": (rows, columns)}; linear: are x and y in linear light? keep: are
-    measured pixels of the result those of y?
+    operator: A, a differentiable function of x, (B, 3, H, W) in [-1, 1]; y: (B, …); sigma: the
+    standard deviation of the noise in units of [-1, 1]; size: (H, W) of x; complete: whether y
+    already is the image and nothing is left to restore.
     """
 
-    names: list
-    operator: callable
+    operator: Callable
     y: torch.Tensor
     sigma: float
-    drawn: dict
     size: tuple
-    truth: torch.Tensor | None
-    border: tuple = (0, 0)
-    grey: bool = False
     complete: bool = False
-    nearest: callable = None
-    informed: callable = None
-    brought: list = None
-    linear: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file of a photograph.
+
+    save: arguments of `util.images.save_image` for its result (bits, alpha, tags); before: as it
+    was read, (3, H', W') or, grey, (1, H', W') in [-1, 1]; whole: its pixel values around the
+    result, (3, H', W') in [-1, 1]; window: slices (rows, columns) of `whole` that are restored.
+    """
+
+    save: dict
+    before: torch.Tensor
+    whole: torch.Tensor
+    window: tuple
+
+    @property
+    def is_cropped(self):
+        return self.window != (slice(None), slice(None))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image of a Batch, as it is recorded; y: (…); truth: (3, H, W), (1, H, W) or None."""
+
+    name: str
+    y: torch.Tensor
+    sigma: float
+    operator_state: dict
+    truth: torch.Tensor | None = None
+    nearest: Callable | None = None
+    source: Source | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A Problem and everything about its B images that no solver is given.
+
+    names: B names; truth: (B, 3, H, W) in [-1, 1], None where it is unknown; operator_state: the
+    randomness of the operator for each image, {"mask": (B, 1, H, W)}, {"kernel": (B, k, k)},
+    {"kernel_true": (B, k, k)} for blind operators, or {}; grey: images of one channel, repeated
+    three times in x and y; nearest: where the measurement cannot distinguish certain images,
+    a function (x, truth), each (3, H, W), -> (the one of them closest to truth, which it is);
+    known_operator: for a blind operator, the true one; postprocess: a function of x,
+    (B, 3, H, W), -> what is saved of it, None: all; sources: B Source of photographs; keep:
+    measured px are copied from the photograph.
+    """
+
+    problem: Problem
+    names: list
+    operator_state: dict = field(default_factory=dict)
+    truth: torch.Tensor | None = None
+    grey: bool = False
+    nearest: Callable | None = None
+    known_operator: Callable | None = None
+    postprocess: Callable | None = None
+    sources: list | None = None
     keep: bool = False
 
-    def shown(self, x):
-        """What of restored pictures x (B, 3, H, W) is kept: the measured part, in sRGB, and of a grey one the channels' mean."""
-        rows, columns = self.border
-        x = x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns]
-        x = (
-            torch.where(self.drawn["mask"] > 0, self.y, x)
-            if self.keep and "mask" in self.drawn
-            else x
-        )
-        x = from_linear(x) if self.linear else x
+    def output(self, x):
+        """The part of x, (B, 3, H, W), that is saved: (B, 3, h, w) in sRGB, grey (B, 1, h, w)."""
+        x = self.postprocess(x) if self.postprocess else x
         return x.mean(1, keepdim=True) if self.grey else x
 
+    def case(self, i):
+        """Image i as a Case."""
+        return Case(
+            self.names[i],
+            self.problem.y[i],
+            self.problem.sigma,
+            {key: value[i] for key, value in self.operator_state.items()},
+            None if self.truth is None else self.output(self.truth)[i],
+            self.nearest,
+            self.sources[i] if self.sources else None,
+        )
 
-def chosen(args, paths, folder):
-    """{name: path} of those files that -n, -bn and -en choose, with a line where it is not all of them. folder: what the names are
-    relative to. Raises UserError if there are none."""
+
+def select(args, paths, folder, where):
+    """{name: path} of the files selected by -n, -bn and -en; prints a line unless it is all.
+
+    folder: names are relative to it; where: the source, for errors. Raises UserError if none is
+    selected.
+    """
     end = None if args.end_number == -1 else args.end_number
-    found, paths = len(paths), paths[: args.number]
-    names = image_names(paths, folder)[
-        args.begin_number : end
-    ]  # of two that are called alike, one may be in another slice
+    total, paths = len(paths), paths[: args.number]
+    # Names are checked before slicing: of two equal ones, one may be in another slice.
+    names = image_names(paths, folder)[args.begin_number : end]
     if not names:
-        said = f"-n {args.number} -bn {args.begin_number} -en {args.end_number}"
-        raise UserError(
-            f"{said} choose none of the images in {args.data or ' '.join(args.measured)}"
-        )
-    if len(names) < found:
-        say(
-            f"{len(names)} of {found} images ({'-n' if len(names) == args.number else '-n, -bn, -en'})"
-        )
+        slices = f"-n {args.number} -bn {args.begin_number} -en {args.end_number}"
+        raise UserError(f"{slices} choose none of the images in {where}")
+    if len(names) < total:
+        options = "-n" if len(names) == args.number else "-n, -bn, -en"
+        say(f"{len(names)} of {total} images ({options})")
     return dict(zip(names, paths[args.begin_number : end]))
 
 
 def refuse_small(path, size, prior_size):
-    """Raise UserError for a picture of `size` (H, W) that is too small for the network and the metrics."""
+    """Raise PictureError for an image of `size` (H, W), too small for the network or metrics."""
     smallest = min(SMALLEST, prior_size)
     if min(size) < smallest:
         raise PictureError(
-            f"{path}: {size[1]} x {size[0]} pixels are too few to restore, {smallest} x {smallest} are the least; enlarge it first"
+            f"{path}: {size[1]} x {size[0]} px are too few to restore, "
+            f"{smallest} x {smallest} are the least; enlarge it first"
         )
 
 
 class Simulated:
-    """Pictures whose truth is known, degraded as a task file says.
+    """Images with known ground truth, degraded as a task file specifies.
 
-    What a run asks of its pictures, here and in `photographs.problems`: names; key(name): what those of one batch must share,
-    first of all the size (H, W) that is restored; problem(names, rng, device); lasting: what has to be the same when the run
-    goes on; failed: {name: why} of what could not be read; refuse_others(directory).
+    The interface a run expects of its images, also implemented by
+    `photographs.problems.Photographs`: names; key(name): images with equal keys can share a batch,
+    its first entry is the (H, W) restored; batch(names, rng, device) -> Batch; folder(args, name)
+    -> Folder; lasting: settings that must not change when a run is resumed; options: further ones
+    for the summary; failed: {name: reason} of unreadable files; report, warnings: lines to print;
+    has_truth; in_memory: all images are loaded at once; refuse_others(folder); mismatches(records)
+    -> {name: warning}.
     """
 
+    has_truth = in_memory = True
+
     def __init__(self, args, prior_size):
-        self.lasting = load_task(args.task_config)
-        if args.sigma is not None and isinstance(self.lasting.get("measurement"), dict):
-            noise = self.lasting["measurement"].get("noise")
+        self.task = load_task(args.task_config)
+        if args.sigma is not None and isinstance(self.task.get("measurement"), dict):
+            noise = self.task["measurement"].get("noise")
             if isinstance(noise, dict) and noise.get("name") not in ("gaussian", "clean"):
                 raise UserError(
-                    f"--sigma {args.sigma}: is of Gaussian noise, {args.task_config} has {noise.get('name')}; leave the option out"
+                    f"--sigma {args.sigma}: sets Gaussian noise, but {args.task_config} has "
+                    f"{noise.get('name')} noise; leave the option out"
                 )
-            self.lasting["measurement"]["noise"] = {"name": "gaussian", "sigma": args.sigma}
-        found, others = find_images(args.data)
-        paths = chosen(args, [os.path.join(args.data, name) for name in found], args.data)
+            self.task["measurement"]["noise"] = {"name": "gaussian", "sigma": args.sigma}
+        self.lasting = {"data": args.data, "resize": args.resize, **self.task}
+        self.options, self.report, self.warnings, self.failed = {}, [], [], {}
+        files, others = find_images(args.data)
+        paths = [os.path.join(args.data, name) for name in files]
+        paths = select(args, paths, args.data, args.data)
         say_unread(args.data, others)
-        self.images = {
-            name: load_image(path, prior_size if args.resize else None)
-            for name, path in paths.items()
-        }
-        self.measurements, self.keys, self.failed = {}, {}, {}
+        side = prior_size if args.resize else None
+        self.images = {name: load_image(path, side) for name, path in paths.items()}
+        self.measurements, self.keys, self.names = {}, {}, list(paths)
         for name, path in paths.items():
             size = tuple(self.images[name].shape[-2:])
             refuse_small(path, size, prior_size)
@@ -124,11 +177,10 @@ class Simulated:
                     path, args.task_config, size, prior_size
                 )
             self.keys[name] = (size, is_grey(path))
-        self.names = list(paths)
 
     def _measurement(self, path, task_config, size, prior_size):
         try:
-            return load_measurement(self.lasting, task_config, size, prior_size)
+            return load_measurement(self.task, task_config, size, prior_size)
         except UserError as error:
             if size == (prior_size, prior_size):
                 raise
@@ -137,47 +189,45 @@ class Simulated:
     def key(self, name):
         return self.keys[name]
 
-    def problem(self, names, rng, device):
+    def batch(self, names, rng, device):
         size, grey = self.keys[names[0]]
         x = torch.cat([self.images[name] for name in names]).to(device)
         return simulate(names, x, *self.measurements[size], rng, grey)
 
-    def refuse_others(self, directory):
-        """Raise UserError where a run's folder has begun one of the pictures with another one."""
+    def folder(self, args, name):
+        return Folder(os.path.join(args.logdir, args.dataset, args.task, name))
+
+    def refuse_others(self, folder):
+        """Raise UserError where the run's folder holds another image under the same name."""
         for name, x in self.images.items():
-            path = picture(directory, name, "origin")
+            path = picture(folder.files, name, "origin")
             if os.path.exists(path) and not torch.equal(load_image(path), x):
                 raise UserError(
-                    f"{path}: is not the picture that {name} is now; rename the new one or choose another --name NAME"
+                    f"{path}: is not the image that {name} is now; rename the new one or choose "
+                    "another --name NAME"
                 )
+
+    def mismatches(self, records):
+        return {}
 
 
 def simulate(names, x, operator, noise, rng, grey=False):
-    """The Problem that an operator and a noise of `guided_diffusion.measurements` make of the pictures x, (B, 3, H, W). rng: the
-    batch's BatchRandom, from which first the operator draws and then the noise (the published order). grey: are the three channels
-    one and the same? Their noise is then one, too."""
-    A, drawn = operator.draw(rng, x.device)
-    # The pixel order of an image file, in which the published code keeps its images: the noise depends on it.
+    """Measure images x, (B, 3, H, W) in [-1, 1] -> Batch.
+
+    operator, noise: as loaded by `guided_diffusion.measurements`; rng: the batch's BatchRandom,
+    used first by the operator and then by the noise, the published order; grey: the channels of x
+    are equal, and those of its noise have to be.
+    """
+    A, operator_state = operator.draw(rng, x.device)
+    # The memory order of an image file, as in the published code, on which the noise depends.
     x = x.contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         clean = A(x)
         y = noise(clean, rng)
         if grey and clean.shape[1:2] == (3,):  # an operator may leave no channels
             y = clean + (y - clean)[:, :1]
-        y = y.contiguous()  # or that order would spread to whatever is computed from y
-    unknowing = operator.unknowing(x.device)
-    given = {
-        "operator": unknowing or A,
-        "informed": A if unknowing else None,
-        "nearest": operator.nearest,
-    }
-    return Problem(
-        names=names,
-        y=y,
-        sigma=noise.sigma,
-        drawn=drawn,
-        size=tuple(x.shape[-2:]),
-        truth=x,
-        grey=grey,
-        **given,
-    )
+        y = y.contiguous()  # or that order would spread to everything computed from y
+    blind = operator.blind_operator(x.device)
+    problem = Problem(blind or A, y, noise.sigma, tuple(x.shape[-2:]))
+    known = A if blind else None
+    return Batch(problem, names, operator_state, x, grey, operator.nearest, known)

@@ -1,10 +1,11 @@
-"""Config -> prior and operator -> problem -> solver -> recorder: what both scripts do around their generator of iterates."""
+"""A run: arguments -> prior, images and method -> batches -> files and summary."""
 
 import dataclasses
 import datetime
 import math
 import os
 import sys
+import time
 
 import torch
 import torch.distributed as dist
@@ -13,31 +14,27 @@ from experiment.arguments import parse_arguments
 from experiment.fid import FrechetInceptionDistance
 from experiment.folder import checkpoint_digest, open_run
 from experiment.metrics import Metrics
-from experiment.presets import load_hyperparameters
+from experiment.presets import load_row
 from experiment.problem import Simulated
-from experiment.restoration import Progress, Restoration, restore
-from experiment.summary import write_summary
+from experiment.progress import Progress
+from experiment.restoration import Restoration, Setup, run_within_memory
+from experiment.summary import print_summary, write_summary
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize, choose_tile
-from photographs.problems import Measured
 from report.page import write_report
 from report.pictures import write_grid
-from report.records import WHICH, finished_records
+from report.records import finished_records
 from util.cli import run_script
 from util.devices import choose_device, compile_network
 from util.files import UserError, project, say, warn
-from util.intervals import PERCENT
 from util.rng import BatchRandom
 
-CPU_BATCH_PIXELS = (
-    4 * 64 * 64
-)  # up to here a larger batch makes the CPU faster (benchmark.py inner)
-GPU_BATCH = 64  # at most; beyond it no GPU gets faster
-UNEXPLAINED = 2.0  # times the noise that may be left of a photograph's measurement
+CPU_BATCH_PX = 4 * 64 * 64  # larger batches do not make the CPU faster (benchmark.py inner)
+GPU_BATCH = 64  # images at most; larger batches make no GPU faster
 
 
 def of_rank_0(value):
-    """What rank 0 calls this, on every rank."""
+    """The value of rank 0, on every rank."""
     shared = [value]
     if dist.is_initialized():
         dist.broadcast_object_list(shared)
@@ -45,295 +42,269 @@ def of_rank_0(value):
 
 
 def eps_of_any_size(model, args, size, prior_size, device):
-    """The network for pictures of up to `size` (H, W), in tiles of --tile or `choose_tile`. Raises UserError for a --tile that the
-    network cannot take."""
+    """The network for images of up to `size` (H, W), in tiles of --tile or `choose_tile`. Raises
+    UserError for a --tile that the network cannot process."""
     if args.tile and (args.tile % model.stride or args.tile < prior_size):
         raise UserError(
-            f"--tile {args.tile}: must be a multiple of {model.stride}, {prior_size} or more, for this prior"
+            f"--tile {args.tile}: must be a multiple of {model.stride}, {prior_size} or more, "
+            "for this prior"
         )
-    return AnySize(
-        model,
-        of_rank_0(args.tile or choose_tile(model, size, prior_size, args.batch_size or 1, device)),
-    )
+    tile = args.tile or choose_tile(model, size, prior_size, args.batch_size or 1, device)
+    return AnySize(model, of_rank_0(tile))
 
 
-def keep_tile(args, eps, begun, size, directory):
-    """Where --tile does not say it, go on with the tile that the run was begun with: another one changes more than rounding. Raises UserError where
-    it was begun with whole pictures and `size` (H, W) does not fit into memory now."""
+def keep_tile(args, eps, before, size, directory):
+    """The tile of this run: --tile, or the one `before` that the run was created with, as another
+    one changes results by more than rounding.
+
+    Raises UserError if it was created with whole images and `size` (H, W) does not fit into memory
+    now.
+    """
     if eps and eps.tile and not args.tile:
-        short = f"{size[1]} x {size[0]} pixels do not fit into memory at once"
-        if not begun:
+        short = f"{size[1]} x {size[0]} px do not fit into memory at once"
+        if not before:
             raise UserError(
-                f"{directory}: was begun with whole pictures, now {short}; free memory or choose another --name NAME"
+                f"{directory}: was created with whole images, now {short}; free memory or choose "
+                "another --name NAME"
             )
-        say(f"{short}, going on with tiles (--tile {begun})", "stderr")
-    args.tile = args.tile or begun
+        say(f"{short}, going on with tiles (--tile {before})", "stderr")
+    tile = args.tile or before
     if eps:
-        eps.tile = args.tile
+        eps.tile = tile
+    return tile
 
 
 def choose_batch_size(eps, size, device):
-    """How many images of `size` (H, W) are restored at once if nobody says: on a GPU as many as its free memory holds, by the
-    memory that a step with one image takes."""
+    """The default batch size for images of `size` (H, W): on a GPU as many as its free memory
+    holds, judging by one step with one image."""
     if device.type == "cpu":
-        return max(1, CPU_BATCH_PIXELS // (size[0] * size[1]))
+        return max(1, CPU_BATCH_PX // (size[0] * size[1]))
     free, _ = torch.cuda.mem_get_info(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     x = torch.zeros(1, 3, *size, device=device, requires_grad=True)
     eps(x, torch.zeros(1, device=device)).sum().backward()
-    taken = torch.cuda.max_memory_allocated(device) - before
-    return max(1, min(GPU_BATCH, int(0.8 * free / taken)))
+    needed = torch.cuda.max_memory_allocated(device) - before
+    return max(1, min(GPU_BATCH, int(0.8 * free / needed)))
 
 
-def network_and_batch(args, method, config, largest, count, device, world):
-    """(the network for pictures of up to `largest`, (H, W), None where none is needed; how many of `count` pictures are restored at once if
-    nobody says)."""
-    possible = (
-        choose_batch_size(None, largest, torch.device("cpu")) if args.measured else count
-    )  # measured ones are read a batch at a time
+def network_and_batch(args, method, config, images, compute):
+    """(eps(x, t) for the largest of the images, None where no network is needed; the default batch
+    size). images: a Simulated or the like; compute: the Compute of this process."""
+    size, count = largest(images), len(images.names)
+    if not images.in_memory:  # then as many as are worth computing at once are read at once
+        count = choose_batch_size(None, size, torch.device("cpu"))
     if not method.uses_prior or args.summarize:
-        return None, of_rank_0(possible)
-    model = load_prior(config, args.model_config, device, args.precision)
-    eps = eps_of_any_size(model, args, largest, config["image_size"], device)
-    possible = min(
-        choose_batch_size(eps, largest, device), -(-possible // world)
-    )  # work for every rank
-    eps.model = compile_network(eps.model, device) if args.compile else eps.model
-    return eps, of_rank_0(possible)  # their GPUs' free memory may differ, too
+        return None, of_rank_0(count)
+    model = load_prior(config, args.model_config, compute.device, compute.precision)
+    eps = eps_of_any_size(model, args, size, config["image_size"], compute.device)
+    # Every rank needs work; their GPUs' free memory may differ.
+    count = min(choose_batch_size(eps, size, compute.device), -(-count // compute.world))
+    eps.model = compile_network(eps.model, compute.device) if args.compile else eps.model
+    return eps, of_rank_0(count)
 
 
-def batches_of(pictures, size):
-    """The pictures' names in batches of `size` at most, each of pictures that can be restored together."""
+def largest(images):
+    """The (H, W) with the most px."""
+    return max((images.key(name)[0] for name in images.names), key=math.prod)
+
+
+def batches_of(images, size):
+    """The images' names in batches of at most `size`, each of images that can share one."""
     alike = {}
-    for name in pictures.names:
-        alike.setdefault(pictures.key(name), []).append(name)
+    for name in images.names:
+        alike.setdefault(images.key(name), []).append(name)
     return [names[i : i + size] for names in alike.values() for i in range(0, len(names), size)]
 
 
-def choose_device_and_precision(args, world):
-    """The device of this process: --cuda's or, under torchrun, a GPU of its own. Where --precision does not say it, a GPU's convolutions compute in
-    TF32, as the published code leaves them, and a CPU in float32."""
-    local = int(os.environ.get("LOCAL_RANK", 0)) if world > 1 else args.cuda
-    if world > 1 and args.cuda != -1 and 0 < torch.cuda.device_count() <= local:
-        raise UserError(
-            f"--nproc-per-node: there are {torch.cuda.device_count()} GPUs, one a process; start fewer"
-        )
-    device = choose_device(-1 if args.cuda == -1 else local, args.precision in (None, "tf32"))
-    args.precision = args.precision or ("tf32" if device.type == "cuda" else "fp32")
-    return device
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """Where this process, `rank` of `world`, computes, and the precision of its network."""
+
+    device: torch.device
+    precision: str
+    rank: int = 0
+    world: int = 1
 
 
-def lasting_settings(args, method, h, config, pictures):
-    """What has to be the same when a run goes on. The rest (which images, how many at once, where) changes no more than rounding."""
-    fixed = {
-        key: getattr(args, key)
-        for key in ("dataset", "task", "data", "seed", "eta", "precision", "compile", "resize")
-    }
-    # Without their defaults: a run begun before there was such an option goes on.
-    fixed.update({"tile": args.tile} if args.tile else {})
-    fixed.update({"samples": args.samples} if args.samples > 1 else {})
-    fixed.update({"stop": args.stop} if args.stop != "discrepancy" else {})
-    row = {
-        name: value for name, value in dataclasses.asdict(h).items() if name != "sigma"
-    }  # that is the problem's
-    fixed.update(method=method.name, hyperparameters=row, model=config, **pictures.lasting)
-    if method.uses_prior:
-        fixed["checkpoint"] = checkpoint_digest(project(config["model_path"]))
-    return fixed
+def choose_gpu(number, tf32):
+    """GPU `number`; for None GPU 0 if it is usable, else the CPU without a warning."""
+    if number is not None:
+        return choose_device(number, tf32)
+    try:
+        return choose_device(0 if torch.cuda.device_count() else -1, tf32)
+    except UserError:
+        return choose_device(-1)
+
+
+def choose_compute(args, rank=0, world=1):
+    """The Compute for --cuda or, under torchrun, with a GPU for every process. Without --precision,
+    a GPU's convolutions compute in TF32, as in the published code, and a CPU in float32."""
+    cuda = args.cuda
+    if world > 1 and cuda != -1:
+        cuda = int(os.environ.get("LOCAL_RANK", 0))
+        if 0 < torch.cuda.device_count() <= cuda:
+            raise UserError(
+                f"--nproc-per-node: there are {torch.cuda.device_count()} GPUs, one a process; "
+                "start fewer"
+            )
+    device = choose_gpu(cuda, args.precision in (None, "tf32"))
+    precision = args.precision or ("tf32" if device.type == "cuda" else "fp32")
+    return Compute(device, precision, rank, world)
+
+
+def row_values(values):
+    """A row's nested dict as its YAML file has it: a Preset's hyperparameters are keys of the row,
+    and sigma, which belongs to the problem, is none."""
+    values = {key: value for key, value in values.items() if key != "sigma"}
+    return {**values.pop("hyperparameters", {}), **values}
 
 
 def row_defaults(row):
-    """The defaults of a dataclass' fields, and of those of the dataclasses in it, as nested dicts; sigma, which is the problem's, has none."""
-    found = {}
+    """The defaults of a dataclass's fields and, nested, of the dataclasses among their values."""
+    defaults = {}
     for field in dataclasses.fields(row):
         value = getattr(row, field.name)
         if dataclasses.is_dataclass(value):
-            found[field.name] = row_defaults(value)
-        elif field.default is not dataclasses.MISSING and field.name != "sigma":
-            found[field.name] = field.default
-    return found
+            defaults[field.name] = row_defaults(value)
+        elif field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+    return defaults
 
 
-def summarise(directory, head, settings, failed, fid=None):
-    """Write the summary of what is finished and return it, None if nothing is. failed: {name: why} of pictures that could not be begun; fid: a
-    FrechetInceptionDistance, if asked for."""
+def lasting_settings(args, method, h, config, images, precision):
+    """The settings that must not change when a run is resumed; the others (which images, batch
+    size, device) change results by rounding only."""
+    settings = {key: getattr(args, key) for key in ("dataset", "task", "seed", "eta", "compile")}
+    settings["precision"] = precision
+    # Only where they differ from their defaults: runs older than the options can be resumed.
+    settings.update({"tile": args.tile} if args.tile else {})
+    settings.update({"samples": args.samples} if args.samples > 1 else {})
+    settings.update({"stop": args.stop} if args.stop != "discrepancy" else {})
+    row = row_values(dataclasses.asdict(h))
+    settings.update(method=method.name, hyperparameters=row, model=config, **images.lasting)
+    if method.uses_prior:
+        settings["checkpoint"] = checkpoint_digest(project(config["model_path"]))
+    return settings
+
+
+def summarise(folder, head, settings, failed, fid=None):
+    """Write the summary of what is finished and return it, None if nothing is.
+
+    failed: {name: reason} of unreadable files; fid: a FrechetInceptionDistance, or None.
+    """
     unread = {name: {"failed": why} for name, why in failed.items()}
-    records = finished_records(directory)
+    records = finished_records(folder.files)
     if not records:
         return None
     records = {**unread, **records}
     if fid:
-        head = {
-            **head,
-            "fid": fid(directory, [name for name in records if "failed" not in records[name]]),
-        }
-        records = {
-            **unread,
-            **finished_records(directory),
-        }  # it takes minutes, in which another slice may have ended
-    write_grid(directory, records)
-    return write_summary(directory, head, records, settings)
+        names = [name for name, record in records.items() if "failed" not in record]
+        head = {**head, "fid": fid(folder.files, names)}
+        # That took minutes, in which another slice may have ended.
+        records = {**unread, **finished_records(folder.files)}
+    write_grid(folder.files, records)
+    return write_summary(folder.files, head, records, settings)
 
 
-def unexplained(records):
-    """{name: a line} for the photographs of which far more than the noise is left: what was said of them does not hold."""
-    found = {}
-    for name, record in records.items():
-        if (
-            "failed" in record or "psnr" in record or "misfit" not in record
-        ):  # which a run of the past may lack
-            continue
-        left = record["misfit"][record["chosen"]["iterate"]]
-        if left > UNEXPLAINED * record["sigma"]:
-            times = left / record["sigma"]
-            found[name] = (
-                f"what is left of the measurement, {left:.3f}, is {times:.1f} times its noise: is this how it was made? (the "
-                "--kernel, its --flip-kernel, the --filter of a reduction, the --mask, --linear)"
-            )
-    return found
-
-
-def report(summary, directory):
-    """What a run says at its end."""
-    about = f"{summary['method']}, {summary['task']}, {summary['images']} images"
-    final, chosen, best = (summary[which]["psnr"]["mean"] for which in WHICH)
-    residual = summary["chosen"]["residual"]["mean"]
-    if final is not None:
-        print(
-            f"{about}: PSNR {final:.2f} dB (final), {chosen:.2f} dB (chosen without the ground truth), {best:.2f} dB (best, chosen against it)"
-        )
-    elif residual is not None:
-        print(f"{about}: residual {residual:.4f}")
-    samples = summary.get("samples", {})
-    if "mean" in samples:
-        print(
-            f"{samples['count']} samples: PSNR {samples['mean']['psnr']:.2f} dB (their mean), {samples['best_single']['psnr']:.2f} dB (the best one)"
-        )
-    if samples and samples["spread"] == 0:
-        warn(
-            "the samples are all the same, so that they say nothing of how sure the result is: this preset draws nothing; take --preset posterior"
-        )
-    elif samples:
-        inside = (
-            f"; they hold {100 * samples[f'inside_{PERCENT}']:.0f} %" if "ranks" in samples else ""
-        )
-        print(
-            f"they differ by {127.5 * samples['spread']:.1f} of 255 (spread.png); interval.npz: ranges meant to hold {PERCENT} % of the true values{inside}"
-        )
-    for name, why in summary["failed"].items():
-        print(f"warning: {name} has failed: {why}", file=sys.stderr)
-    for name, why in unexplained(finished_records(directory)).items():
-        print(f"warning: {name}: {why}", file=sys.stderr)
-    restored = "restored/, " if os.path.isdir(os.path.join(directory, "restored")) else ""
-    print(
-        f"wrote {directory}/ ({restored}log.txt, summary.json, grid.png, report.html, images/, record/)"
-    )
-
-
-def restore_batches(directory, batches, limit, build, solver, progress, after):
-    """Restore what is unfinished in `batches` of names and call after() when one is through. limit, build: see `restore`."""
+def restore_batches(folder, batches, build, solver, progress):
+    """Restore the unfinished images of `batches`, lists of names, by the Restorations that
+    build(names) makes; yields after each batch."""
+    limit = max(map(len, batches), default=0)
     for batch in batches:
-        done = [
-            name for name, record in finished_records(directory).items() if not record.get("again")
-        ]
-        state = os.path.join(directory, "record", f"{batch[0]}.state")
+        records = finished_records(folder.files)
+        done = {name for name, record in records.items() if not record.get("again")}
+        state = os.path.join(folder.files, "record", f"{batch[0]}.state")
         unfinished = [name for name in batch if name not in done]
         progress.skip(len(batch) - len(unfinished))
         if unfinished:
             # With a state, its whole batch: it may have been killed between two of its records.
-            limit = restore(
-                directory,
-                batch if os.path.exists(state) else unfinished,
-                limit,
-                build,
-                solver,
-                progress,
-            )
-            after()
+            names = batch if os.path.exists(state) else unfinished
+            limit = run_within_memory(folder, names, limit, build, solver, progress)
+            yield
         elif os.path.exists(state):
             os.unlink(state)
     progress.close()
 
 
-def run(doc, method):
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1:
-        # For a barrier, no tensor passes; the fastest rank may wait for the slowest one's images.
-        dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
-    args = parse_arguments(doc, method.name)
-    args.name = of_rank_0(args.name)  # their clocks may differ
+def open_images(args, method, problems):
+    """(the images of a run, the Row, the model config)."""
     config = load_model_config(args.model_config)
     given = {"outer": args.outer, "inner": args.inner, "chain_steps": args.custom_steps}
-    h = load_hyperparameters(method, args.task, args.preset, say, args.dataset, **given)
-    pictures = (Measured if args.measured else Simulated)(args, config["image_size"])
-    device = choose_device_and_precision(args, world)
-    directory = os.path.join(args.logdir, args.dataset, args.task, args.name)
-    if args.summarize and not finished_records(directory):
-        raise UserError(f"{directory}: has no finished image to summarise yet")
-    largest = max((pictures.key(name)[0] for name in pictures.names), key=math.prod)
-    eps, possible = network_and_batch(
-        args, method, config, largest, len(pictures.names), device, world
-    )
+    # Photographs have no task file whose name might be a user's own.
+    on_row = say if args.task_config else lambda line: None
+    h = load_row(method, args.task, args.preset, on_row, args.dataset, **given)
+    return problems(args, config["image_size"]), h, config
 
-    metrics = None if args.summarize or args.measured else Metrics(device)
-    fid = FrechetInceptionDistance(device) if args.fid and rank == 0 else None
-    fixed = lasting_settings(args, method, h, config, pictures)
-    chosen = {
-        "batch_size": args.batch_size or possible,
-        **({} if args.tile else {"tile": eps and eps.tile}),
-    }
-    begun_with = open_run(directory, fixed, chosen, {"hyperparameters": row_defaults(h)})
-    args.batch_size = args.batch_size or of_rank_0(
-        begun_with["batch_size"]
-    )  # not each its own, or an image might belong to nobody
-    keep_tile(args, eps, begun_with.get("tile"), largest, directory)
-    pictures.refuse_others(directory)
-    settings = {**vars(args), "device": str(device), "world": world, **fixed}
+
+def run(args, method, problems=Simulated):
+    """Restore images and write a run's folder.
+
+    args: an `experiment.arguments.Arguments`; method: a `solvers.method.Method`; problems: a
+    function (args, the prior's image size) that makes the images, see `experiment.problem`.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:
+        # For barriers only; the fastest rank may wait for the slowest one's images.
+        dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
+    name = of_rank_0(args.name or time.strftime("%Y-%m-%d_%H-%M-%S"))  # their clocks may differ
+    images, h, config = open_images(args, method, problems)
+    compute, folder = choose_compute(args, rank, world), images.folder(args, name)
+    if args.summarize and not finished_records(folder.files):
+        raise UserError(f"{folder.top}: has no finished image to summarise yet")
+    eps, possible = network_and_batch(args, method, config, images, compute)
+    metrics = None if args.summarize or not images.has_truth else Metrics(compute.device)
+    fid = FrechetInceptionDistance(compute.device) if args.fid and rank == 0 else None
+
+    lasting = lasting_settings(args, method, h, config, images, compute.precision)
+    adjustable = {"batch_size": args.batch_size or possible}
+    adjustable.update({} if args.tile else {"tile": eps and eps.tile})
+    defaults = {"hyperparameters": row_values(row_defaults(h))}
+    before = open_run(folder.top, lasting, adjustable, defaults)
+    # The same on every rank, or an image might belong to none.
+    batch_size = args.batch_size or of_rank_0(before["batch_size"])
+    tile = keep_tile(args, eps, before.get("tile"), largest(images), folder.top)
+    images.refuse_others(folder)
+
+    computed = {"name": name, "batch_size": batch_size, "tile": tile, "world": world}
+    computed["device"] = str(compute.device)
+    settings = {**vars(args), **images.options, **lasting, **computed}
     head = {"method": method.name, "dataset": args.dataset, "task": args.task}
-    if rank == 0 and args.measured:
-        print("\n".join(pictures.report))
-        for line in [*pictures.warnings, *pictures.failed.values()]:
-            warn(line)
+    if rank == 0 and images.report:
+        print("\n".join(images.report))
+    for line in [*images.warnings, *images.failed.values()]:
+        warn(line)
+    setup = Setup(eps, h, args.eta, metrics, args.stop, args.samples)
 
     def build(names):
         rng = BatchRandom([args.seed] * len(names))
-        return Restoration(
-            directory,
-            pictures.problem(names, rng, device),
-            eps,
-            rng,
-            h,
-            args.eta,
-            metrics,
-            args.stop,
-            args.samples,
-        )
+        return Restoration(folder, images.batch(names, rng, compute.device), rng, setup)
 
-    batches = [] if args.summarize else batches_of(pictures, args.batch_size)[rank::world]
-    progress = Progress(sum(map(len, batches)), h.parts, hidden=rank > 0)
-    after = lambda: rank == 0 and summarise(directory, head, settings, pictures.failed)
-    restore_batches(directory, batches, args.batch_size, build, method.solver, progress, after)
+    batches = [] if args.summarize else batches_of(images, batch_size)[rank::world]
+    progress = Progress(sum(map(len, batches)), h.iterations, hidden=rank > 0)
+    for _ in restore_batches(folder, batches, build, method.solver, progress):
+        if rank == 0:
+            summarise(folder, head, settings, images.failed)
+    finish(folder, images, compute, lambda: summarise(folder, head, settings, images.failed, fid))
 
-    if world > 1:
+
+def finish(folder, images, compute, summary):
+    """Write the last summary and the page; exit with code 1 if an image has failed."""
+    if compute.world > 1:
         dist.barrier()
-    if rank == 0:
-        summary = summarise(directory, head, settings, pictures.failed, fid)
-        write_report(
-            directory
-        )  # not after every batch, as the rest is: of many images it takes seconds
-        report(summary, directory)
-    if world > 1:
-        dist.barrier()  # torchrun ends every process as soon as one has ended with code 1, and rank 0 may still be writing
+    if compute.rank == 0:
+        written = summary()
+        write_report(folder.top)  # only now: with many images it needs seconds
+        print_summary(written, folder, images.mismatches(finished_records(folder.files)))
+    if compute.world > 1:
+        # torchrun kills every process once one has exited with code 1; rank 0 may still write.
+        dist.barrier()
         dist.destroy_process_group()
-    if pictures.failed or any(
-        "failed" in record
-        for name, record in finished_records(directory).items()
-        if name in pictures.names
-    ):
+    records = finished_records(folder.files)
+    if images.failed or any("failed" in records.get(name, {}) for name in images.names):
         sys.exit(1)
 
 
 def main(doc, method):
-    """The whole of a method's script but the method itself. doc: what --help shows; method: a `solvers.method.Method`."""
-    run_script(lambda: run(doc, method))
+    """The script of a method. doc: the text of --help; method: a `solvers.method.Method`."""
+    run_script(lambda: run(parse_arguments(doc, method.name), method))

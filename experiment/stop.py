@@ -1,25 +1,27 @@
-"""Where a run could have stopped without knowing the truth: rules that choose one of its iterates by what is left of the measurement."""
+"""Stopping rules without ground truth: which iterate to choose, from its residual A(x) - y."""
 
 import torch
 
-LIMIT = 1.05  # of sigma: a residual as large as the noise, and its own scatter
-REACH = 4  # pixels, the farthest that a residual is compared with itself
+LIMIT = 1.05  # times sigma: a residual as large as the noise, plus its own scatter
+REACH = 4  # px: the largest offset of the residual's autocorrelation
 
 
 def misfit(residual, mask):
-    """The RMS of A(X) - y, (B, …), of each image, (B,); with a mask (B, 1, H, W), 0 where nothing was measured, over what was."""
+    """RMS of residuals A(x) - y, (B, …), of each image, (B,); with a mask, (B, 1, H, W), over its
+    measured px (1) only."""
     if mask is None:
         return residual.flatten(1).square().mean(1).sqrt()
-    return (
-        (residual * mask).flatten(1).square().sum(1) / mask.expand_as(residual).flatten(1).sum(1)
-    ).sqrt()
+    squares = (residual * mask).flatten(1).square().sum(1)
+    return (squares / mask.expand_as(residual).flatten(1).sum(1)).sqrt()
 
 
 def structure(residual, mask):
-    """How far A(X) - y, (B, C, H, W), is from white, (B,): the sum of squared correlations between it and itself up to REACH pixels away,
-    pairs of measured pixels alone. Noise alone has none; a picture that explains too little leaves edges. Whatever is no picture: 0.
+    """How far residuals, (B, C, H, W), are from white noise, (B,).
 
-    Source: Almeida & Figueiredo 2013, whiteness measures. It needs no sigma.
+    The sum of squared autocorrelations up to REACH px, over pairs of measured px. It is near zero
+    for noise; an estimate that fits y too little leaves edges. 0 for residuals that are no images.
+
+    Source: Almeida & Figueiredo 2013, whiteness measures. It does not need sigma.
     """
     if residual.dim() != 4 or min(residual.shape[-2:]) <= 2 * REACH:
         return residual.new_zeros(len(residual))
@@ -30,23 +32,19 @@ def structure(residual, mask):
     correlation, pairs = (torch.fft.ifft2(x.abs().square()).real.sum(1) for x in power)
     variance = correlation[:, :1, :1] / pairs[:, :1, :1]
     normal = correlation / pairs.clamp(min=1) / variance.clamp(min=1e-20)
-    near = torch.cat(
-        [
-            normal[:, : REACH + 1, : REACH + 1].flatten(1),
-            normal[:, 1 : REACH + 1, -REACH:].flatten(1),
-        ],
-        1,
-    )
-    return near.square().sum(1) - 1
+    right = normal[:, : REACH + 1, : REACH + 1].flatten(1)
+    left = normal[:, 1 : REACH + 1, -REACH:].flatten(1)
+    return torch.cat([right, left], 1).square().sum(1) - 1
 
 
 def by_discrepancy(record, ends):
-    """The first of the iterates `ends` whose misfit is at most LIMIT sigma (Morozov), None if there is none."""
+    """The first iterate of `ends` whose misfit is at most LIMIT sigma (Morozov's discrepancy
+    principle), None if there is none."""
     return next((i for i in ends if record["misfit"][i] <= LIMIT * record["sigma"]), None)
 
 
 def by_whiteness(record, ends):
-    """That of the iterates `ends` which leaves the least structure."""
+    """The iterate of `ends` with the whitest residual."""
     return min(ends, key=lambda i: record["structure"][i])
 
 
@@ -54,8 +52,11 @@ RULES = {"discrepancy": by_discrepancy, "whiteness": by_whiteness}
 
 
 def stop(record, rule, single):
-    """(the iterate that `rule` chooses, was it reached?). The last iterate where the rule never holds, and of a mean of several searches
-    (single: False), which is not complete before. What ends no outer iteration is no choice."""
+    """(index of the iterate that `rule` chooses, whether the rule was satisfied).
+
+    It is the last iterate if the rule never holds, and (single: False) for a mean of several
+    searches, which is incomplete before. Only iterates that end an outer iteration are eligible.
+    """
     ends = [i for i, end in enumerate(record["ends_outer"]) if end]
-    found = None if not ends else RULES[rule](record, ends) if single else ends[-1]
-    return (len(record["iterates"]) - 1, False) if found is None else (found, True)
+    chosen = None if not ends else RULES[rule](record, ends) if single else ends[-1]
+    return (len(record["iterates"]) - 1, False) if chosen is None else (chosen, True)

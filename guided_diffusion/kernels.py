@@ -1,4 +1,4 @@
-"""Blur kernels and the matrix of bicubic reduction, and what applies a kernel to a picture."""
+"""Blur kernels, matrices of reduction, warping, and their application to images."""
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ def cubic(x, a=-0.5):
 
 
 def resampling_matrix(size, factor, weight, reach, width):
-    """(size / factor, size) float32: reduction of one axis by weight((centre - tap) / width), 0 beyond `reach` widths, normalised to one; the
-    signal is mirrored at its ends with the edge sample repeated. width: the factor, against aliasing, or 1."""
+    """(size / factor, size) float32: reduces one axis with weights weight((centre - tap) / width)
+    of sum one, 0 beyond `reach` widths; the signal is mirrored at its ends, edge samples repeated.
+    width: the factor, against aliasing, or 1."""
     centres = (np.arange(size // factor) + 0.5) * factor - 0.5
     taps = np.floor(centres - reach * width)[:, None] + np.arange(2 * reach * width + 2)
     weights = weight((centres[:, None] - taps) / width)
@@ -33,30 +34,33 @@ def resampling_matrix(size, factor, weight, reach, width):
 
 
 def bicubic_matrix(size, factor):
-    """Bicubic reduction of one axis as MATLAB's imresize does it: the cubic (a = -0.5) is widened by the factor against aliasing. Source:
-    assafshocher/ResizeRight's predecessor, Resizer."""
+    """Bicubic reduction of one axis as in MATLAB's imresize: a = -0.5, antialiased. Source:
+    Resizer, the predecessor of assafshocher/ResizeRight."""
     return resampling_matrix(size, factor, cubic, 2, factor)
 
 
 def lanczos_matrix(size, factor):
-    """Lanczos reduction of one axis, three lobes, widened by the factor: Pillow's LANCZOS, but for its borders."""
-    return resampling_matrix(
-        size, factor, lambda x: np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0), 3, factor
-    )
+    """Lanczos reduction of one axis, three lobes, antialiased: Pillow's LANCZOS but for borders."""
+
+    def lanczos(x):
+        return np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0)
+
+    return resampling_matrix(size, factor, lanczos, 3, factor)
 
 
 def plain_cubic_matrix(size, factor):
-    """Bicubic reduction of one axis without antialiasing, a = -0.75: OpenCV's INTER_CUBIC, PyTorch's interpolate, but for their borders."""
+    """Bicubic reduction of one axis without antialiasing, a = -0.75: OpenCV's INTER_CUBIC and
+    PyTorch's interpolate except at borders."""
     return resampling_matrix(size, factor, lambda x: cubic(x, -0.75), 2, 1)
 
 
 def area_matrix(size, factor):
-    """The mean of each `factor` samples of one axis: OpenCV's INTER_AREA, Pillow's BOX and reduce, a camera's binning."""
+    """The mean of each `factor` samples of one axis: OpenCV's INTER_AREA, Pillow's BOX, binning."""
     return torch.eye(size // factor).repeat_interleave(factor, 1) / factor
 
 
 def nearest_matrix(size, factor):
-    """The first of each `factor` samples of one axis: x[::factor], OpenCV's INTER_NEAREST, PyTorch's nearest."""
+    """x[::factor] along one axis: OpenCV's INTER_NEAREST, PyTorch's nearest."""
     return torch.eye(size)[: size // factor * factor : factor]
 
 
@@ -70,9 +74,9 @@ FILTERS = {
 
 
 def gaussian_kernel(size, sigma, numpy_rng, torch_rng):
-    """(size, size) float64: a point at (size // 2, size // 2) through scipy's gaussian_filter; sigma in pixels."""
-    # The published code keeps the kernel in a 3-channel Conv2d, whose first weights are drawn from the stream that the
-    # noise then goes on with.
+    """(size, size) float64: scipy's gaussian_filter of a point at the centre; sigma in px."""
+    # The published code stores the kernel in a Conv2d of 3 channels, whose initial weights come
+    # from the same generator as the noise after them.
     torch.empty(3 * size * size).uniform_(generator=torch_rng)
     point = np.zeros((size, size))
     point[size // 2, size // 2] = 1
@@ -80,20 +84,20 @@ def gaussian_kernel(size, sigma, numpy_rng, torch_rng):
 
 
 def motion_kernel(size, intensity, numpy_rng, torch_rng):
-    """(size, size) float64: a random camera shake; intensity 0 (straight) … 1 (most crooked)."""
+    """(size, size) float64: a random camera shake; intensity: 0 (straight) … 1 (most erratic)."""
     return Kernel(size=(size, size), intensity=intensity, rng=numpy_rng).kernelMatrix
 
 
 def mirrored(x, border, dim):
-    """x with `border` more pixels at both ends of an axis, mirrored without repeating the edge. F.pad's gradient adds up in no
-    fixed order on a GPU; this one's does."""
+    """x extended by `border` px at both ends of an axis, mirrored without repeating the edge.
+    Unlike F.pad, its gradient is deterministic on a GPU."""
     before, after = x.narrow(dim, 1, border), x.narrow(dim, x.shape[dim] - 1 - border, border)
     return torch.cat([before.flip(dim), x, after.flip(dim)], dim)
 
 
 def mirrored_after(x, multiple, dim):
-    """x mirrored on at the end of an axis until its length is a multiple of `multiple`, without repeating the edge; one pixel
-    alone is all that there is, and is repeated."""
+    """x extended at the end of an axis to a multiple of `multiple`, mirrored without repeating the
+    edge; a single px is repeated."""
     if x.shape[dim] == 1:
         return x.repeat_interleave(multiple, dim)
     while missing := -x.shape[dim] % multiple:
@@ -103,30 +107,32 @@ def mirrored_after(x, multiple, dim):
 
 
 def correlating(kernels, size):
-    """The function that cross-correlates each image with its own kernel where the kernel lies wholly inside it: (B, 3, H, W) ->
-    (B, 3, H - h + 1, W - w + 1).
+    """The cross-correlation of each image with its own kernel, without a border: a function (B, 3,
+    H, W) -> (B, 3, H - h + 1, W - w + 1).
 
-    kernels: (B, h, w); size: (H, W). In the Fourier domain, for the published kernels have 64 x 64 taps.
+    kernels: (B, h, w); size: (H, W). Computed by FFT: the published kernels are 64 x 64.
     """
-    (height, width), (h, w) = size, kernels.shape[-2:]
-    spectrum = torch.fft.rfft2(kernels, (height, width))[:, None].conj()
-    return lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * spectrum, (height, width))[
-        ..., : height - h + 1, : width - w + 1
-    ]
+    valid = [n - k + 1 for n, k in zip(size, kernels.shape[-2:])]
+    spectrum = torch.fft.rfft2(kernels, size)[:, None].conj()
+
+    def correlate(x):
+        full = torch.fft.irfft2(torch.fft.rfft2(x) * spectrum, size)
+        return full[..., : valid[0], : valid[1]]
+
+    return correlate
 
 
 def lit_beyond_white(y, kernel, clipped):
-    """Which pixels of y, (1, 3, h, w) in [-1, 1], a cross-correlation with kernel, (1, k, l), may be lit by a lamp brighter than white: (1, 1, h, w),
-    0 or 1. clipped: likewise, where y is cut off at white.
+    """Where y may contain light from lamps brighter than white: (1, 1, h, w), 0 or 1.
 
-    A clipped pixel means that all was white under the kernel, or that something there was brighter. If all was, what lies beside cannot be
-    darker than the part of the kernel that still covers white; where it is, by a fifth of the range, there is a lamp, and whatever the kernel
-    may have spread its light to is given.
+    y: (1, 3, h, w) in [-1, 1], a cross-correlation with kernel, (1, k, l); clipped: (1, 1, h, w), 1
+    where y is clipped at white. If all px under the kernel of a clipped px were white, its
+    neighbours would be at least as bright as the share of their kernel that covers white. Where
+    they are darker by a fifth of the range, there is a lamp; all that its light may have reached is
+    1.
     """
     weights, taps = kernel[:, None], (kernel > 0.01 * kernel.max()).float()[:, None]
-    white = (
-        F.conv_transpose2d(clipped, taps) > 0
-    ).float()  # of what was blurred: it is larger by a kernel
+    white = (F.conv_transpose2d(clipped, taps) > 0).float()  # larger than y by a kernel
     too_dark = ((y.mean(1, keepdim=True) + 1) / 2 < F.conv2d(white, weights) - 0.2).float()
     doubted = white * (F.conv_transpose2d(too_dark, taps) > 0)
     labels, _ = ndimage.label(clipped[0, 0].numpy(), np.ones((3, 3)))
@@ -137,32 +143,28 @@ def lit_beyond_white(y, kernel, clipped):
 
 
 def blurring(kernels, size):
-    """The function that cross-correlates each image with its own kernel, the border mirrored by k // 2 without repeating
-    the edge: (B, 3, H, W) -> (B, 3, H', W'), where H' = H for odd k and H + 1 for even k (as published).
-
-    kernels: (B, k, k); size: (H, W).
-    """
+    """The cross-correlation of each image with its own kernel, the border mirrored by k // 2 px
+    without repeating the edge: a function (B, 3, H, W) -> (B, 3, H', W'), H' = H for odd k and H +
+    1 for even k (as published). kernels: (B, k, k); size: (H, W)."""
     k = kernels.shape[-1]
     correlate = correlating(kernels, (size[0] + 2 * (k // 2), size[1] + 2 * (k // 2)))
     return lambda x: correlate(mirrored(mirrored(x.contiguous(), k // 2, -2), k // 2, -1))
 
 
 def smooth_field(size, rms, smoothness, rng):
-    """(2, H, W) float64, shifts down and to the right in pixels of that root mean square: normal noise through a Gaussian of standard
-    deviation `smoothness` pixels. size: (H, W)."""
-    field = gaussian_filter(
-        rng.standard_normal((2, *size)), (0, smoothness, smoothness), mode="mirror"
-    )
+    """Shifts (down, right) in px, (2, H, W) float64 of root mean square `rms`: normal noise
+    smoothed by a Gaussian of standard deviation `smoothness` px. size: (H, W)."""
+    normal = rng.standard_normal((2, *size))
+    field = gaussian_filter(normal, (0, smoothness, smoothness), mode="mirror")
     return rms * field / np.sqrt(np.square(field).mean())
 
 
 def warping(fields):
-    """The function that takes each pixel of an image from where its shift points to, bilinearly; beyond the border the edge goes on.
-    fields: (B, 2, H, W), shifts down and to the right in pixels."""
+    """The function that samples each px bilinearly at its position plus its shift; the edge extends
+    beyond the border. fields: (B, 2, H, W), shifts (down, right) in px."""
     height, width = fields.shape[-2:]
     rows = torch.arange(height, device=fields.device)[:, None] + fields[:, 0]
     columns = torch.arange(width, device=fields.device) + fields[:, 1]
-    grid = torch.stack(
-        [2 * columns / (width - 1) - 1, 2 * rows / (height - 1) - 1], -1
-    )  # -1 and 1: the outermost pixels' centres
+    # -1 and 1 are the centres of the outermost px.
+    grid = torch.stack([2 * columns / (width - 1) - 1, 2 * rows / (height - 1) - 1], -1)
     return lambda x: F.grid_sample(x, grid, padding_mode="border", align_corners=True)

@@ -1,4 +1,4 @@
-"""Small pieces of the UNet that hold no structure of their own."""
+"""Layers of the UNet, and versions of them that need less memory with frozen weights."""
 
 import math
 
@@ -8,8 +8,8 @@ from torch import nn
 
 
 class FrozenConvolution(torch.autograd.Function):
-    """conv2d that keeps nothing but its weight for the backward pass: with frozen weights nobody asks for their gradient,
-    which is what PyTorch keeps the input for."""
+    """conv2d that keeps only its weight for the backward pass; PyTorch also keeps the input, for
+    the gradient of the weight, which a frozen network does not need."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, stride, padding):
@@ -20,17 +20,12 @@ class FrozenConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (weight,) = ctx.saved_tensors
-        return (
-            torch.nn.grad.conv2d_input(ctx.input_shape, weight, grad, *ctx.options),
-            None,
-            None,
-            None,
-            None,
-        )
+        grad = torch.nn.grad.conv2d_input(ctx.input_shape, weight, grad, *ctx.options)
+        return grad, None, None, None, None
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d that needs less memory once its weights are frozen."""
+    """nn.Conv2d that needs less memory if its weights are frozen."""
 
     def forward(self, x):
         if self.weight.requires_grad:
@@ -39,14 +34,14 @@ class Conv2d(nn.Conv2d):
 
 
 class GroupNorm32(nn.GroupNorm):
-    """Group norm that computes in float32 whatever the input's precision."""
+    """Group norm computed in float32, whatever the precision of its input."""
 
     def forward(self, x):
         return super().forward(x.float()).to(x.dtype)
 
 
 class FrozenNormSiLU(torch.autograd.Function):
-    """silu of a group norm that keeps only x for the backward pass, in which it computes the rest again, and works in place."""
+    """silu(group norm) that keeps only x for the backward pass and recomputes the rest there."""
 
     @staticmethod
     def normalised(x, weight, bias, groups, eps):
@@ -61,7 +56,8 @@ class FrozenNormSiLU(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.options = options
         h = FrozenNormSiLU.normalised(x, *options)[0]
-        # Compiled by PyTorch 2.11, an output that was changed in place or cast to its own type has lost its gradient.
+        # Compiled by PyTorch 2.11, outputs changed in place or cast to their own type lose
+        # gradients.
         h = F.silu(h, inplace=not torch.compiler.is_compiling())
         return h if h.dtype == x.dtype else h.to(x.dtype)
 
@@ -70,7 +66,7 @@ class FrozenNormSiLU(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         h, mean, rstd = FrozenNormSiLU.normalised(x, *ctx.options)
         weight, _, groups, _ = ctx.options
-        # The group norm's own backward trusts that its arguments are laid out alike.
+        # native_group_norm_backward assumes the same memory layout of its arguments.
         grad = torch.ops.aten.silu_backward(grad.float().contiguous(), h)
         batch, channels = x.shape[:2]
         only_x = [True, False, False]
@@ -81,30 +77,29 @@ class FrozenNormSiLU(torch.autograd.Function):
 
 
 def norm_silu(norm, x, scale=None, shift=None):
-    """silu(norm(x) (1 + scale) + shift) for a GroupNorm32 `norm`; x: (B, C, H, W), scale and shift: (1 or B, C, 1, 1)."""
+    """silu(norm(x) (1 + scale) + shift) with a GroupNorm32 `norm`; x: (B, C, H, W); scale, shift:
+    (1 or B, C, 1, 1)."""
     if norm.weight.requires_grad or (scale is not None and len(scale) > 1):
         h = norm(x)
         return F.silu(h if scale is None else torch.addcmul(shift, h, 1 + scale))
     weight, bias = norm.weight, norm.bias
-    if scale is not None:  # the same for all images: a norm of other weights
-        weight, bias = (
-            weight * (1 + scale.flatten()),
-            bias * (1 + scale.flatten()) + shift.flatten(),
-        )
+    if scale is not None:  # the same for all images, so it is part of the weights
+        factor = 1 + scale.flatten()
+        weight, bias = weight * factor, bias * factor + shift.flatten()
     return FrozenNormSiLU.apply(x, weight, bias, norm.num_groups, norm.eps)
 
 
 def zeroed(module):
-    """Set every parameter of `module` to zero: a residual branch then starts as the identity."""
+    """Set all parameters of `module` to zero; a residual block is the identity at first."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 def timestep_embedding(timesteps, dim, max_period=10000):
-    """Sinusoidal embedding, cosines first (guided-diffusion's order; Ho et al. 2020 put sines first).
+    """Sinusoidal embedding, cosines first as in guided-diffusion (Ho et al. 2020: sines first).
 
-    timesteps: (B,) float, in units of the 1000 training steps. Returns (B, dim) float32; dim must be even.
+    timesteps: (B,) float in 0 … 999. Returns (B, dim) float32; dim must be even.
     """
     half = dim // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half

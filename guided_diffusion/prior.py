@@ -1,4 +1,5 @@
-"""Model config + checkpoint -> a frozen network, with errors a user can act on."""
+"""Loads a prior: model config and checkpoint -> a frozen network; explains what is wrong with
+them."""
 
 import math
 import os
@@ -28,9 +29,10 @@ OPTIONAL = {
     "use_new_attention_order": bool,
     "norm_groups": int,
 }
-MAY_BE_UNSET = ("num_head_channels", "num_heads_upsample")  # -1: not given
+MAY_BE_UNSET = ("num_head_channels", "num_heads_upsample")  # by -1
 
-# Options which change no shape: weights load with whatever they say. TRIED: what they may be instead, where predictions look wrong.
+# Options that do not change any shape, so that weights load with wrong values. TRIED: the values
+# tested if predictions are bad.
 SHAPELESS = (
     "use_new_attention_order",
     "num_heads",
@@ -47,35 +49,31 @@ TRIED = (
     + ORDERS
     + [{**order, **heads} for order in ORDERS for heads in HEADS]
 )
-LOOKED_AT = (100, 999)  # timesteps: attention shows in little noise, norms in much
-EXPECTED = (
-    0.03,
-    0.001,
-)  # the mean squared error of eps at these: what the built-in priors, old and new, stay well below
-BETTER = 0.7  # the ratio of errors from which on another option is the right one
-LARGEST_LOOK = 128  # pixels a side of the picture looked at
+CHECKED = (100, 999)  # timesteps: little noise depends on attention, much noise on norms
+EXPECTED = (0.03, 0.001)  # upper bounds of eps' mean squared error there, far above our priors'
+BETTER = 0.7  # ratio of errors below which other options are the right ones
+LARGEST_CHECK = 128  # px a side of the test image
 
 
 def load_model_config(path):
-    """The keys of a `model_config_*.yaml` as a dict for `create_model`. Raises UserError, naming file and key, for one
-    that is missing, unknown or of the wrong type, and for a class-conditional model."""
-    section = Section(load_yaml(path), path)
-    config = {}
+    """The keys of a `model_config_*.yaml` as a dict for `create_model`. Raises UserError, with file
+    and key, for a missing, unknown or invalid one, and for a class-conditional model."""
+    section, config = Section(load_yaml(path), path), {}
+
+    def valid(value):
+        return kind is not int or value > 0 or (value == -1 and key in MAY_BE_UNSET)
+
     for key, kind in {**REQUIRED, **OPTIONAL}.items():
         if key in REQUIRED or key in section.values:
-            config[key] = section.take(
-                key, kind, lambda v: kind is not int or v > 0 or (v == -1 and key in MAY_BE_UNSET)
-            )
+            config[key] = section.take(key, kind, valid)
     section.finish()
     if config.get("class_cond"):
-        raise section.error(
-            "class_cond", "is True, but both methods need a prior without class labels"
-        )
+        raise section.error("class_cond", "is True, but the prior must not need class labels")
     return config
 
 
 def build_model(config, path):
-    """`create_model(**config)`, its complaints as a UserError that names the file `path`."""
+    """`create_model(**config)`; its errors become a UserError that names the file `path`."""
     try:
         return create_model(**config)
     except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
@@ -87,13 +85,13 @@ def shapes(state):
 
 
 def fitting_configs(state):
-    """The shipped model configs whose network has exactly these keys and shapes."""
+    """The paths of the included model configs whose network has exactly these names and shapes."""
     fitting = []
     for path in project_files("configs/model_config_*.yaml"):
         try:
-            with torch.device("meta"):  # shapes without weights
+            with torch.device("meta"):  # shapes only
                 model = build_model(load_model_config(path), path)
-        except UserError:  # broken, but not what the user asked for
+        except UserError:  # invalid, but not the user's choice
             continue
         if shapes(model.state_dict()) == shapes(state):
             fitting.append(path)
@@ -101,17 +99,18 @@ def fitting_configs(state):
 
 
 def frozen(model, device, precision="fp32"):
-    """The network on the device in eval mode, with no parameter that takes a gradient. precision: "bf16" computes the torso's
-    convolutions in bfloat16."""
+    """The network in eval mode on the device, without gradients of its parameters. precision:
+    "bf16" computes the torso's convolutions in bfloat16."""
     if precision == "bf16":
         model.convert_torso(torch.bfloat16)
-    # Not in channels_last, which would be 5 to 10 % faster on a CPU: its rounding takes whole runs out of the tolerances of
-    # tests/conformance.py.
+    # Not channels_last, which is 5 to 10 % faster on a CPU: its rounding moves runs beyond the
+    # tolerances of tests/conformance.py.
     return model.eval().requires_grad_(False).to(device)
 
 
 def first_difference(state, wanted, path):
-    """The first tensor in which a checkpoint differs from the network of the config `path`, with both shapes; both {name: shape}."""
+    """The first tensor in which a checkpoint's shapes `state` differ from `wanted`, those of the
+    config `path`, as a text; both {name: shape}."""
     for name, shape in wanted.items():
         if name not in state:
             return f"{name}, {tuple(shape)} by {path}, is missing"
@@ -123,72 +122,71 @@ def first_difference(state, wanted, path):
 
 @torch.no_grad()
 def noise_errors(model, size, device):
-    """The mean squared error of eps at each of LOOKED_AT, in a smooth picture of `size` pixels a side under noise: a list."""
+    """The mean squared errors of eps at CHECKED for a smooth image of size x size px, a list."""
     ramp = torch.linspace(-1, 1, size)
     y, x = ramp[:, None], ramp[None]
-    picture = 0.5 * torch.stack(
-        [(2 * x + 1).sin() * (1.5 * y).cos() - 0.2, (1.7 * x - y).sin(), (2 * y + x).cos()]
-    )
-    noise = torch.randn(len(LOOKED_AT), *picture.shape, generator=torch.Generator().manual_seed(0))
-    abar = linear_alphas_cumprod()[list(LOOKED_AT)][:, None, None, None]
-    x_t = (abar.sqrt() * picture + (1 - abar).sqrt() * noise).to(device)
-    eps = model(x_t, torch.tensor(LOOKED_AT, dtype=torch.float32, device=device))[:, : len(picture)]
+    channels = (2 * x + 1).sin() * (1.5 * y).cos() - 0.2, (1.7 * x - y).sin(), (2 * y + x).cos()
+    image = 0.5 * torch.stack(channels)
+    noise = torch.randn(len(CHECKED), *image.shape, generator=torch.Generator().manual_seed(0))
+    abar = linear_alphas_cumprod()[list(CHECKED)][:, None, None, None]
+    x_t = (abar.sqrt() * image + (1 - abar).sqrt() * noise).to(device)
+    eps = model(x_t, torch.tensor(CHECKED, dtype=torch.float32, device=device))[:, :3]
     return (eps.float().cpu() - noise).square().mean((1, 2, 3)).tolist()
 
 
 def better_options(config, path, model, errors, size, device):
-    """Those of TRIED with which the weights of `model` predict noise best; None if not much better than with the options of `config`."""
+    """The values of TRIED with which the weights of `model` predict noise best, {option: value};
+    None unless much better than with `config`, whose errors are `errors`."""
     ratio_of = {}
     for i, change in enumerate(TRIED):
         try:
-            with torch.device("meta"):  # the weights are there already
+            with torch.device("meta"):  # without allocating weights
                 other = build_model({**config, **change}, path)
-        except UserError:  # channels that do not divide so
+        except UserError:  # channels that cannot be divided so
             continue
         other.load_state_dict(model.state_dict(), assign=True)
-        ratios = [
-            new / old for new, old in zip(noise_errors(frozen(other, device), size, device), errors)
-        ]
+        others = noise_errors(frozen(other, device), size, device)
+        ratios = [new / old for new, old in zip(others, errors)]
         ratio_of[i] = math.prod(ratios) ** (1 / len(ratios))
     best = min(ratio_of, key=ratio_of.get)
-    return (
-        {k: v for k, v in TRIED[best].items() if config.get(k) != v}
-        if ratio_of[best] < BETTER
-        else None
-    )
+    if ratio_of[best] < BETTER:
+        return {k: v for k, v in TRIED[best].items() if config.get(k) != v}
+    return None
 
 
 def warn_of_options(config, path, model, device):
-    """Look at what the network predicts, and warn if an option must be another one than in training, or the weights are untrained."""
-    size = min(config["image_size"], LARGEST_LOOK)  # convolutional: a part of a large picture does
+    """Warn if the network predicts noise badly: the weights are untrained, or one of SHAPELESS is
+    not as in training."""
+    size = min(config["image_size"], LARGEST_CHECK)
     errors = noise_errors(model, size, device)
     if all(error < expected for error, expected in zip(errors, EXPECTED)):
         return
     predicts_nothing = all(abs(error - 1) < 0.1 for error in errors)
     better = None if predicts_nothing else better_options(config, path, model, errors, size, device)
     if better or not errors[-1] < 0.3:  # nan, too
-        seen = ", ".join(f"{error:.2g} at t = {t}" for error, t in zip(errors, LOOKED_AT))
-        hint = (
-            f"; {' with '.join(f'{key}: {value}' for key, value in better.items())} would do better"
-            if better
-            else ""
-        )
+        figures = ", ".join(f"{error:.2g} at t = {t}" for error, t in zip(errors, CHECKED))
+        options = " with ".join(f"{key}: {value}" for key, value in (better or {}).items())
+        hint = f"; {options} would do better" if better else ""
         warn(
-            f"{config['model_path']} predicts noise badly with {path} (mean squared error {seen}){hint}. The weights are untrained, or "
-            f"one of the options which change no shape ({', '.join(SHAPELESS)}) is not as in their training"
+            f"{config['model_path']} predicts noise badly with {path} (mean squared error "
+            f"{figures}){hint}. The weights are untrained, or one of the options without a shape "
+            f"({', '.join(SHAPELESS)}) is not as in training"
         )
 
 
 def load_prior(config, path, device, precision="fp32"):
-    """Build the UNet of `config` (read from `path`), load its checkpoint strictly, freeze it and look at what it predicts.
+    """The frozen UNet of `config`, read from `path`, with the weights of its `model_path`, a state
+    dict.
 
-    The checkpoint is the config's `model_path`, a state dict. Returns what `frozen` returns, with `errors`, the checkpoint's
-    `guided_diffusion.errors.Errors` or None. Raises UserError for a missing, unreadable or foreign checkpoint or table.
+    Its attribute `errors` is the checkpoint's `guided_diffusion.errors.Errors` or None. Raises
+    UserError for a missing, unreadable or different checkpoint, and for an invalid table of errors;
+    warns if its predictions are bad (`warn_of_options`).
     """
     checkpoint = project(config["model_path"])
     if not os.path.isfile(checkpoint):
         raise UserError(
-            f"{checkpoint}: no such checkpoint ({path} names it); models/README.md says where to get it"
+            f"{checkpoint}: no such checkpoint ({path} names it); models/README.md says where to "
+            "get it"
         )
     model = build_model(config, path)
     state = read_state_dict(checkpoint)

@@ -1,7 +1,8 @@
-"""The noise-predicting UNet of Dhariwal & Nichol 2021, state-dict compatible with openai/guided-diffusion.
+"""The noise-predicting UNet of Dhariwal & Nichol 2021, state-dict compatible with
+openai/guided-diffusion.
 
-The names of the sub-modules (`input_blocks`, `in_layers`, `qkv`, …) and the places of parameterless modules inside
-their Sequentials are those of the published checkpoints, so that these load strictly.
+The names of sub-modules (`input_blocks`, `in_layers`, `qkv`, …) and the positions of parameterless
+modules in Sequentials are those of the published checkpoints, so that these load strictly.
 """
 
 import torch
@@ -34,7 +35,7 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """(B, C, H, W) -> (B, C, H/2, W/2): a strided 3 x 3 convolution if `use_conv`, else a 2 x 2 mean."""
+    """(B, C, H, W) -> (B, C, H/2, W/2): a strided convolution if `use_conv`, else 2 x 2 means."""
 
     def __init__(self, channels, use_conv):
         super().__init__()
@@ -47,7 +48,8 @@ class Downsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two convolutions with the time embedding between them; `resample` halves or doubles the resolution on both paths."""
+    """Two convolutions and the time embedding between them; `resample` halves or doubles the
+    resolution of both paths."""
 
     def __init__(
         self,
@@ -96,8 +98,8 @@ class ResBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention over the H x W positions, added to its input.
 
-    `new_order` tells how the 3C output channels of `qkv` are read: split into q, k, v and then into heads, or (the older
-    published checkpoints) into heads first. `trained_positions`: how many there are in pictures of the prior's size.
+    new_order: the 3C channels of `qkv` are split into q, k, v and then into heads; False (older
+    published checkpoints): into heads first. trained_positions: H x W in training.
     """
 
     def __init__(
@@ -141,17 +143,16 @@ class AttentionBlock(nn.Module):
             q, k, v = qkv.reshape(batch, self.num_heads, 3, -1, height * width).unbind(2)
         q, k, v = q.mT, k.mT, v.mT  # (B, heads, positions, head width)
         if height * width > self.trained_positions:
-            # So laid out, PyTorch takes a kernel that never holds positions x positions numbers; at the prior's size the published
-            # code's rounding is kept.
+            # Contiguous, they select a kernel that never stores positions^2 numbers; at the prior's
+            # own size the rounding of the published code is kept.
             q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        h = F.scaled_dot_product_attention(
-            q, k, v
-        ).mT  # its scale 1/sqrt(head width) is the published fourth root on q and on k
+        # Its scale 1/sqrt(head width) equals the published fourth root on q and on k.
+        h = F.scaled_dot_product_attention(q, k, v).mT
         return (flat + self.proj_out(h.reshape(batch, channels, -1))).reshape(x.shape)
 
 
 class TimestepSequential(nn.Sequential):
-    """A Sequential that hands the time embedding to its residual blocks."""
+    """A Sequential whose residual blocks receive the time embedding."""
 
     def forward(self, x, emb):
         for module in self:
@@ -159,11 +160,41 @@ class TimestepSequential(nn.Sequential):
         return x
 
 
-class UNetModel(nn.Module):
-    """eps(x_t, t), and the learned variance as three more channels where there is one.
+class Blocks:
+    """Builds the blocks of a UNet from its configuration; see `create_model`."""
 
-    Takes x (B, 3, H, W) in [-1, 1]-scaled diffusion space, timesteps (1,) or (B,) as floats in 0 … 999 and, for a
-    class-conditional model, labels y (B,). Returns (B, out_channels, H, W) in the precision of x.
+    def __init__(self, image_size, emb_channels, attention_at, resblock_updown, res, attention):
+        self.image_size, self.emb_channels = image_size, emb_channels
+        self.attention_at, self.resblock_updown = attention_at, resblock_updown
+        self.res_options, self.attention_options = res, attention
+
+    def res(self, channels, out_channels, resample=None):
+        options = {**self.res_options, "resample": resample}
+        return ResBlock(channels, out_channels, self.emb_channels, **options)
+
+    def attention(self, channels, heads, factor):
+        positions = (self.image_size // factor) ** 2
+        options = {**self.attention_options, "trained_positions": positions}
+        return AttentionBlock(channels, heads, **options)
+
+    def layers(self, channels, out_channels, heads, factor):
+        """A residual block, with attention if `factor`, the reduction, is in attention_at."""
+        layers = [self.res(channels, out_channels)]
+        if factor in self.attention_at:
+            layers.append(self.attention(out_channels, heads, factor))
+        return layers
+
+    def resampling(self, kind, channels):
+        if self.resblock_updown:
+            return self.res(channels, channels, kind)
+        return kind(channels, use_conv=True)
+
+
+class UNetModel(nn.Module):
+    """eps(x_t, t), with three more channels if the variance is learned.
+
+    Takes x_t (B, 3, H, W), timesteps (1,) or (B,), floats in 0 … 999, and labels y (B,) if the
+    model is class-conditional. Returns (B, out_channels, H, W) in the precision of x_t.
     """
 
     def __init__(
@@ -198,66 +229,50 @@ class UNetModel(nn.Module):
         )
         if num_classes:
             self.label_emb = nn.Embedding(num_classes, emb_channels)
+        blocks = Blocks(
+            image_size,
+            emb_channels,
+            attention_factors,
+            resblock_updown,
+            {
+                "dropout": dropout,
+                "use_scale_shift_norm": use_scale_shift_norm,
+                "norm_groups": norm_groups,
+            },
+            {
+                "num_head_channels": num_head_channels,
+                "use_checkpoint": use_checkpoint,
+                "new_order": use_new_attention_order,
+                "norm_groups": norm_groups,
+            },
+        )
+        widths = [int(mult * model_channels) for mult in channel_mult]
 
-        def res_block(channels, out_channels, resample=None):
-            return ResBlock(
-                channels,
-                out_channels,
-                emb_channels,
-                dropout,
-                use_scale_shift_norm,
-                norm_groups,
-                resample,
-            )
-
-        def attention(channels, heads):
-            return AttentionBlock(
-                channels,
-                heads,
-                num_head_channels,
-                use_checkpoint,
-                use_new_attention_order,
-                norm_groups,
-                (image_size // factor) ** 2,
-            )
-
-        def resampling(kind, channels):
-            return (
-                res_block(channels, channels, kind)
-                if resblock_updown
-                else kind(channels, use_conv=True)
-            )
-
-        ch = int(channel_mult[0] * model_channels)
+        ch = widths[0]
         self.input_blocks = nn.ModuleList([TimestepSequential(Conv2d(3, ch, 3, padding=1))])
         skip_channels, factor = [ch], 1
-        for level, mult in enumerate(channel_mult):
+        for depth, width in enumerate(widths):
             for _ in range(num_res_blocks):
-                layers = [res_block(ch, int(mult * model_channels))]
-                ch = int(mult * model_channels)
-                if factor in attention_factors:
-                    layers.append(attention(ch, num_heads))
+                layers, ch = blocks.layers(ch, width, num_heads, factor), width
                 self.input_blocks.append(TimestepSequential(*layers))
                 skip_channels.append(ch)
-            if level < len(channel_mult) - 1:
-                self.input_blocks.append(TimestepSequential(resampling(Downsample, ch)))
+            if depth < len(widths) - 1:
+                self.input_blocks.append(TimestepSequential(blocks.resampling(Downsample, ch)))
                 skip_channels.append(ch)
                 factor *= 2
 
         self.middle_block = TimestepSequential(
-            res_block(ch, ch), attention(ch, num_heads), res_block(ch, ch)
+            blocks.res(ch, ch), blocks.attention(ch, num_heads, factor), blocks.res(ch, ch)
         )
 
         heads_up = num_heads if num_heads_upsample == -1 else num_heads_upsample
         self.output_blocks = nn.ModuleList()
-        for level, mult in reversed(list(enumerate(channel_mult))):
+        for depth, width in reversed(list(enumerate(widths))):
             for i in range(num_res_blocks + 1):
-                layers = [res_block(ch + skip_channels.pop(), int(mult * model_channels))]
-                ch = int(mult * model_channels)
-                if factor in attention_factors:
-                    layers.append(attention(ch, heads_up))
-                if level and i == num_res_blocks:
-                    layers.append(resampling(Upsample, ch))
+                layers = blocks.layers(ch + skip_channels.pop(), width, heads_up, factor)
+                ch = width
+                if depth and i == num_res_blocks:
+                    layers.append(blocks.resampling(Upsample, ch))
                     factor //= 2
                 self.output_blocks.append(TimestepSequential(*layers))
 
@@ -268,7 +283,7 @@ class UNetModel(nn.Module):
             self.convert_torso(torch.float16)
 
     def convert_torso(self, dtype):
-        """Compute the torso's convolutions in `dtype`; norms, embeddings and the output stay in float32."""
+        """Compute the torso's convolutions in `dtype`; all else stays in float32."""
         self.dtype = dtype
         for block in (self.input_blocks, self.middle_block, self.output_blocks):
             for module in block.modules():
@@ -310,15 +325,14 @@ def create_model(
     norm_groups=32,
     model_path="",
 ):
-    """Build a UNet from the keys of a `model_config_*.yaml`; weights are not loaded here. The names are
-    guided-diffusion's, all but norm_groups, which is 32 there.
+    """An untrained UNet by the keys of a `model_config_*.yaml`, which are guided-diffusion's and
+    norm_groups (there 32).
 
-    channel_mult: "1,1,2,4", or "" for the published widths of image_size 64, 128, 256 or 512. attention_resolutions:
-    sides of the feature maps that attend, "32,16,8" or 16. num_head_channels -1 means: use num_heads. norm_groups: groups
-    of channels that are normalised together. model_path: the checkpoint that belongs to the configuration, read by
-    `guided_diffusion.prior`.
-
-    Raises ValueError for a size without published widths and for widths that do not divide into groups or heads.
+    channel_mult: "1,1,2,4", or "" for the published widths of image_size 64, 128, 256 or 512.
+    attention_resolutions: sides of the feature maps with attention, "32,16,8" or 16.
+    num_head_channels: -1 for num_heads. norm_groups: groups of channels normalised together.
+    model_path: the checkpoint, not read here. Raises ValueError for a size without published widths
+    and for widths that cannot be divided into groups or heads.
     """
     if channel_mult:
         widths = tuple(float(m) if "." in m else int(m) for m in str(channel_mult).split(","))
@@ -326,11 +340,11 @@ def create_model(
         widths = CHANNEL_MULT_BY_SIZE[image_size]
     else:
         raise ValueError(
-            f"image_size {image_size} has no default channel_mult: give one, such as '1,2,2,4'"
+            f"image_size {image_size} has no default channel_mult; set it, to '1,2,2,4' for example"
         )
     if image_size % 2 ** (len(widths) - 1):
         raise ValueError(
-            f"image_size {image_size} cannot be halved {len(widths) - 1} times, as channel_mult asks"
+            f"image_size {image_size} cannot be halved {len(widths) - 1} times (channel_mult)"
         )
     return UNetModel(
         image_size=image_size,

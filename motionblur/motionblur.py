@@ -15,7 +15,7 @@ EPS = 0.1  # keeps steps and angles from vanishing at the ends of the intensity 
 
 
 def _step_lengths(rng, diagonal, intensity):
-    """Lengths of the path's steps in canvas pixels: together at least a random path length."""
+    """Lengths of the path's steps in canvas px: together at least a random path length."""
     max_length = 0.75 * diagonal * (rng.uniform() + rng.uniform(0, intensity**2))
     steps, total = [], 0.0
     while total < max_length:
@@ -39,17 +39,17 @@ def _step_angles(rng, count, intensity):
 
 
 def _random_path(rng, diagonal, intensity):
-    """Positions x + 1j*y of the shaking camera in canvas pixels, their mean at the origin."""
+    """Positions x + 1j*y of the shaking camera in canvas px, their mean at the origin."""
     steps = _step_lengths(rng, diagonal, intensity)
     path = np.cumsum(steps * np.exp(1j * _step_angles(rng, len(steps), intensity)))
     return (path - path.mean()) * np.exp(1j * rng.uniform(0, np.pi))
 
 
 def _draw(path, size, diagonal):
-    """The path as a soft white line on black, drawn at twice `size` and reduced to it."""
+    """The path as a soft white line on black, rendered at twice `size` and reduced to it."""
     canvas = Image.new("L", (2 * size[0], 2 * size[1]))
     points = [(p.real + size[0], p.imag + size[1]) for p in path]
-    # The published width is 0, which draws nothing, where the diagonal is below 150.
+    # The published width is 0, which leaves the canvas empty, where the diagonal is below 150.
     ImageDraw.Draw(canvas).line(points, fill=255, width=max(1, int(diagonal / 150)))
     canvas = canvas.filter(ImageFilter.GaussianBlur(radius=int(diagonal * 0.01)))
     return np.asarray(canvas.resize(size, Image.LANCZOS), dtype=np.float64)
@@ -71,10 +71,9 @@ class Kernel:
     """One random camera shake as a blur kernel (method of Levi Borodenko's motionblur).
 
     Args:
-        size: (width, height) of the kernel in pixels, a tuple of two positive ints.
+        size: (width, height) of the kernel in px, a tuple of two positive ints.
         intensity: in [0, 1]; 0 gives a straight line, 1 the most erratic path.
-        rng: source of the draws: `np.random` or a `np.random.RandomState`. They are made when
-            `kernelMatrix` is first needed.
+        rng: `np.random` or a `np.random.RandomState`, used when `kernelMatrix` is first read.
 
     Raises:
         ValueError: `size` or `intensity` is not as described.
@@ -140,5 +139,5 @@ class Kernel:
             borders = ((height // 2, (height - 1) // 2), (width // 2, (width - 1) // 2), (0, 0))
             bands = np.pad(bands, borders, mode="symmetric")
         blurred = fftconvolve(bands, self.kernelMatrix[..., None], mode="valid", axes=(0, 1))
-        pixels = np.uint8(np.clip(np.rint(blurred), 0, 255))
-        return Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
+        values = np.uint8(np.clip(np.rint(blurred), 0, 255))
+        return Image.fromarray(values.squeeze(2) if values.shape[2] == 1 else values)

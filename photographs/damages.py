@@ -1,4 +1,4 @@
-"""The kinds of measurement that photographs can be: what is given beside a picture, and the operator that follows from it."""
+"""The kinds of damage to photographs: the files given with one, and the operator they define."""
 
 import os
 
@@ -11,197 +11,198 @@ from photographs.kernels import load_kernel
 from photographs.masks import HALF_GONE, load_mask, mask_of
 from util.files import UserError
 
-CLIPPED = 1 - 1 / 255  # what is brighter, in all channels, may have been brighter than white
+CLIPPED = 1 - 1 / 255  # brighter values, in all channels, may have been brighter than white
 
 
 class Denoising:
-    """The picture itself, under noise; the other kinds of measurement say what differs.
+    """The photograph itself plus noise; the base class of every kind of damage.
 
-    given(path, name, photo): (what the command line's files say of one picture, as a Problem's `drawn`; what is told of it, warnings);
-    size(y, given): (H, W) of the picture that is restored; operator(given, size, device): A; border: see Problem; knows_mask: can pixels be
-    left out of y? assumed: what is told of A.
+    options: a `photographs.arguments.Options`. knows_mask: whether px can be left out of y;
+    assumed: a remark on the operator, or None.
     """
 
     knows_mask, assumed = True, None
 
-    def __init__(self, args):
+    def __init__(self, options):
         pass
 
-    def given(self, path, name, photo):
+    def state_of(self, path, name, photo):
+        """(the operator's state for one photograph, see `experiment.problem.Batch`; remarks;
+        warnings)."""
         return {}, [], []
 
-    def unclipped(self, photo, given):
-        """(1, 1, h, w), 0 where light was lost that A would need."""
+    def unclipped(self, photo, state):
+        """(1, 1, h, w), 0 where light was lost that the operator would need."""
         return torch.ones_like(photo.x[:, :1])
 
-    def border(self, given):
+    def border(self, state):
+        """Rows above and below, and columns left and right, that x has in addition to y."""
         return 0, 0
 
-    def size(self, y, given):
-        rows, columns = self.border(given)
+    def size(self, y, state):
+        """(H, W) of x."""
+        rows, columns = self.border(state)
         return y.shape[-2] + 2 * rows, y.shape[-1] + 2 * columns
 
-    def operator(self, given, size, device):
+    def operator(self, state, size, device):
+        """A, a function of (B, 3, H, W) in [-1, 1]."""
         return lambda x: x
 
 
 class Inpainting(Denoising):
-    """Pixels are missing where a mask is not white, or where the picture is transparent."""
+    """Missing where a mask is not white or the photograph is transparent."""
 
-    def __init__(self, args):
-        self.masks, self.invert, self.grow = args.mask, args.invert_mask, args.grow or 0
+    def __init__(self, options):
+        self.masks, self.invert, self.grow = options.mask, options.invert_mask, options.grow or 0
 
-    def given(self, path, name, photo):
-        photo.alpha, visible = None, photo.visible  # what is transparent is filled in
+    def state_of(self, path, name, photo):
+        photo.alpha, visible = None, photo.visible  # transparent areas are filled
         if self.masks is None:
-            return (
-                {"mask": visible},
-                ["what is transparent is missing"] if not visible.all() else [],
-                [],
-            )
+            remarks = [] if visible.all() else ["transparent areas are missing"]
+            return {"mask": visible}, remarks, []
         file = mask_of(self.masks, path, name)
-        mask, said = load_mask(file, self.invert, self.grow)
+        mask, remark = load_mask(file, self.invert, self.grow)
         if mask.shape[-2:] != photo.x.shape[-2:]:
             sizes = [f"{x.shape[-1]} x {x.shape[-2]}" for x in (mask, photo.x)]
             raise UserError(
-                f"{file}: is {sizes[0]}, {path} is {sizes[1]}; make the mask of the picture's size"
+                f"{file}: is {sizes[0]}, {path} is {sizes[1]}; make the mask as large as the image"
             )
-        share = 1 - mask.mean().item()
-        told = [f"{os.path.basename(file)}: {said}"] if said else []
-        told += [] if visible.all() else ["what is transparent is missing, too"]
-        hint = f"{file}: {share:.0%} of {path} is missing; if this mask is white where the hole is, give --invert-mask"
-        return (
-            {"mask": mask * visible},
-            told,
-            [hint] if share > HALF_GONE and not self.invert else [],
-        )
+        share, warnings = 1 - mask.mean().item(), []
+        remarks = [f"{os.path.basename(file)}: {remark}"] if remark else []
+        remarks += [] if visible.all() else ["transparent areas are missing, too"]
+        if share > HALF_GONE and not self.invert:
+            warnings.append(
+                f"{file}: {share:.0%} of {path} is missing; if this mask is white where the hole "
+                "is, give --invert-mask"
+            )
+        return {"mask": mask * visible}, remarks, warnings
 
 
 class Deblurring(Denoising):
-    """Blurred by a kernel. What lies beyond the border has been blurred into the picture and is restored along with it, half a kernel
-    wide: nothing has to be assumed of it."""
+    """Blurred by a known kernel. x extends half a kernel beyond y, as light from there was blurred
+    into y; nothing is assumed about the border."""
 
     factor = 1
 
-    def __init__(self, args):
-        self.kernels, self.flip, self.centre = args.kernel, args.flip_kernel, args.centre_kernel
+    def __init__(self, options):
+        self.kernels = options.kernel
+        self.flip, self.centre = options.flip_kernel, options.centre_kernel
 
-    def given(self, path, name, photo):
-        file = beside("kernel", self.kernels, path, name)
+    def state_of(self, path, name, photo):
+        file = file_for("kernel", self.kernels, path, name)
         kernel, warnings = load_kernel(file, self.flip, self.centre)
-        (h, w), (height, width) = (
-            kernel.shape[-2:],
-            [side * self.factor for side in photo.x.shape[-2:]],
-        )
+        h, w = kernel.shape[-2:]
+        height, width = (side * self.factor for side in photo.x.shape[-2:])
         if h > height or w > width:
             raise UserError(
-                f"{file}: this kernel, {w} x {h}, is larger than {path}, {width} x {height}; cut its dark border off"
+                f"{file}: this kernel, {w} x {h}, is larger than {path}, {width} x {height}; crop "
+                "its dark border"
             )
         return {"kernel": kernel}, [f"kernel {w} x {h}"], [f"{file}: {one}" for one in warnings]
 
-    def unclipped(self, photo, given):
-        """A lamp brighter than white shines into what is around it more than any picture in [-1, 1] can say."""
+    def unclipped(self, photo, state):
+        """A lamp brighter than white lights its surroundings more than any x in [-1, 1] could."""
         clipped = (photo.x > CLIPPED).all(1, keepdim=True).float()
-        return (
-            1 - lit_beyond_white(photo.x, given["kernel"], clipped)
-            if clipped.any()
-            else 1 - clipped
-        )
+        if not clipped.any():
+            return 1 - clipped
+        return 1 - lit_beyond_white(photo.x, state["kernel"], clipped)
 
-    def border(self, given):
-        h, w = given["kernel"].shape[-2:]
+    def border(self, state):
+        h, w = state["kernel"].shape[-2:]
         return h // 2, w // 2
 
-    def operator(self, given, size, device):
-        return correlating(given["kernel"].to(device), size)
+    def operator(self, state, size, device):
+        return correlating(state["kernel"].to(device), size)
 
 
 class BlindDeblurring(Denoising):
-    """Blurred by a kernel that nobody knows, of at most --blind pixels a side; the border as in `Deblurring`."""
+    """Blurred by an unknown kernel of at most --blind px a side; the border as in `Deblurring`."""
 
-    knows_mask = False  # the kernel is told from all of y
+    knows_mask = False  # the kernel is estimated from all of y
 
-    def __init__(self, args):
-        self.largest, self.side = args.blind, (args.blind - 1) | 1  # odd
+    def __init__(self, options):
+        self.largest, self.side = options.blind, (options.blind - 1) | 1  # odd
 
-    def given(self, path, name, photo):
+    def state_of(self, path, name, photo):
         height, width = photo.x.shape[-2:]
         if self.side > min(height, width) // 2:
             raise UserError(
-                f"--blind {self.largest}: is too large a kernel for {path}, {width} x {height}; half a side is the most"
+                f"--blind {self.largest}: is too large a kernel for {path}, {width} x {height}; "
+                "half a side is the most"
             )
         return {}, [], []
 
-    def border(self, given):
+    def border(self, state):
         return self.side // 2, self.side // 2
 
-    def operator(self, given, size, device):
+    def operator(self, state, size, device):
         return UnknownBlur(self.side, size, device, mirror=False)
 
 
 class SuperResolution(Denoising):
-    """Reduced by a whole factor, through one of FILTERS."""
+    """Reduced by an integer factor with one of FILTERS."""
 
-    def __init__(self, args):
-        self.factor, self.matrix = args.scale, FILTERS[args.filter or "bicubic"]
-        self.assumed = f"taken to be reduced by --filter {args.filter or 'bicubic'}"
+    def __init__(self, options):
+        name = options.filter or "bicubic"
+        self.factor, self.matrix = options.scale, FILTERS[name]
+        self.assumed = f"assumed to be reduced by --filter {name}"
 
-    def size(self, y, given):
+    def size(self, y, state):
         return y.shape[-2] * self.factor, y.shape[-1] * self.factor
 
-    def operator(self, given, size, device):
+    def operator(self, state, size, device):
         return reducing(size, self.factor, device, self.matrix)
 
 
 class BlurredAndReduced(Deblurring):
-    """Blurred by a kernel, then reduced, as a camera does."""
+    """Blurred by a known kernel, then reduced, as by a camera."""
 
-    def __init__(self, args):
-        super().__init__(args)
-        self.reduction = SuperResolution(args)
-        self.factor, self.assumed = args.scale, self.reduction.assumed
+    def __init__(self, options):
+        super().__init__(options)
+        self.reduction = SuperResolution(options)
+        self.factor, self.assumed = options.scale, self.reduction.assumed
 
-    def unclipped(self, photo, given):
+    def unclipped(self, photo, state):
         return torch.ones_like(photo.x[:, :1])
 
-    def size(self, y, given):
-        return [
-            self.factor * side + 2 * more for side, more in zip(y.shape[-2:], self.border(given))
-        ]
+    def size(self, y, state):
+        borders = zip(y.shape[-2:], self.border(state))
+        return [self.factor * side + 2 * border for side, border in borders]
 
-    def operator(self, given, size, device):
-        blur, border = super().operator(given, size, device), self.border(given)
-        reduce = self.reduction.operator(
-            given, [side - 2 * more for side, more in zip(size, border)], device
-        )
+    def operator(self, state, size, device):
+        blur = super().operator(state, size, device)
+        inner = [side - 2 * border for side, border in zip(size, self.border(state))]
+        reduce = self.reduction.operator(state, inner, device)
         return lambda x: reduce(blur(x))
 
 
-def kind_of(args):
-    """The kind of measurement that a command line means."""
-    if args.kernel is not None:
-        return Deblurring(args) if args.scale is None else BlurredAndReduced(args)
-    if args.blind is not None:
-        return BlindDeblurring(args)
-    if args.scale is not None:
-        return SuperResolution(args)
-    return Inpainting(args) if args.mask is not None or args.transparent else Denoising(args)
+def damage_of(options):
+    """The kind of damage that a command line describes."""
+    if options.kernel is not None:
+        return Deblurring(options) if options.scale is None else BlurredAndReduced(options)
+    if options.blind is not None:
+        return BlindDeblurring(options)
+    if options.scale is not None:
+        return SuperResolution(options)
+    is_holed = options.mask is not None or options.transparent
+    return Inpainting(options) if is_holed else Denoising(options)
 
 
-def beside(option, given, path, name):
-    """The file that belongs to the picture `path`, called `name`: `given` itself or, in that folder, the one of the same path or name. Raises
-    UserError where there is none but the picture itself."""
+def file_for(option, given, path, name):
+    """The file for the photograph `path`, called `name`: `given` or, in that folder, the file of
+    the same path or name. Raises UserError if there is none or it is the photograph itself."""
     if not os.path.isdir(given):
         if os.path.exists(given) and os.path.samefile(given, path):
-            raise UserError(f"--{option} {given}: is the picture itself; name another file")
+            raise UserError(f"--{option} {given}: is the photograph itself; name another file")
         return given
     for stem in dict.fromkeys((name, os.path.basename(name))):
         folder, stem = os.path.split(os.path.join(given, stem))
         files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        found = [os.path.join(folder, file) for file in files if os.path.splitext(file)[0] == stem]
-        found = [file for file in found if not os.path.samefile(file, path)]
-        if found:
-            return found[0]
+        same = [os.path.join(folder, file) for file in files if os.path.splitext(file)[0] == stem]
+        same = [file for file in same if not os.path.samefile(file, path)]
+        if same:
+            return same[0]
     raise UserError(
-        f"--{option} {given}: has no file called {os.path.basename(name)}, for {path}; put it there or name one file for all"
+        f"--{option} {given}: has no file called {os.path.basename(name)}, for {path}; put it "
+        "there or name one file for all"
     )

@@ -1,43 +1,43 @@
-"""How much noise a picture has, and whether it is white, told from the picture alone."""
+"""Blind estimation of an image's noise: its standard deviation, and whether it is white."""
 
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-ENOUGH = 20  # blocks, or windows, below which nothing is told
-PERCENTILE = 0.07  # of the blocks: the flattest ones, where there is noise and little else
-# What the flattest blocks have of white noise of deviation 1: {side: (fine part, all of it)}, means of 512 x 512 pixels.
+ENOUGH = 20  # blocks, or windows, that an estimate needs
+PERCENTILE = 0.07  # of the blocks: the flattest ones, of noise and little else
+# What the flattest blocks measure for white noise of deviation 1, {side: (fine part, all of it)}:
+# means over 512 x 512 px.
 OF_WHITE = {8: (0.767, 0.860), 16: (0.878, 0.933)}
-LARGEST = (
-    1 << 18
-)  # pixels; of larger pictures evenly spread squares of SQUARE pixels a side are looked at
-SQUARE = 64
-WHITE = 0.75  # fine noise over all noise, at least, where it is white; demosaiced, resized or JPEG's has 0.15 to 0.65
-LEVELS_OFF = (
-    1.5  # noise of blocks of 16 over that of blocks of 8, at most; what is texture goes on growing
+# Of images with more px, evenly spaced squares of SQUARE px a side are used.
+LARGEST, SQUARE = 1 << 18, 64
+WHITE = (
+    0.75  # least ratio of fine noise to all noise if white; demosaiced, resized, JPEG: 0.15-0.65
 )
+# Largest ratio of the noise in blocks of 16 to that in blocks of 8; that of texture is larger.
+LEVELS_OFF = 1.5
 PATCHES = (
     (5, 2),
     (3, 1),
-)  # (side, from one to the next) of patches, the second where a picture is too small for the first
+)  # (side, stride) of patches, the second for images too small for the first
 FLAT, LEAST = 0.3, 0.1  # the share of flattest patches, the share of least components
-PER_COMPONENT = 15  # patches a component, below which components are not told from one another
-GRAIN = 0.015  # the deviation of fine texture, at most, that the flattest blocks of a photograph hold beside noise: 2 of 255
-CLEAR = 2.0  # standard deviations that a block's mean keeps from black and white, where noise is cut off
-TO_SIGMA = 0.6744897501960817  # the median of |n|, n standard normal (Donoho & Johnstone 1994)
+PER_COMPONENT = 15  # patches per component that are needed to separate components
+GRAIN = 0.015  # largest deviation, 2 of 255, of fine texture in a photograph's flattest blocks
+CLEAR = 2.0  # standard deviations of a block's mean from black and white, where noise is clipped
+TO_SIGMA = 0.6744897501960817  # median of |n|, n standard normal (Donoho & Johnstone 1994)
 
 
 class Noise(NamedTuple):
-    """sigma: the standard deviation, in the picture's units; kind: "white", "coloured" (not white), or "hidden" (no place is flat
-    enough to tell noise from texture; sigma is of white noise)."""
+    """sigma: standard deviation, in the image's units; kind: "white", "coloured" (not white) or
+    "hidden" (no area is flat enough to separate noise from texture; sigma is for white noise)."""
 
     sigma: float
     kind: str
 
 
 def _squares(x):
-    """x, (1, C, H, W) -> (N, C, h, w): itself, or of a large one squares that are spread evenly over it."""
+    """x, (1, C, H, W) -> (N, C, h, w): itself or, if it is large, squares spaced evenly over it."""
     height, width = x.shape[-2:]
     if height * width <= LARGEST:
         return x
@@ -53,8 +53,8 @@ def _squares(x):
 
 def _blocks(x, side):
     """Half overlapping blocks of x, (N, C, H, W) -> (C, blocks, side^2)."""
-    parts = F.unfold(x.transpose(0, 1).reshape(-1, 1, *x.shape[-2:]), side, stride=side // 2)
-    return parts.unflatten(0, (x.shape[1], -1)).permute(0, 1, 3, 2).flatten(1, 2)
+    blocks = F.unfold(x.transpose(0, 1).reshape(-1, 1, *x.shape[-2:]), side, stride=side // 2)
+    return blocks.unflatten(0, (x.shape[1], -1)).permute(0, 1, 3, 2).flatten(1, 2)
 
 
 def _plane(side):
@@ -65,60 +65,54 @@ def _plane(side):
 
 
 def _fine(x):
-    """What neighbours do not have in common, of deviation 1 for white noise of deviation 1 (the filter of Immerkaer 1996)."""
+    """High-pass filtered x (Immerkaer 1996), of deviation 1 for white noise of deviation 1."""
     taps = torch.tensor([1.0, -2.0, 1.0])
-    out = F.conv2d(
-        F.pad(x, (1, 1, 1, 1), mode="reflect").flatten(0, 1)[:, None],
-        torch.outer(taps, taps)[None, None] / 6,
-    )
-    return out.view_as(x)
+    padded = F.pad(x, (1, 1, 1, 1), mode="reflect").flatten(0, 1)[:, None]
+    return F.conv2d(padded, torch.outer(taps, taps)[None, None] / 6).view_as(x)
 
 
 def _spoilt(x, observed):
-    """How little a pixel says, (N, C, H, W): 0, 1 on a blank page, where 5 x 5 are the same, and 100 beside one that was not measured."""
+    """How unusable each px is, (N, C, H, W): 0; 1 in blank areas, where 5 x 5 px are equal; 100
+    next to unobserved ones."""
     padded = F.pad(x, (2, 2, 2, 2), mode="reflect")
     blank = F.max_pool2d(padded, 5, 1) == -F.max_pool2d(-padded, 5, 1)
     return torch.where(F.max_pool2d(1 - observed, 3, 1, 1) > 0, 100.0, blank.float())
 
 
 def _figures(x, spoilt, side):
-    """Of each block of each channel its mean, the deviations of its fine part and of what a quadratic polynomial leaves of it, and whether it
-    says anything: each (C, blocks), None where a picture is smaller than a block."""
+    """For the blocks of each channel, (C, blocks) each: mean, deviation of the fine part, deviation
+    from a quadratic polynomial, usable. None where x is smaller than a block."""
     if min(x.shape[-2:]) < side:
         return None
-    values, fine, bad, basis = (
-        _blocks(x, side),
-        _blocks(_fine(x), side),
-        _blocks(spoilt, side),
-        _plane(side),
-    )
-    # What lies along the orthonormal basis is taken off, in squares.
-    rest = ((values.square().sum(2) - (values @ basis).square().sum(2)) / (side**2 - 6)).clamp(
-        min=0
-    )
+    values, fine, bad = (_blocks(one, side) for one in (x, _fine(x), spoilt))
+    basis = _plane(side)
+    # The squared norm along the orthonormal basis is subtracted.
+    rest = values.square().sum(2) - (values @ basis).square().sum(2)
+    rest = (rest / (side**2 - 6)).clamp(min=0)
     return values.mean(2), fine.square().mean(2).sqrt(), rest.sqrt(), bad.mean(2) < 0.1
 
 
 def _flattest(figures, side, sigma):
-    """(deviation of the fine part, of all but a quadratic polynomial) of the flattest blocks, means over the channels; None where too few say
-    anything. sigma: a first guess, by which blocks keep clear of black and white."""
-    found = []
+    """(deviation of the fine part, of all but a quadratic polynomial) in the flattest blocks, means
+    over the channels; None if too few are usable. sigma: an estimate, by which blocks must differ
+    from black and white."""
+    channels = []
     for mean, *deviations, whole in zip(*figures) if figures else ():
         clear = whole & (mean.abs() < 1 - CLEAR * sigma)
         chosen = clear if clear.sum() >= ENOUGH else whole
         if chosen.sum() >= ENOUGH:
-            found.append(
-                [
-                    torch.quantile(one[chosen], PERCENTILE).item() / white
-                    for one, white in zip(deviations, OF_WHITE[side])
-                ]
-            )
-    return [sum(column) / len(found) for column in zip(*found)] if found else None
+            quantiles = [torch.quantile(one[chosen], PERCENTILE).item() for one in deviations]
+            channels.append([one / white for one, white in zip(quantiles, OF_WHITE[side])])
+    return [sum(column) / len(channels) for column in zip(*channels)] if channels else None
 
 
 def _least_components(x, spoilt, sigma):
-    """The deviation of what varies least in flat patches, all channels together: noise is in each of their components, texture in few
-    (Pyatykh, Hesser, Zheng 2013). None where too few patches say anything. Of noise alone it is a tenth too low."""
+    """The deviation of the least principal components of flat patches over all channels; None if
+    too few patches are usable.
+
+    Noise is in every component, texture in few (Pyatykh, Hesser, Zheng 2013). For pure noise it is
+    a tenth too small.
+    """
     for side, stride in PATCHES:
         patches, bad = (
             F.unfold(one, side, stride=stride).transpose(1, 2).flatten(0, 1) for one in (x, spoilt)
@@ -127,54 +121,55 @@ def _least_components(x, spoilt, sigma):
         flattest = patches.var(1).argsort()[: int(FLAT * len(patches))]
         if len(flattest) >= PER_COMPONENT * patches.shape[1]:
             variances = torch.linalg.eigvalsh(torch.cov(patches[flattest].T.double()))
-            return (
-                variances[: max(1, int(LEAST * len(variances)))].mean().clamp(min=0).sqrt().item()
-            )
+            least = variances[: max(1, int(LEAST * len(variances)))]
+            return least.mean().clamp(min=0).sqrt().item()
     return None
 
 
 def _of_windows(x, spoilt):
-    """The median size of what 2 x 2 pixels differ by along both diagonals, as a deviation, where all four say something; None where too few
-    do."""
+    """The median absolute difference of the diagonals of usable 2 x 2 windows, as a deviation; None
+    if there are too few."""
     taps = torch.tensor([[0.5, -0.5], [-0.5, 0.5]])[None, None]
     x, spoilt = (one.flatten(0, 1)[:, None] for one in (x, spoilt))
     whole = F.conv2d(spoilt, torch.ones(1, 1, 2, 2)) == 0
-    return (
-        F.conv2d(x, taps)[whole].abs().median().item() / TO_SIGMA
-        if whole.sum() >= 5 * ENOUGH
-        else None
-    )
+    if whole.sum() < 5 * ENOUGH:
+        return None
+    return F.conv2d(x, taps)[whole].abs().median().item() / TO_SIGMA
 
 
 def estimate_noise(x, observed):
-    """The Noise of a picture x, (1, C, H, W) in [-1, 1], from the pixels where `observed`, (1, 1, H, W), is 1; None where too few
-    neighbours are. 0 where all is blank.
+    """The Noise of an image x, (1, C, H, W) in [-1, 1], from its observed px; None if too few of
+    them are neighbours.
 
-    Where a picture is flat, all that varies is noise, and all noise is there whatever its colour: what a quadratic polynomial leaves of
-    the flattest blocks. White noise is told more exactly by the differences of neighbours, which texture spoils less. If these explain
-    less than there is, it is either noise that is not white, of which larger blocks hold hardly more, or texture, of which they do.
+    observed: (1, 1, H, W), 1 or 0. Sigma is 0 for a blank image.
+
+    In flat areas all variation is noise of any spectrum: the deviation of the flattest blocks from
+    a quadratic polynomial. Differences of neighbours measure white noise more precisely, as texture
+    affects them less. If these are smaller, the noise is not white (larger blocks have hardly more
+    of it) or it is texture (they have).
     """
     x, observed = _squares(x), _squares(observed)
-    spoilt, guess = _spoilt(x, observed), 0.0
+    spoilt, estimate = _spoilt(x, observed), 0.0
     figures = {side: _figures(x, spoilt, side) for side in (8, 16)}
-    for _ in range(3):  # the guess by which blocks keep clear
-        small, large = (_flattest(figures[side], side, guess) for side in (8, 16))
+    for _ in range(3):  # the estimate decides which blocks are used
+        small, large = (_flattest(figures[side], side, estimate) for side in (8, 16))
         if small is None:
-            break
-        sigma, guess = (
-            min(small[0], (large or small)[0]),
-            small[1],
-        )  # a smaller block finds a flatter place
-    if small is None:
-        sigma = _of_windows(x, torch.where(observed == 1, (spoilt == 1).float(), 100.0))
-        if sigma is None and observed.mean() > 0.5:
-            return Noise(0.0, "white")  # a blank page
-        return None if sigma is None else Noise(sigma, "hidden")
+            return _without_blocks(x, observed, spoilt)
+        # A smaller block may be flatter.
+        sigma, estimate = min(small[0], (large or small)[0]), small[1]
     white = sigma >= WHITE * small[1]
     if not white and large and large[1] <= LEVELS_OFF * small[1]:
         return Noise(large[1], "coloured")
-    # The blocks' own texture is taken off, as far as patches say that it is none: where all is texture, without a limit.
+    # Texture of the blocks is subtracted as far as patches allow, without a limit if not white.
     least, texture = _least_components(x, spoilt, sigma), GRAIN if white else sigma
     if least is not None:
         sigma = min(sigma, max(least, max(sigma**2 - texture**2, 0) ** 0.5))
     return Noise(sigma, "white" if white else "hidden")
+
+
+def _without_blocks(x, observed, spoilt):
+    """The Noise where too few blocks are usable."""
+    sigma = _of_windows(x, torch.where(observed == 1, (spoilt == 1).float(), 100.0))
+    if sigma is None and observed.mean() > 0.5:
+        return Noise(0.0, "white")  # blank
+    return None if sigma is None else Noise(sigma, "hidden")

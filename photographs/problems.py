@@ -1,273 +1,291 @@
-"""Pictures that were measured, as a command line names them: Problems without a truth. What was measured of them stands in `kinds`."""
+"""Photographs given on the command line, as Batches without ground truth."""
 
 import hashlib
 import math
 import os
+from dataclasses import asdict
 
 import numpy as np
 import torch
 
-from experiment.problem import Problem, chosen, refuse_small
+from experiment.folder import Folder
+from experiment.problem import Batch, Problem, Source, refuse_small, select
 from guided_diffusion.measurements import masking
-from photographs.damages import Inpainting, beside, kind_of
+from photographs.damages import Inpainting, damage_of, file_for
 from photographs.kernels import load_kernel
 from photographs.masks import around_holes, without_masks
 from photographs.noise import estimate_noise
-from photographs.reading import read_photograph
+from photographs.reading import from_linear, read_photograph
 from report.pictures import kernel_picture
 from report.records import picture
 from util.files import PictureError, UserError
 from util.images import find_images, load_image, say_unread
 
-LEAST_SIGMA = 1 / 255  # of an 8-bit file, in units of [-1, 1]: half a level
-STEP = 1.05  # between two estimates that count as different; they err by more
-LITTLE = 0.5  # of a picture, at most, around its holes: the rest is then denoised by one evaluation
-LARGEST_SIGMA = 0.5  # beyond it what an estimate finds is no noise
+LEAST_SIGMA = 1 / 255  # in units of [-1, 1]: half a step of an 8-bit file
+LARGEST_SIGMA = 0.5  # a larger estimate is not noise
+STEP = 1.05  # factor between distinct estimates of sigma, whose error is larger
+LITTLE = 0.5  # share of a photograph around its holes up to which only that window is restored
+MISMATCH = 2.0  # times sigma: a larger misfit means that the damage is another one
 NOT_WHITE = {
-    "coloured": "its noise is not white (a camera's, a JPEG's, a resized picture's) and is not removed well; reduce the picture by two first, or "
-    "say a sigma that suits you with --sigma",
-    "dithered": "its pixels differ by more than noise, as in dithered or black and white pictures; reduce it by four first, or say --sigma",
-    "hidden": "no place in it is flat enough to tell noise from texture; its sigma holds for white noise, say --sigma for a JPEG or a resized one",
+    "coloured": "noise is spatially correlated (camera, JPEG or resized image), so denoising will "
+    "be weak; downscale the image by 2 first or set --sigma",
+    "dithered": "neighbouring px differ by more than noise, as in dithered or black and white "
+    "images; downscale it by 4 first or set --sigma",
+    "hidden": "no area is flat enough to separate noise from texture; sigma is estimated for white "
+    "noise, set --sigma for a JPEG or a resized image",
 }
-LASTING = (
-    "scale",
-    "blind",
-    "sigma",
-    "stop",
-)  # settings that have to be the same when a run goes on; and, where they are given:
+# Settings that must not change when a run is resumed: these, and those that were given.
+LASTING = ("scale", "blind")
 LASTING_GIVEN = ("filter", "invert_mask", "grow", "centre_kernel", "linear", "keep_observed")
 
 
-def measured_files(args):
-    """(paths, what the names are relative to or None, {folder: what else is in it}) of --measured: files, and the images of folders, without the
-    masks that lie beside them."""
+def photograph_files(options):
+    """(paths, the folder that names are relative to or None, {folder: its other files}) of the
+    photographs on the command line: files, and the images in folders except masks among them."""
     paths, unread = [], {}
-    for one in args.measured:
+    for one in options.photographs:
         if os.path.isdir(one):
-            found, unread[one] = find_images(one, "--measured")
-            paths += [os.path.join(one, name) for name in found]
+            names, unread[one] = find_images(one, "restore.py")
+            paths += [os.path.join(one, name) for name in names]
         else:
             paths.append(one)
-    paths = without_masks(paths) if args.mask else paths
-    if len(args.measured) == 1 and os.path.isdir(args.measured[0]):
-        return paths, args.measured[0], unread
-    own_names = {os.path.splitext(os.path.basename(path))[0].lower() for path in paths}
-    if len(own_names) == len(paths):
+    paths = without_masks(paths) if options.mask else paths
+    if len(options.photographs) == 1 and os.path.isdir(options.photographs[0]):
+        return paths, options.photographs[0], unread
+    names = {os.path.splitext(os.path.basename(path))[0].lower() for path in paths}
+    if len(names) == len(paths):
         return paths, None, unread
-    return (
-        paths,
-        os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]),
-        unread,
-    )
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    return paths, folder, unread
 
 
 def digest(y):
     return hashlib.blake2b(np.ascontiguousarray(y).tobytes(), digest_size=16).digest()
 
 
-class Measured:
-    """The pictures of --measured; what a run asks of them stands at `experiment.problem.Simulated`. Each is read at the beginning, to tell what
-    will be done with it, and again when its turn comes: none is kept. `failed`: {name: why} of those that cannot be restored while others
-    can; `report` has a line a picture, `warnings` what is worth a warning. Raises UserError for a file that cannot be what the command line
-    says, and where no picture is left."""
+def postprocess_of(y, mask, border, options):
+    """The function `postprocess` of a Batch: crops the border, keeps measured px if asked for, and
+    converts linear light to sRGB."""
+    rows, columns = border
 
-    def __init__(self, args, prior_size):
+    def postprocess(x):
+        x = x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns]
+        if options.keep_observed and mask is not None:
+            x = torch.where(mask > 0, y, x)
+        return from_linear(x) if options.linear else x
+
+    return postprocess
+
+
+class Photographs:
+    """Photographs given on the command line, as Batches without ground truth.
+
+    Implements the interface of `experiment.problem.Simulated`. Files are read once to validate them
+    and print a summary, and again when they are restored, so that memory does not grow with their
+    number. options: a `photographs.arguments.Options`; args: the run's Arguments.
+
+    Raises UserError for a file that contradicts the command line, and if no photograph is left;
+    single unreadable ones are listed in `failed`.
+    """
+
+    has_truth = in_memory = False
+
+    def __init__(self, options, args, prior_size):
         if args.sigma == 0:
             raise UserError(
-                "--sigma 0: no file is without noise, of 8 bits it is 1/255 at least; leave the option out for an estimate"
+                "--sigma 0: every file has noise, 1/255 at least with 8 bits; leave the option out "
+                "for an estimate"
             )
-        self.args, self.kind, self.margin = args, kind_of(args), prior_size // 2
-        self.lasting = {"measured": True, **{key: getattr(args, key) for key in LASTING}}
-        self.lasting.update(
-            {key: getattr(args, key) for key in LASTING_GIVEN if getattr(args, key)}
-        )
-        paths, folder, unread = measured_files(args)
-        self.paths = chosen(args, paths, folder)
+        self.set_options(options, args)
+        self.damage, self.margin = damage_of(options), prior_size // 2
+        paths, folder, unread = photograph_files(options)
+        self.paths = select(args, paths, folder, " ".join(options.photographs))
         for one, others in unread.items():
             say_unread(one, others)
         self.keys, self.digests, self.failed, self.report, self.warnings = {}, {}, {}, [], []
         for name, path in self.paths.items():
             try:
-                photo = read_photograph(path, args.linear)
-                refuse_small(
-                    path, [side * (args.scale or 1) for side in photo.x.shape[-2:]], prior_size
-                )
-                self._look_at(name, path, photo)
+                photo = read_photograph(path, options.linear)
+                size = [side * (options.scale or 1) for side in photo.x.shape[-2:]]
+                refuse_small(path, size, prior_size)
+                self._inspect(name, path, photo)
             except PictureError as error:
                 self.failed[name] = str(error)
         if not self.keys:
             raise PictureError(next(iter(self.failed.values())))
         self.names = list(self.keys)
 
+    def set_options(self, options, args):
+        self.known, self.sigma, self.task = options, args.sigma, args.task
+        self.options = asdict(options)
+        lasting = {"sigma": args.sigma, "stop": args.stop}
+        lasting.update({key: self.options[key] for key in LASTING})
+        given = {key: self.options[key] for key in LASTING_GIVEN if self.options[key]}
+        self.lasting = {**lasting, **given}
+
     def _measurement(self, name, photo):
-        """(y, what the kind is given of it, what is told of that, warnings)."""
-        given, told, warnings = self.kind.given(self.paths[name], name, photo)
-        if self.kind.knows_mask and "mask" not in given:
-            visible, unclipped = photo.visible, self.kind.unclipped(photo, given)
-            parts = [(visible, "transparent"), (unclipped, "lit by lamps brighter than white")]
-            told += [
-                f"{1 - part.mean().item():.1%} {why} and left out of the measurement"
-                for part, why in parts
-                if not part.all()
+        """(y, the operator's state, remarks, warnings) of a photograph."""
+        state, remarks, warnings = self.damage.state_of(self.paths[name], name, photo)
+        if self.damage.knows_mask and "mask" not in state:
+            visible, unclipped = photo.visible, self.damage.unclipped(photo, state)
+            reasons = [(visible, "transparent"), (unclipped, "lit by lamps brighter than white")]
+            remarks += [
+                f"{1 - mask.mean().item():.1%} {why} and left out of the measurement"
+                for mask, why in reasons
+                if not mask.all()
             ]
-            given["mask"] = visible * unclipped
-        if "mask" in given and not given["mask"].any():
+            state["mask"] = visible * unclipped
+        if "mask" in state and not state["mask"].any():
             raise PictureError(
-                f"{self.paths[name]}: nothing of it is left to restore it from; it is transparent or clipped where its mask is white"
+                f"{self.paths[name]}: nothing is left to restore it from; it is transparent or "
+                "clipped where its mask is white"
             )
-        return photo.x * given.get("mask", 1), given, told, warnings
+        return photo.x * state.get("mask", 1), state, remarks, warnings
 
-    def _window(self, given):
-        """(rows, columns) of the picture that are worked through: what lies around the holes, where that is little of it or the rest stays as it
-        is."""
+    def _window(self, state):
+        """(rows, columns) that are restored: the surroundings of the holes, if they are small or
+        the rest must not change, else everything."""
         everything = slice(None), slice(None)
-        if not isinstance(self.kind, Inpainting) or given["mask"].all():
+        if not isinstance(self.damage, Inpainting) or state["mask"].all():
             return everything
-        rows, columns = window = around_holes(given["mask"], self.margin)
-        little = (rows.stop - rows.start) * (columns.stop - columns.start) <= LITTLE * given[
-            "mask"
-        ].numel()
-        return window if little or self.args.keep_observed else everything
+        rows, columns = window = around_holes(state["mask"], self.margin)
+        area = (rows.stop - rows.start) * (columns.stop - columns.start)
+        is_little = area <= LITTLE * state["mask"].numel()
+        return window if is_little or self.known.keep_observed else everything
 
-    def _look_at(self, name, path, photo):
-        y, given, told, warnings = self._measurement(name, photo)
-        mask, whole = given.get("mask", torch.ones_like(y[:, :1])), y.shape[-2:]
-        complete = (
-            isinstance(self.kind, Inpainting) and self.args.mask is not None and bool(mask.all())
-        )
-        sigma, source, kind = self._sigma(path, y, mask, complete)
+    def _inspect(self, name, path, photo):
+        """Set the key and digest of a photograph and add its line to the report."""
+        y, state, remarks, warnings = self._measurement(name, photo)
+        mask, whole = state.get("mask", torch.ones_like(y[:, :1])), y.shape[-2:]
+        is_inpainting = isinstance(self.damage, Inpainting)
+        complete = is_inpainting and self.known.mask is not None and bool(mask.all())
+        sigma, source, kind = self._estimate_sigma(path, y, mask, complete)
         warnings += [f"{path}: {NOT_WHITE[kind]}"] if kind in NOT_WHITE else []
-        y, share = y[(..., *self._window(given))], 1 - mask.mean().item()
-        rest = (
-            "left as it is"
-            if self.args.keep_observed
-            else "given to the network once, where the method has one"
-        )
-        told += (
-            [f"{y.shape[-1]} x {y.shape[-2]} around the holes worked through, the rest {rest}"]
-            if y.shape[-2:] != whole
-            else []
-        )
-        self.keys[name] = (
-            tuple(self.kind.size(y, given)),
-            tuple(y.shape),
-            sigma,
-            photo.grey,
-            complete,
-        )
+        y = y[(..., *self._window(state))]
+        if y.shape[-2:] != whole:
+            rest = "left as it is" if self.known.keep_observed else "denoised once by the network"
+            size = f"{y.shape[-1]} x {y.shape[-2]}"
+            remarks.append(f"{size} around the holes restored, the rest {rest}")
+        size = tuple(self.damage.size(y, state))
+        self.keys[name] = (size, tuple(y.shape), sigma, photo.grey, complete)
         self.digests[name] = digest(y[0].numpy())
-        about = (
-            "its mask has no hole: nothing to do, copied"
-            if complete
-            else f"sigma {sigma:.4f} ({source})"
-        )
-        missing = (
-            [f"{share:.1%} missing"] if isinstance(self.kind, Inpainting) and not mask.all() else []
-        )
-        form = f"{'grey' if photo.grey else 'RGB'}{' with opacity' if photo.alpha is not None else ''}, {photo.bits} bits"
-        assumed = [self.kind.assumed] if self.kind.assumed else []
-        parts = [
+        form = "grey" if photo.grey else "RGB"
+        form += " with opacity" if photo.alpha is not None else ""
+        items = [
             f"{whole[1]} x {whole[0]}",
-            self.args.task,
-            about,
-            *missing,
-            *told,
-            *assumed,
-            form,
+            self.task,
+            "its mask has no hole: copied" if complete else f"sigma {sigma:.4f} ({source})",
+            f"{1 - mask.mean().item():.1%} missing" if is_inpainting and not mask.all() else None,
+            *remarks,
+            self.damage.assumed,
+            f"{form}, {photo.bits} bits",
             *photo.remarks,
         ]
-        self.report.append(f"{name}: {', '.join(parts)}")
+        self.report.append(f"{name}: {', '.join(filter(None, items))}")
         self.warnings += [one for one in warnings if one not in self.warnings]
 
-    def _sigma(self, path, y, mask, complete):
-        """(the noise's standard deviation, an estimate in steps of STEP, so that pictures of one camera share batches; where it is from; of what
-        kind)."""
-        if self.args.sigma:
-            return self.args.sigma, "--sigma", None
+    def _estimate_sigma(self, path, y, mask, complete):
+        """(sigma, its source, the kind of noise). Estimates are rounded to powers of STEP, so that
+        photographs of one camera share batches."""
+        if self.sigma:
+            return self.sigma, "--sigma", None
         noise = None if complete else estimate_noise(y, mask)
         if noise is None and not complete:
             raise PictureError(
-                f"{path}: too few neighbouring pixels are observed to estimate the noise; say it with --sigma"
+                f"{path}: too few neighbouring px are observed to estimate the noise; set --sigma"
             )
         if complete or noise.sigma < LEAST_SIGMA:
-            return LEAST_SIGMA, "an 8-bit file's least", noise and noise.kind
+            return LEAST_SIGMA, "minimum of an 8-bit file", noise and noise.kind
         sigma = min(noise.sigma, LARGEST_SIGMA)
         kind = noise.kind if sigma == noise.sigma else "dithered"
-        return (
-            STEP ** round(math.log(sigma, STEP)),
-            "estimated" if mask.all() else "estimated from the observed pixels",
-            kind,
-        )
+        source = "estimated" if mask.all() else "estimated from the observed px"
+        return STEP ** round(math.log(sigma, STEP)), source, kind
 
     def key(self, name):
         return self.keys[name]
 
-    def problem(self, names, rng, device):
-        """rng is not drawn from: the measurement is there."""
+    def folder(self, args, name):
+        return Folder(os.path.join(args.logdir, name), "run")
+
+    def batch(self, names, rng, device):
+        """rng is not used: the measurements exist."""
         size, _, sigma, grey, complete = self.keys[names[0]]
-        photos = [read_photograph(self.paths[name], self.args.linear) for name in names]
-        ys, given, *_ = zip(*(self._measurement(name, photo) for name, photo in zip(names, photos)))
-        windows = [self._window(one) for one in given]
-        ys = [y[(..., *window)] for y, window in zip(ys, windows)]
-        cut = lambda key, value, window: value[(..., *window)] if key == "mask" else value
-        drawn = {
-            key: torch.cat([cut(key, one[key], window) for one, window in zip(given, windows)]).to(
-                device
-            )
-            for key in given[0]
-        }
-        A = self.kind.operator(drawn, size, device)
-        if "mask" in drawn:
-            seen = masking(drawn["mask"])
-            if drawn["mask"].all():
-                del drawn["mask"]
-        brought = [
-            {
-                "bits": photo.bits,
-                "alpha": photo.alpha,
-                "tags": photo.tags,
-                "whole": photo.x[0],
-                "window": window,
-            }
-            for photo, window in zip(photos, windows)
-        ]
-        operator = (lambda x: seen(A(x))) if "mask" in drawn else A
-        return Problem(
+        photos = [read_photograph(self.paths[name], self.known.linear) for name in names]
+        ys, states, *_ = zip(
+            *(self._measurement(name, photo) for name, photo in zip(names, photos))
+        )
+        windows = [self._window(state) for state in states]
+        y = torch.cat([y[(..., *window)] for y, window in zip(ys, windows)]).to(device)
+        state = {key: torch.cat([one[key] for one in states]) for key in states[0] if key != "mask"}
+        if "mask" in states[0]:
+            masks = [one["mask"][(..., *window)] for one, window in zip(states, windows)]
+            state["mask"] = torch.cat(masks)
+        state = {key: value.to(device) for key, value in state.items()}
+        operator = self.damage.operator(state, size, device)
+        border, mask = self.damage.border(state), state.get("mask")
+        if mask is not None and mask.all():
+            del state["mask"]
+            mask = None
+        if mask is not None:
+            operator = masked(operator, mask)
+        return Batch(
+            Problem(operator, y, sigma, size, complete),
             names,
-            operator,
-            torch.cat(ys).to(device),
-            sigma,
-            drawn,
-            size,
-            None,
-            self.kind.border(drawn),
-            grey,
-            complete,
-            brought=brought,
-            linear=self.args.linear,
-            keep=self.args.keep_observed,
+            state,
+            grey=grey,
+            postprocess=postprocess_of(y, mask, border, self.known),
+            sources=[self._source(photo, window) for photo, window in zip(photos, windows)],
+            keep=self.known.keep_observed,
         )
 
-    def refuse_others(self, directory):
-        """Raise UserError where a run's folder has begun one of the pictures with another measurement or kernel."""
+    def _source(self, photo, window):
+        """The Source of a Photograph of which `window` is restored."""
+        save = {"bits": photo.bits, "alpha": photo.alpha, "tags": photo.tags}
+        before = from_linear(photo.x[0]) if self.known.linear else photo.x[0]
+        return Source(save, before[:1] if photo.grey else before, photo.x[0], window)
+
+    def refuse_others(self, folder):
+        """Raise UserError where the run's folder holds another measurement or kernel under the name
+        of a photograph."""
         for name in self.names:
-            folder = os.path.dirname(picture(directory, name, "measurement"))
-            path = os.path.join(folder, "measurement.npy")
+            path = picture(folder.files, name, "measurement").replace(".png", ".npy")
             if not os.path.exists(path):
                 continue
             if digest(np.load(path)) != self.digests[name]:
                 raise UserError(
-                    f"{path}: is not the measurement that {name} is now; rename the new one or choose another --name NAME"
+                    f"{path}: is not the measurement that {name} is now; rename the new one or "
+                    "choose another --name NAME"
                 )
-            path = os.path.join(folder, "kernel.png")
-            if os.path.exists(path) and self.args.kernel is not None:
-                kernel = load_kernel(
-                    beside("kernel", self.args.kernel, self.paths[name], name),
-                    self.args.flip_kernel,
-                    self.args.centre_kernel,
-                )[0]
-                then, now = load_image(path)[0, :1], kernel_picture(kernel[0])
-                if then.shape != now.shape or (then - now).abs().max() > 2 / 255:
-                    raise UserError(
-                        f"{path}: is not the kernel that {name} has now; choose another --name NAME"
-                    )
+            path = picture(folder.files, name, "kernel")
+            if os.path.exists(path) and self.known.kernel is not None:
+                self._refuse_kernel(path, name)
+
+    def _refuse_kernel(self, path, name):
+        file = file_for("kernel", self.known.kernel, self.paths[name], name)
+        kernel = load_kernel(file, self.known.flip_kernel, self.known.centre_kernel)[0]
+        then, now = load_image(path)[0, :1], kernel_picture(kernel[0])
+        if then.shape != now.shape or (then - now).abs().max() > 2 / 255:
+            raise UserError(
+                f"{path}: is not the kernel that {name} has now; choose another --name NAME"
+            )
+
+    def mismatches(self, records):
+        """{name: warning} for photographs whose result does not fit the measurement."""
+        lines = {}
+        for name, record in records.items():
+            if "failed" in record:
+                continue
+            misfit = record["misfit"][record["chosen"]["iterate"]]
+            if misfit > MISMATCH * record["sigma"]:
+                lines[name] = (
+                    f"the residual, {misfit:.3f}, is {misfit / record['sigma']:.1f} times the "
+                    "noise: is this how it was damaged? (check --kernel and --flip-kernel, "
+                    "--filter, --mask, --linear)"
+                )
+        return lines
+
+
+def masked(operator, mask):
+    """The operator with its measurement multiplied by the mask."""
+    apply_mask = masking(mask)
+    return lambda x: apply_mask(operator(x))

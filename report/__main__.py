@@ -1,7 +1,6 @@
-"""`python -m report FOLDER`: the page of a run, or of all runs below a folder (`report.page`)."""
+"""`python -m report FOLDER` (`report.page`)."""
 
 from report import page
-from report.page import write_report
 from util.cli import Parser, run_script, typed_path
 
 
@@ -11,9 +10,9 @@ def main():
         "folder",
         metavar="FOLDER",
         type=typed_path,
-        help="a run's folder, or one with runs below it",
+        help="a run's folder, or a folder with several runs in it",
     )
-    print(f"wrote {write_report(parser.parse_args().folder)}")
+    print(f"wrote {page.write_report(parser.parse_args().folder)}")
 
 
 if __name__ == "__main__":

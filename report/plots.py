@@ -1,18 +1,22 @@
-"""The plots of tables and benchmarks, from records: {"psnr": […], "evaluations": […], …} of each image (`experiment.recorder`)."""
+"""Plots of tables and benchmarks. matplotlib is imported only when one is made."""
 
 import itertools
 
 import numpy as np
-from matplotlib import ticker
-from matplotlib.figure import Figure
 
 from util.files import atomic
 
 MARKERS, LINES = "os^Dv<>P*Xph", ("-", "--", "-.", ":")
 
 
+def new_figure(width, height, **options):
+    from matplotlib.figure import Figure
+
+    return Figure((width, height), **options)
+
+
 def styles():
-    """A marker and a line for each of any number of curves."""
+    """A marker and a line style for each of any number of curves."""
     return (
         {"marker": marker, "linestyle": line}
         for marker, line in zip(itertools.cycle(MARKERS), itertools.cycle(LINES))
@@ -25,19 +29,20 @@ def save(figure, path):
 
 
 def convergence(path, groups):
-    """A column a group, PSNR above, residual below, both means over the images. groups: {title: {label: records}}."""
-    figure = Figure((3.6 * len(groups), 6))
+    """Mean PSNR (above) and residual (below) over NFE, one column per group.
+
+    groups: {title: {label: records}}.
+    """
+    figure = new_figure(3.6 * len(groups), 6)
     panels = figure.subplots(2, len(groups), squeeze=False)
     for (title, curves), (above, below) in zip(groups.items(), panels.T):
         above.set(title=title, ylabel="PSNR (dB)")
-        below.set(xlabel="network evaluations an image", ylabel="residual (RMS)")
+        below.set(xlabel="NFE per image", ylabel="residual (RMS)")
         for label, records in curves.items():
             for panel, key in ((above, "psnr"), (below, "residual")):
-                if key in records[0]:  # without a truth there is no PSNR
+                if key in records[0]:  # no PSNR without a ground truth
                     means = np.mean([record[key] for record in records], axis=0)
-                    panel.plot(
-                        records[0]["evaluations"], means, marker="o", markersize=3, label=label
-                    )
+                    panel.plot(records[0]["nfe"], means, marker="o", markersize=3, label=label)
         above.grid(alpha=0.3)
         below.grid(alpha=0.3)
         if above.lines:
@@ -47,45 +52,42 @@ def convergence(path, groups):
 
 
 def quality(path, groups):
-    """A column a group, PSNR over seconds above, LPIPS over seconds below: a point a curve, and the front of those that no other one is better
-    than in fewer seconds. groups: {title: {label: {"seconds": …, "psnr": …, "lpips": …}}}."""
-    figure = Figure((3.8 * len(groups), 7.2), layout="constrained")
+    """PSNR (above) and LPIPS (below) over seconds, one column per group and one point per method.
+
+    A grey line follows the best value within each time. groups: {title: {label: {"seconds": …,
+    "psnr": …, "lpips": …}}}.
+    """
+    from matplotlib import ticker
+
+    figure = new_figure(3.8 * len(groups), 7.2, layout="constrained")
     panels = figure.subplots(2, len(groups), squeeze=False, sharey="row")
-    for (title, curves), column in zip(groups.items(), panels.T):
+    for (title, points), column in zip(groups.items(), panels.T):
         column[0].set(title=title)
         for panel, key, best in zip(column, ("psnr", "lpips"), (np.maximum, np.minimum)):
-            panel.set(xlabel="seconds an image", xscale="log")
+            panel.set(xlabel="seconds per image", xscale="log")
             panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
             panel.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
             panel.xaxis.set_minor_formatter(ticker.NullFormatter())
             panel.grid(alpha=0.3)
-            for (label, row), style in zip(curves.items(), styles()):
-                panel.plot(
-                    row["seconds"],
-                    row[key],
-                    linestyle="none",
-                    marker=style["marker"],
-                    label=label,
-                    alpha=0.8,
-                )
-            seconds, values = np.array(
-                sorted((row["seconds"], row[key]) for row in curves.values())
-            ).T
-            panel.step(
-                seconds, best.accumulate(values), where="post", color="grey", linewidth=1, zorder=0
-            )
+            for (label, row), style in zip(points.items(), styles()):
+                style = {"linestyle": "none", "marker": style["marker"], "alpha": 0.8}
+                panel.plot(row["seconds"], row[key], label=label, **style)
+            seconds, values = np.array(sorted((r["seconds"], r[key]) for r in points.values())).T
+            style = {"where": "post", "color": "grey", "linewidth": 1, "zorder": 0}
+            panel.step(seconds, best.accumulate(values), **style)
     panels[0][0].set_ylabel("PSNR (dB) ↑")
     panels[1][0].set(ylabel="LPIPS ↓", yscale="log")
-    figure.legend(
-        *panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2 * len(groups)
-    )
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(groups))
     save(figure, path)
 
 
 def calibration(path, groups):
-    """A panel a group: how often so many of the samples lie below the truth, a curve a method, and the level line of samples that are drawn as
-    the truth is. groups: {title: {label: counts}}."""
-    figure = Figure((3.8 * len(groups), 3.8), layout="constrained")
+    """Rank histograms, one panel per group and one curve per method; calibrated samples are at 1.
+
+    groups: {title: {label: counts}}, counts[k]: how often k samples are below the true value.
+    """
+    figure = new_figure(3.8 * len(groups), 3.8, layout="constrained")
     panels = figure.subplots(1, len(groups), squeeze=False, sharey="row")[0]
     for panel, (title, curves) in zip(panels, groups.items()):
         panel.set(title=title, xlabel="samples below the true value", yscale="log")
@@ -93,17 +95,17 @@ def calibration(path, groups):
             panel.plot(np.array(counts) / np.mean(counts), label=label, **style, markersize=4)
         panel.axhline(1, color="grey", linewidth=1, zorder=0)
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("how often, 1: as it should be")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    panels[0].set_ylabel("relative frequency (calibrated: 1)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6)
     save(figure, path)
 
 
 def spread(path, deviation):
-    """The standard deviation of several restorations by pixel, (H, W) in units of [-1, 1], in 255ths of the range, with its scale."""
-    figure = Figure((4.6, 3.9), layout="constrained")
+    """The samples' standard deviation at each px, (H, W) in units of [-1, 1], with a colour bar."""
+    figure = new_figure(4.6, 3.9, layout="constrained")
     panel = figure.subplots()
-    figure.colorbar(
-        panel.imshow(127.5 * deviation, cmap="viridis", vmin=0), label="standard deviation, of 255"
-    )
+    image = panel.imshow(127.5 * deviation, cmap="viridis", vmin=0)
+    figure.colorbar(image, label="standard deviation, of 255")
     panel.set_axis_off()
     save(figure, path)

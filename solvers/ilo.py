@@ -1,55 +1,54 @@
-"""Intermediate layer optimisation: the equation that DMILO and DMILO-PGD share, and the chain they run it on."""
+"""Intermediate layer optimisation: the equation that DMILO and DMILO-PGD share, and their chain."""
 
 from dataclasses import dataclass
 
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from solvers.search import Staged
-
 
 @dataclass(frozen=True, kw_only=True)
-class Hyperparameters(Staged):
-    """One row of configs/dmilo.yaml.
+class Hyperparameters:
+    """The paper's hyperparameters; defaults are the published values.
 
-    outer, inner: iterations (T and T_in); lr_z, lr_nu: Adam's learning rates for a layer's input and its deviation;
-    weight_nu, weight_z: of the deviation's L1 norm and of the input's energy in the loss; decay: whether the learning rates
-    fall to zero over a layer's steps, along half a cosine.
+    outer, inner: iterations (T and T_in); lr_z, lr_nu: Adam's learning rates for a layer's input
+    and its deviation; weight_nu, weight_z: weights of the deviation's L1 norm and of the input's
+    energy in the loss; chain_steps: DDIM steps (N layers); decay: whether both learning rates fall
+    to zero along half a cosine over a layer's steps (the paper: constant).
     """
 
     outer: int
     inner: int
     lr_z: float
-    lr_nu: float
-    weight_nu: float
-    weight_z: float
+    lr_nu: float = 1e-3
+    weight_nu: float = 0.1
+    weight_z: float = 1e-4
+    chain_steps: int = 3
     decay: bool = False
 
 
 def identity(x):
-    """The operator of every layer but the last: such a layer has to produce the input found for the layer after it."""
+    """The operator of every layer but the last: its output must match the next layer's input."""
     return x
 
 
 def mean_per_image(x):
-    """Each image's own mean, summed over the batch: no image's gradient then depends on what it is batched with."""
+    """The sum over the batch of each image's mean, so that gradients do not depend on the batch."""
     return x.flatten(1).mean(1).sum()
 
 
 def optimise_layer(g, operator, target, z, nu, h, on_step):
-    """Find the input z and the sparse deviation nu with which one layer explains `target` (paper, eq. 8 and Algorithm 1).
+    """Optimise the input z and the sparse deviation nu of one layer (paper, eq. 8, Algorithm 1).
 
-        argmin_{z, nu}  mean (operator(g(z) + nu) - target)^2 + weight_nu mean |nu| + weight_z mean z^2
+    argmin_{z, nu} mean (operator(g(z) + nu) - target)^2 + weight_nu mean |nu| + weight_z mean z^2
 
-    by h.inner steps of a fresh Adam. g: the layer; z, nu: (B, 3, H, W), where they start; target: what operator gives.
-    on_step(step, steps, loss) hears of every step; loss is a tensor, summed over the batch, so that nobody waits for it.
-    Returns (z, nu), detached.
+    by h.inner steps of a fresh Adam. g: the layer; z, nu: (B, 3, H, W), initial values; target:
+    (B, …), an output of operator. on_step(step, steps, loss) is called after each step; loss is a
+    tensor, summed over the batch, so that the host need not wait. Returns (z, nu), detached.
     """
     z, nu = z.detach().clone().requires_grad_(), nu.detach().clone().requires_grad_()
     parameters = [{"params": nu, "lr": h.lr_nu}, {"params": z, "lr": h.lr_z}]
-    adam = torch.optim.Adam(
-        parameters, fused=True, capturable=z.is_cuda
-    )  # one kernel, no word from the host
+    # One kernel, and no synchronisation with the host.
+    adam = torch.optim.Adam(parameters, fused=True, capturable=z.is_cuda)
     learning_rate = CosineAnnealingLR(adam, h.inner) if h.decay else None
     for step in range(h.inner):
         loss = (

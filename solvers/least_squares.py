@@ -1,43 +1,39 @@
-"""Linear tasks without a prior: conjugate gradients, and what is built on them."""
+"""Data steps of linear operators, without a prior: conjugate gradients and what follows."""
 
 import torch
 
 from util.files import UserError
 
-SMOOTH_STEPS = 100  # conjugate gradient steps for a smooth picture
-DAMPED_STEPS = 10  # for one preconditioned residual, which only has to point the right way
-DATA_STEPS = 20  # and for one step to the measurement
+SMOOTH_STEPS = 100  # conjugate gradient steps for Tikhonov's estimate
+DAMPED_STEPS = 10  # for one preconditioned residual, of which only the direction matters
+DATA_STEPS = 20  # for one proximal step
 NOT_LINEAR = (
-    "this task's operator is not linear, which least squares and a smooth start need; give the task the row `nonlinear` of the preset, "
-    "or choose another --task or --preset"
+    "the operator is not linear, which least squares and this init require; use the preset's row "
+    "`nonlinear`, or another --task or --preset"
 )
-ROUNDING = (
-    1 / 255 / 3**0.5
-)  # standard deviation of an 8-bit picture's rounding in units of [-1, 1]: a step of 2 / 255 over sqrt(12)
+ROUNDING = 1 / 255 / 3**0.5  # standard deviation of 8-bit rounding in units of [-1, 1]
 
 
 def silent(step, steps, loss):
-    """An on_step that tells nobody."""
+    """An on_step that does nothing."""
 
 
-def noise_level(sigma):
-    """The noise that a measurement is trusted by: sigma, and at least the pictures' own rounding (0.0023), so that nothing that is
-    divided by a variance vanishes where there is no noise."""
+def floor_sigma(sigma):
+    """sigma, at least the images' own rounding (0.0023), so that no divisor vanishes."""
     return max(sigma, ROUNDING)
 
 
 @torch.no_grad()
 def is_linear(operator, x):
-    """Is A linear, as far as x, (B, 3, H, W), not zero, can tell? To a thousandth of A(x)'s largest value: rounding goes with it."""
+    """Whether A is linear at x, (B, 3, H, W), not zero, to a thousandth of max |A(x)|."""
     other, y = x.flip(0, -1), operator(x)
     scale = y.abs().max().clamp(min=1e-30)
-    return torch.allclose(
-        operator(other - 2 * x) / scale, (operator(other) - 2 * y) / scale, atol=1e-3
-    )
+    combined = operator(other - 2 * x), operator(other) - 2 * y
+    return torch.allclose(combined[0] / scale, combined[1] / scale, atol=1e-3)
 
 
 def adjoint(operator, x):
-    """A^T as a function, by automatic differentiation. x: any input of A, (B, 3, H, W), not zero.
+    """A^T as a function, by automatic differentiation. x: an input of A, (B, 3, H, W), not zero.
 
     Raises UserError if the operator is not linear.
     """
@@ -50,7 +46,8 @@ def adjoint(operator, x):
 
 
 def conjugate_gradients(apply, b, steps, on_step=silent):
-    """x with apply(x) = b by conjugate gradients from zero (Hestenes & Stiefel 1952), every image of the batch by itself.
+    """Solve apply(x) = b by conjugate gradients, starting at zero, independently for each image
+    (Hestenes & Stiefel 1952).
 
     apply: a symmetric positive definite linear function; b, x: (B, 3, H, W).
     """
@@ -73,7 +70,7 @@ def conjugate_gradients(apply, b, steps, on_step=silent):
 
 
 class LinearTask:
-    """y = A(x) + noise with a linear A, and its least squares pictures, (B, 3, H, W).
+    """y = A(x) + noise with a linear A, and its least squares solutions, (B, 3, H, W).
 
     like: (B, 3, H, W), not zero. Raises UserError if the operator is not linear.
     """
@@ -83,47 +80,57 @@ class LinearTask:
         self.renew()
 
     def renew(self):
-        """Take the operator as it is now: one that finds a part of itself (`solvers.unknown`) has changed."""
+        """Recompute A^T after a blind operator (`solvers.unknown`) has changed."""
         self.transpose = adjoint(self.operator, self.like)
 
     @torch.no_grad()
     def smooth(self, smoothness, steps=SMOOTH_STEPS, on_step=silent):
-        """argmin_x ||A(x) - y||^2 + smoothness (||d_vertical x||^2 + ||d_horizontal x||^2): textbook Tikhonov regularisation, the
-        most probable picture if noise and differences are Gaussian and smoothness is the ratio of their variances."""
+        """argmin_x ||A(x) - y||^2 + smoothness (||d_vertical x||^2 + ||d_horizontal x||^2):
+        Tikhonov regularisation, the MAP estimate if noise and differences are Gaussian and
+        smoothness is the ratio of their variances."""
 
         def apply(x):
             down, right = x.diff(dim=-2), x.diff(dim=-1)
-            roughness = -down.diff(
-                dim=-2, prepend=0 * down[..., :1, :], append=0 * down[..., :1, :]
-            )
-            roughness -= right.diff(dim=-1, prepend=0 * right[..., :1], append=0 * right[..., :1])
+            zeros = 0 * down[..., :1, :], 0 * right[..., :1]
+            roughness = -down.diff(dim=-2, prepend=zeros[0], append=zeros[0])
+            roughness -= right.diff(dim=-1, prepend=zeros[1], append=zeros[1])
             return self.transpose(self.operator(x)) + smoothness * roughness
 
         return conjugate_gradients(apply, self.transpose(self.y), steps, on_step)
 
     @torch.no_grad()
-    def drawn_to(self, x, damping, steps=DATA_STEPS, y=None):
-        """argmin_u ||A(u) - y||^2 + damping ||u - x||^2: the most probable picture if x errs by a variance of which damping is
-        the noise's share. y: another measurement than the task's."""
-        apply = lambda d: self.transpose(self.operator(d)) + damping * d
-        return x + conjugate_gradients(
-            apply, self.transpose((self.y if y is None else y) - self.operator(x)), steps
-        )
+    def prox(self, x, damping, steps=DATA_STEPS, y=None):
+        """argmin_u ||A(u) - y||^2 + damping ||u - x||^2: the MAP estimate if x has an error of
+        variance sigma^2 / damping. y: a measurement other than the task's."""
+        residual = (self.y if y is None else y) - self.operator(x)
+
+        def apply(d):
+            return self.transpose(self.operator(d)) + damping * d
+
+        return x + conjugate_gradients(apply, self.transpose(residual), steps)
 
     @torch.no_grad()
-    def innovation(self, x, root, transposed, sigma, y, steps=DATA_STEPS):
-        """u, (B, 3, H, W), such that x + root(u) is the mean of the pictures x + root(standard normal) given y = A(.) + sigma e:
-        argmin ||A(x + root(u)) - y||^2 + sigma^2 ||u||^2. root, transposed: S and S^T, linear functions of pictures."""
-        apply = lambda u: transposed(self.transpose(self.operator(root(u)))) + sigma**2 * u
-        return conjugate_gradients(apply, transposed(self.transpose(y - self.operator(x))), steps)
+    def whitened_update(self, x, root, transposed, sigma, y, steps=DATA_STEPS):
+        """u, (B, 3, H, W), such that x + root(u) is the posterior mean of x + root(standard normal)
+        given y = A(.) + sigma e: argmin ||A(x + root(u)) - y||^2 + sigma^2 ||u||^2. root,
+        transposed: S and S^T, linear functions of images."""
+
+        def apply(u):
+            return transposed(self.transpose(self.operator(root(u)))) + sigma**2 * u
+
+        b = transposed(self.transpose(y - self.operator(x)))
+        return conjugate_gradients(apply, b, steps)
 
     def preconditioned(self, damping, y):
-        """(A', 0) such that a method given this pair weighs the residual r = A(x) - y by (A A^T + damping)^-1.
+        """(A', 0) by which a method weighs the residual r = A(x) - y by (A A^T + damping)^-1.
 
-        A'(x) is the damped Gauss-Newton step (A^T A + damping)^-1 A^T r as an image, with the gradient of the identity: that
-        of 1/2 mean A'(x)^2 is then the gradient of 1/2 r^T (A A^T + damping)^-1 r. What the blur has weakened is restored as
-        fast as what it has left. With DMILO-PGD's lr_x = 1/2 and squared norm, one gradient step is that Gauss-Newton step.
+        A'(x) is the damped Gauss-Newton step (A^T A + damping)^-1 A^T r as an image, with the
+        gradient of the identity: the gradient of 1/2 mean A'(x)^2 is then that of
+        1/2 r^T (A A^T + damping)^-1 r, so that frequencies weakened by A converge as fast as
+        others. With DMILO-PGD's lr_x = 1/2 and squared norm, a gradient step is this step.
         """
-        return lambda x: x - self.drawn_to(x.detach(), damping, DAMPED_STEPS, y), torch.zeros_like(
-            self.like
-        )
+
+        def operator(x):
+            return x - self.prox(x.detach(), damping, DAMPED_STEPS, y)
+
+        return operator, torch.zeros_like(self.like)

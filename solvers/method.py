@@ -1,21 +1,21 @@
-"""What every method is: a generator of iterates, and the settings that it reads from a row of configs/<method>.yaml."""
+"""What every method is: a generator of iterates, and the row of configs/<method>.yaml it reads."""
 
-from dataclasses import dataclass, field, replace
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
 from guided_diffusion.ddim import TRAINING_STEPS
-from solvers.aims import Aim
 
 
 class Iterate(NamedTuple):
     """What a method yields.
 
-    name: of its picture's file; the first one, "init", is where the method starts, and is shown but not measured.
-    x: the pictures, (B, 3, H, W) in [-1, 1].
-    state: what the method needs to go on from here, a dict for torch.save; None where it cannot.
-    ends_outer: does an outer iteration end here? Only there may a run stop (`experiment.stop`).
+    name: the name of its picture's file; "init" is the initial point, saved but not scored.
+    x: the images, (B, 3, H, W) in [-1, 1].
+    state: a dict for torch.save from which the method can resume; None where it cannot.
+    ends_outer: whether an outer iteration ends here; --stop chooses among these only.
     """
 
     name: str
@@ -26,55 +26,57 @@ class Iterate(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The keys that a row of any configs/<method>.yaml may have.
+    """The contract of a row for every method but the paper's two, whose rows are
+    `solvers.preset.Preset`.
 
-    chain_steps: DDIM steps of the chain. sigma is no key: the noise's standard deviation in units of [-1, 1], which the problem
-    says and every method is told.
+    chain_steps: DDIM steps of the chain. sigma: the standard deviation of the measurement noise in
+    units of [-1, 1]; set by the problem, not a key. The class attributes are what a run asks of
+    any row: the layers of the chain in use (all), the number of latents to sample, whether the
+    result is a mean of several searches, whether the method fits a blind operator itself.
     """
 
     sigma: float = field(default=0.0, metadata={"of_the_problem": True})
     chain_steps: int = 3
 
-    # Fields of the methods that are searched in stages (`solvers.search.Staged`); the others' rows have no such keys.
-    layers = TRAINING_STEPS
-    start, aim, before, starts = None, Aim(), (), 1
-    finds_unknown = False  # does the method itself find what an operator does not know of itself?
+    layers, latents, averages, fits_operator = TRAINING_STEPS, 1, False, False
 
     @property
-    def passes(self):
-        """The row of every pass: those `before` and, last, this one."""
-        return [
-            *(replace(self, before=(), **vars(one)) for one in self.before),
-            replace(self, before=()) if self.before else self,
-        ]
+    def iterations(self):
+        """The cost of each outer iteration, in any unit: here one iteration."""
+        return [1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IteratedRow(Row):
+    """A Row with `outer` iterations or, for samplers, samples."""
+
+    outer: int
 
     @property
-    def searches(self):
-        return sum(row.starts for row in self.passes)
-
-    @property
-    def averages(self):
-        """Is the result a mean: of several searches, or of one and the picture where it began?"""
-        return self.searches != 1 or self.aim.start_share > 0
-
-    @property
-    def parts(self):
-        """What each outer iteration has to do, in inner steps: of several searches, which the passes make of different length, or of the
-        one, whose iterations are alike."""
-        if not self.averages:
-            return [1] * getattr(self, "outer", 1)
-        return [row.inner for row in self.passes for _ in range(row.starts)] or [1]
+    def iterations(self):
+        return [1] * self.outer
 
 
 class Method(NamedTuple):
-    """A method by its name, that of its module's generator and of configs/<name>.yaml.
+    """A method, by the name of its generator and of configs/<name>.yaml.
 
-    solver(g, operator, y, z_0, h, on_step, state=None): a generator of Iterates. g: the chain; operator: A, as a function; y: the
-    measurements; z_0: noise, (B, 3, H, W); h: a `row`; on_step(step, steps, loss): hears of every step; state: an Iterate's, to go on
-    from there. uses_prior: False for a method that works without the chain.
+    solver(g, operator, y, z_0, h, on_step, state=None): a generator of Iterates. g: the chain;
+    operator: A, as a function; y: the measurements, (B, …); z_0: standard normal, (B, 3, H, W); h:
+    a `row`; on_step(step, steps, loss): called after every step; state: resume from this Iterate's.
+    row: the dataclass of its row, a Row or the paper's `solvers.ilo.Hyperparameters`.
+    about: what it is, in a few words for tables.
+    uses_prior: False for a method that needs no network.
     """
 
     name: str
     solver: Callable
     row: type
+    about: str
     uses_prior: bool = True
+
+
+def single(restore, state):
+    """The only Iterate of a method without iterations; none where a stopped run already had it.
+    restore(): the images, (B, 3, H, W)."""
+    if state is None:
+        yield Iterate("0_after", restore().clamp(-1, 1), {}, ends_outer=True)

@@ -1,42 +1,40 @@
-"""Tasks that are not linear, without a prior: gradient steps towards the measurement."""
+"""Data steps of nonlinear operators, without a prior: gradient steps on the residual."""
 
 import torch
 
 from solvers.least_squares import NOT_LINEAR
 from util.files import UserError
 
-GRADIENT_STEPS = (
-    15  # for one step to the measurement; accelerated, they reach what twice as many plain ones do
-)
-FEW_STEPS = 5  # for one preconditioned residual, which only has to point the right way
-POWER_STEPS = 5  # of a power iteration, whose result may fall short of the curvature by a third before the steps diverge
-NUDGE = 0.01  # of a pixel, in [-1, 1], root mean square: by how much it differentiates
+GRADIENT_STEPS = 15  # for one proximal step; accelerated, they equal twice as many plain ones
+FEW_STEPS = 5  # for one preconditioned residual, of which only the direction matters
+POWER_STEPS = 5  # of a power iteration: a curvature a third too small is still stable
+NUDGE = 0.01  # finite difference per pixel in [-1, 1], root mean square
 
 
 def norm(x):
-    """Each image's length, (B, 1, 1, 1); x: (B, 3, H, W)."""
+    """The Euclidean norm of each image of x, (B, 3, H, W): (B, 1, 1, 1)."""
     return x.flatten(1).norm(dim=1)[:, None, None, None].clamp(min=1e-20)
 
 
 class NonlinearTask:
-    """y = A(x) + noise with a differentiable A that need not be linear; what a search asks of a LinearTask."""
+    """y = A(x) + noise with a differentiable A; the interface of LinearTask."""
 
     def __init__(self, operator, y, like):
         self.operator, self.y, self.like = operator, y, like
 
     def pulled_back(self, x, residual=None, y=None):
-        """J^T residual of A's Jacobian J at x: (B, 3, H, W). residual: None means A(x) - y, with the task's y unless another is given."""
+        """J^T residual with the Jacobian J of A at x: (B, 3, H, W). residual: default A(x) - y,
+        with the task's y unless another is passed."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             measured = self.operator(x)
-            residual = (
-                measured.detach() - (self.y if y is None else y) if residual is None else residual
-            )
+            if residual is None:
+                residual = measured.detach() - (self.y if y is None else y)
             return torch.autograd.grad(measured, x, residual)[0]
 
     def curvature(self, x):
-        """The largest eigenvalue of J^T J at x, an image each, (B, 1, 1, 1), by power iteration. J is taken by a difference of A, for
-        which A need not be differentiable twice."""
+        """The largest eigenvalue of J^T J at x for each image, (B, 1, 1, 1), by power iteration. J
+        is applied by finite differences, so that A need not be twice differentiable."""
         measured, direction = self.operator(x), self.pulled_back(x)
         for _ in range(POWER_STEPS):
             step = NUDGE * x[0].numel() ** 0.5 / norm(direction)
@@ -45,9 +43,10 @@ class NonlinearTask:
         return norm(direction)
 
     @torch.no_grad()
-    def drawn_to(self, x, damping, steps=GRADIENT_STEPS, y=None):
-        """A picture near argmin_u ||A(u) - y||^2 + damping ||u - x||^2, (B, 3, H, W), by accelerated gradient steps from x (Nesterov 1983,
-        step size one over the curvature at x). y: another measurement than the task's."""
+    def prox(self, x, damping, steps=GRADIENT_STEPS, y=None):
+        """An approximation of argmin_u ||A(u) - y||^2 + damping ||u - x||^2, (B, 3, H, W), by
+        accelerated gradient steps from x (Nesterov 1983) with step size one over the curvature at
+        x. y: a measurement other than the task's."""
         rate = 1 / (self.curvature(x) + damping).clamp(min=1e-20)
         u = ahead = x
         for step in range(steps):
@@ -55,17 +54,19 @@ class NonlinearTask:
             ahead = u + step / (step + 3) * (u - previous)
         return u
 
-    def innovation(self, x, root, transposed, sigma, y, steps=GRADIENT_STEPS):
-        """See LinearTask.innovation."""
-        return NonlinearTask(lambda u: self.operator(x + root(u)), y, self.like).drawn_to(
-            torch.zeros_like(x), sigma**2, steps
-        )
+    def whitened_update(self, x, root, transposed, sigma, y, steps=GRADIENT_STEPS):
+        """See LinearTask.whitened_update."""
+        whitened = NonlinearTask(lambda u: self.operator(x + root(u)), y, self.like)
+        return whitened.prox(torch.zeros_like(x), sigma**2, steps)
 
     def smooth(self, smoothness):
         raise UserError(NOT_LINEAR)
 
     def preconditioned(self, damping, y):
-        """See LinearTask.preconditioned: A'(x) is the way from x to what a few gradient steps find, with the gradient of the identity."""
-        return lambda x: x - self.drawn_to(x.detach(), damping, FEW_STEPS, y), torch.zeros_like(
-            self.like
-        )
+        """See LinearTask.preconditioned: A'(x) is x minus the result of a few gradient steps, with
+        the gradient of the identity."""
+
+        def operator(x):
+            return x - self.prox(x.detach(), damping, FEW_STEPS, y)
+
+        return operator, torch.zeros_like(self.like)

@@ -1,136 +1,96 @@
-"""What surrounds a method's search: where it begins (`solvers.starts`), what it explains (`solvers.aims`), and how often it is repeated.
-Everything here is off in the published settings."""
+"""Runs a method by its row: as it is, or with init, restarts and data term around it."""
 
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 from guided_diffusion.blind import UnknownOperator
-from guided_diffusion.ddim import TRAINING_STEPS
-from solvers.aims import Aim
 from solvers.least_squares import LinearTask, is_linear
-from solvers.method import Iterate, Row
+from solvers.method import Iterate
 from solvers.nonlinear import NonlinearTask
-from solvers.starts import STARTS
-from solvers.unknown import UnknownTask, finding, refuse_who_never_looks
+from solvers.preset import Preset
+from solvers.unknown import NEVER_FITS, UnknownTask, refitting
 from util.files import UserError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """One of the passes `before` the row's own: what it has instead of the row's."""
-
-    chain_steps: int
-    starts: int
-    inner: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Staged(Row):
-    """The keys of a row of configs/dmilo.yaml and configs/dmilo-pgd.yaml beside the published ones; those left out are as published.
-
-    layers: how many of the chain's last layers are used. start: where the search begins, one of `solvers.starts` by its `kind`; without
-    one, at noise. before: passes before the row's own, each beginning at the noised picture that the one before has found. starts: how
-    many searches of a pass begin at different noise, in opposite pairs, and are averaged; 0: the start's picture is the result.
-    aim: what a search explains (`solvers.aims`).
-    """
-
-    layers: int = TRAINING_STEPS
-    start: object = field(default=None, metadata={"kinds": STARTS})
-    before: tuple = field(default=(), metadata={"each": Pass})
-    starts: int = field(default=1, metadata={"low": 0})
-    aim: Aim = field(default=Aim(), metadata={"part": Aim})
-
-    def __post_init__(self):
-        if self.starts == 0 and (self.before or self.start is None):
-            raise UserError(
-                "starts: is 0, which is for a row whose start is its result; give it a start and no passes before, or 1 or more"
-            )
-        if self.start is None and self.aim.start_share:
-            raise UserError(
-                "start_share: is of the picture that a search begins at; give the row a start, or leave it out"
-            )
-
-
-def as_task(operator, y, like):
-    """What the stages of a search ask about y = operator(x) + noise: a LinearTask, a NonlinearTask or an UnknownTask.
-
+def task_of(operator, y, like):
+    """y = operator(x) + noise with its data steps: a LinearTask, a NonlinearTask or an UnknownTask.
     like: (B, 3, H, W), not zero."""
     if isinstance(operator, UnknownOperator):
         return UnknownTask(operator, y, like)
     return (LinearTask if is_linear(operator, like) else NonlinearTask)(operator, y, like)
 
 
-def opposite(latents, n):
-    """The noise of the n-th search, of latents[0], -latents[0], latents[1], …: the mean over a pair has none of what is odd in the noise."""
+def antithetic(latents, n):
+    """The noise of search n: latents[0], -latents[0], latents[1], … Terms that are odd in the noise
+    cancel in the mean of a pair."""
     return -latents[n // 2] if n % 2 else latents[n // 2]
 
 
-def begin(g, task, h, on_step):
-    """The state in which a search by the row h begins: a picture, None for noise, and what is explained."""
-    picture = h.start(g, task, h.sigma, on_step) if h.start else None
+def start_of(g, init, noise):
+    """z_0 of a search: the noised init, or noise alone where init is None."""
+    return noise if init is None else g.noised(init, noise)
+
+
+def first_state(g, task, h, on_step):
+    """The initial state of a search: the init's image, None for noise, and the target."""
+    init = h.init(g, task, h.sigma, on_step) if h.init else None
     g.restep(h.chain_steps, h.layers)
-    return {"picture": picture, "explained": h.aim.explained(task, picture, h.sigma)}
+    return {"init": init, "target": target_of(task, h, init)}
 
 
-def begun_at(g, picture, noise):
-    """The z_0 of a search that begins at a picture, or at noise alone where that is None."""
-    return noise if picture is None else g.noised(picture, noise)
+def target_of(task, h, init):
+    return h.data_term.target(task, init, h.sigma) if h.data_term else task.y
+
+
+def problem_of(task, h, target):
+    """(operator, y) for the method."""
+    if h.data_term:
+        return h.data_term.preconditioned(task, target, h.sigma)
+    return task.operator, target
 
 
 def one_search(solver, g, task, latents, h, on_step, state):
-    """The iterates of the method's one search, with what it began with in their states."""
-    begun = state or begin(g, task, h, on_step)
-    seen = h.aim.shown(task, begun["explained"], h.sigma)
-    for iterate in solver(
-        g, *seen, begun_at(g, begun["picture"], latents[0]), h, on_step, state and state["solver"]
-    ):
-        yield iterate._replace(state=iterate.state and {**begun, "solver": iterate.state})
+    """The iterates of a single search; init and target are part of their states."""
+    first = state or first_state(g, task, h, on_step)
+    problem, z_0 = problem_of(task, h, first["target"]), start_of(g, first["init"], latents[0])
+    resumed = state and state["solver"]
+    for iterate in solver(g, *problem, z_0, h.hyperparameters, on_step, resumed):
+        yield iterate._replace(state=iterate.state and {**first, "solver": iterate.state})
 
 
 def averaged_searches(solver, g, task, latents, h, on_step, state):
-    """An iterate a search: what the mean of its pass so far stands for. The mean of several restorations lies nearer to the truth, in
-    squares, than any one of them."""
-    state = state or {**begin(g, task, h, on_step), "searches": 0, "mean": 0}
-    searches = [(row, n) for row in h.passes for n in range(row.starts)]
-    for count, (row, n) in list(enumerate(searches))[state["searches"] :]:
-        g.restep(row.chain_steps, h.layers)
-        seen = h.aim.shown(task, state["explained"], h.sigma)
-        for iterate in solver(
-            g, *seen, begun_at(g, state["picture"], opposite(latents, count)), row, on_step
-        ):
+    """One iterate a search: the result from the mean of its stage so far."""
+    state = state or {**first_state(g, task, h, on_step), "searches": 0, "mean": 0}
+    for count, (steps, inner, n) in list(enumerate(h.searches))[state["searches"] :]:
+        g.restep(steps, h.layers)
+        problem = problem_of(task, h, state["target"])
+        z_0 = start_of(g, state["init"], antithetic(latents, count))
+        hyperparameters = replace(h.hyperparameters, chain_steps=steps, inner=inner)
+        for iterate in solver(g, *problem, z_0, hyperparameters, on_step):
             if count == 0 and iterate.name == "init":
                 yield iterate
         mean = iterate.x if n == 0 else state["mean"] + (iterate.x - state["mean"]) / (n + 1)
         state = {**state, "searches": count + 1, "mean": mean}
-        result = h.aim.result(task, state["picture"], mean, h.sigma)
-        if n + 1 == row.starts and count + 1 < len(
-            searches
-        ):  # the next pass begins at what this one has found
-            state.update(picture=result, explained=h.aim.explained(task, mean, h.sigma))
-        yield Iterate(f"{count}_after", result, state, ends_outer=True)
-
-
-def only_the_start(g, task, h, on_step, state):
-    """The iterate of a row that searches nothing; none, if it was found before the run was stopped."""
-    if state is None:
-        yield Iterate(
-            "0_after", h.start(g, task, h.sigma, on_step).clamp(-1, 1), {}, ends_outer=True
-        )
+        x = h.data_term.result(task, state["init"], mean, h.sigma) if h.data_term else mean
+        if n + 1 == h.restarts.count and count + 1 < len(h.searches):  # the next stage's init
+            state.update(init=x, target=target_of(task, h, mean))
+        yield Iterate(f"{count}_after", x, state, ends_outer=True)
 
 
 def search(solver, g, operator, y, latents, h, on_step, state=None):
-    """Run a method as its row h says. Yields its Iterates or, where it searches several times, each pass' mean so far.
+    """The Iterates of a method by its row h, a Preset or a Row; with several searches the mean of
+    each stage so far.
 
-    solver, g, operator, y, on_step, state: see `solvers.method.Method`; latents: standard normal (B, 3, H, W), one for every two of
-    h.searches.
+    solver, g, operator, y, on_step, state: see `solvers.method.Method`; latents: h.latents standard
+    normal (B, 3, H, W). Raises UserError for a blind operator that the row would never estimate.
     """
-    unknown = isinstance(operator, UnknownOperator)
-    if not unknown and not h.averages and h.start is None and h.aim == Aim():
-        return solver(g, operator, y, latents[0], h, on_step, state)  # as published
-    if unknown:
-        refuse_who_never_looks(h)
-    task = as_task(operator, y, latents[0])
-    if h.searches == 0:
-        return only_the_start(g, task, h, on_step, state)
-    stages = averaged_searches if h.averages else one_search
-    found = stages(solver, g, task, latents, h, on_step, state)
-    return finding(found, task, h, state) if unknown else found
+    blind = isinstance(operator, UnknownOperator)
+    if blind and not h.fits_operator:
+        raise UserError(NEVER_FITS)
+    preset = h if isinstance(h, Preset) else Preset(hyperparameters=h, sigma=h.sigma)
+    if preset.is_published and not blind:
+        return solver(g, operator, y, latents[0], preset.hyperparameters, on_step, state)
+    task = task_of(operator, y, latents[0])
+    stages = averaged_searches if preset.averages else one_search
+    iterates = stages(solver, g, task, latents, preset, on_step, state)
+    refit = preset is h and not preset.averages  # else the row's method does, or the init has
+    return refitting(iterates, task, refit, state) if blind else iterates

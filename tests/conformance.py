@@ -2,11 +2,12 @@
 
     python tests/conformance.py tests/golden
     python tests/conformance.py DIR --seed 7
-    python tests/conformance.py tests/golden --only units inpainting   # a part: the units, or a task's whole runs
+    python tests/conformance.py tests/golden --only units inpainting   # units, a task's whole runs
 
-DIR holds units.json, units.npz, trajectories.json, trajectories.npz and the prior that the latter names. Inputs are rebuilt
-from the seed by `fill_weights` and `image`; everything else is this project's own code, the generators of dmilo.py and
-dmilo-pgd.py included. Exit code 1 if a row is out of its tolerance.
+DIR holds units.json, units.npz, trajectories.json, trajectories.npz and the prior that the latter
+names. Inputs are rebuilt from the seed by `fill_weights` and `image`; everything else is this
+project's own code, including the generators of dmilo.py and dmilo-pgd.py. Exits with code 1 if a
+row exceeds its tolerance.
 """
 
 import argparse
@@ -25,9 +26,9 @@ import torch.nn.functional as F
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard  # noqa: E402
-from experiment.methods import OURS, load_method  # noqa: E402
+from experiment.methods import PAPER, load_method  # noqa: E402
 from experiment.metrics import Metrics  # noqa: E402
-from experiment.presets import load_hyperparameters  # noqa: E402
+from experiment.presets import load_row  # noqa: E402
 from experiment.problem import simulate  # noqa: E402
 from experiment.restoration import draw_latents  # noqa: E402
 from guided_diffusion.ddim import Chain, chain_timesteps  # noqa: E402
@@ -78,7 +79,7 @@ def task(operator, noise=None, **flat):
 
 
 def draw(config, size, seed):
-    """The operator and the noise of a task file's content, drawn for one image."""
+    """The operator and the noise of a task file's content, with the randomness of one image."""
     operator, noise = load_measurement(config, "golden", (size, size), size)
     rng = BatchRandom([seed])
     return operator.draw(rng, "cpu")[0], noise, rng
@@ -105,7 +106,7 @@ def unit_rows(folder, seed):
         yield f"unet_{name}_out", out, 2e-4
         yield f"unet_{name}_grad", torch.autograd.grad(out[:, :3].square().mean(), x)[0], 1e-6
     if "unet_celeba_256_out_16x" in golden:
-        with torch.device("meta"):  # weights are not drawn twice
+        with torch.device("meta"):  # weights are not initialised twice
             celeba = create_model(**load_yaml("configs/model_config_celeba.yaml"))
         celeba = fill_weights(celeba.to_empty(device="cpu"), seed)
         with torch.no_grad():
@@ -197,7 +198,7 @@ def unit_rows(folder, seed):
 
 
 def trajectory_rows(folder, tasks):
-    """(name, ours, golden, tolerance) of whole runs; errors are mean absolute differences, PSNR's the largest one in dB."""
+    """(name, our array, the authors' array, tolerance) of every iterate of the whole runs."""
     golden, about = (
         np.load(f"{folder}/trajectories.npz"),
         json.load(open(f"{folder}/trajectories.json")),
@@ -216,8 +217,9 @@ def trajectory_rows(folder, tasks):
     for name, config in about["tasks"].items():
         if name not in tasks:
             continue
-        for method in OURS:
-            h = load_hyperparameters(load_method(method), name)
+        for method in PAPER:
+            row = load_row(load_method(method), name)
+            h = row.hyperparameters
             h = dataclasses.replace(
                 h,
                 outer=about["outer"],
@@ -229,16 +231,17 @@ def trajectory_rows(folder, tasks):
             if method == "dmilo-pgd":
                 steps = about["pgd_inner"] if h.gradient_steps > 1 else 1
                 h = dataclasses.replace(h, lr_x=table["lr_x"][name], gradient_steps=steps)
+            row = dataclasses.replace(row, hyperparameters=h)
             operator, noise = load_measurement(config, "golden", (size, size), size)
             rng = BatchRandom([about["seed"]])
-            problem = simulate(["image"], x, operator, noise, rng)
+            problem = simulate(["image"], x, operator, noise, rng).problem
             if method == "dmilo":
                 yield f"{name}_y", problem.y, golden[f"{name}_y"], 1e-6
-            (z_0,) = draw_latents(rng, x.shape[1:], h, "cpu")
+            (z_0,) = draw_latents(rng, x.shape[1:], row, "cpu")
             iterates = load_method(method).solver(
                 Chain(model, h.chain_steps, rng), problem.operator, problem.y, z_0, h, silent
             )
-            next(iterates)  # where it starts
+            next(iterates)  # the init
             psnrs = []
             for i, (iterate, X, *_) in enumerate(iterates):
                 yield (
@@ -280,7 +283,7 @@ def main():
     parser.add_argument("folder", metavar="DIR")
     parser.add_argument("--seed", type=int, default=0, help="the seed S of units.npz (default 0)")
     parser.add_argument(
-        "--only", nargs="+", choices=PARTS, default=PARTS, help="these parts (default: all)"
+        "--only", nargs="+", choices=PARTS, default=PARTS, help="only these (default: all)"
     )
     args = parser.parse_args()
     golden, about = (

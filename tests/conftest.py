@@ -17,8 +17,10 @@ from PIL import Image
 import experiment.library
 import experiment.metrics
 import experiment.runner
+from experiment.methods import PAPER, module
 from guided_diffusion.prior import frozen, load_model_config, load_prior
 from guided_diffusion.unet import create_model
+from solvers.preset import Preset
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
 os.chdir(ROOT)
@@ -32,11 +34,12 @@ def no_inception(tmp_path, monkeypatch):
 
 @pytest.fixture
 def script(monkeypatch, capsys):
-    """script("dmilo.py", "--task", …) runs a script, or a module by its dotted name, in this process -> its exit code,
-    output and error lines."""
+    """script("dmilo.py -t inpainting -l", path, …) runs a script, or a module by its dotted name,
+    here -> its exit code, output and error lines. Only the first argument is split."""
 
-    def run(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    def run(command, *arguments):
+        name, *first = command.split()
+        monkeypatch.setattr(sys, "argv", [name, *first, *map(str, arguments)])
         code = 0
         try:
             if name.endswith(".py"):
@@ -53,28 +56,17 @@ def script(monkeypatch, capsys):
 
 @pytest.fixture
 def run_method(script, tmp_path, one_alexnet):
-    """run_method("dmilo", "inpainting", …) runs a few iterations on data/demo -> the run's folder and summary."""
+    """run_method("dmilo", "inpainting", …) restores data/demo, by the paper's methods in a few
+    iterations -> the run's folder and summary."""
 
     def run(method, task, *arguments, name="run", iterations=("--outer", 2, "--inner", 2)):
-        logdir = tmp_path / method
-        result = script(
-            f"{method}.py",
-            "-t",
-            task,
-            "-l",
-            logdir,
-            "--name",
-            name,
-            "--cuda",
-            -1,
-            *iterations,
-            *arguments,
-        )
+        logdir, is_paper = tmp_path / method, method in PAPER
+        command = f"{module(method)}{'.py' if is_paper else ''} -t {task} --name {name} --cuda -1"
+        result = script(command, "-l", logdir, *(iterations if is_paper else ()), *arguments)
         assert result.code == 0, result.err
         folder = logdir / "demo" / task / name
-        return SimpleNamespace(
-            folder=folder, summary=json.loads((folder / "summary.json").read_text()), **vars(result)
-        )
+        summary = json.loads((folder / "summary.json").read_text())
+        return SimpleNamespace(folder=folder, summary=summary, **vars(result))
 
     return run
 
@@ -87,28 +79,14 @@ def demo_model():
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
-    """The current directory becomes a copy of the project whose configs, checkpoints and images are ours to spoil."""
+    """The current directory becomes a copy of the project, whose configs, checkpoints and images a
+    test may change."""
     root = os.getcwd()
-    for name in (
-        "experiment",
-        "baselines",
-        "bench",
-        "photographs",
-        "report",
-        "samplers",
-        "solvers",
-        "guided_diffusion",
-        "motionblur",
-        "util",
-        "data",
-    ):
+    rooms = "experiment baselines bench photographs report samplers solvers guided_diffusion"
+    for name in f"{rooms} motionblur util data".split():
         os.symlink(os.path.join(root, name), tmp_path / name)
-    for name in (
-        "dmilo.py",
-        "dmilo-pgd.py",
-        "reproduce.py",
-        "benchmark.py",
-    ):  # Python looks beside the script itself, not beside a link
+    # Python searches beside the script itself, not beside a link.
+    for name in ("dmilo.py", "dmilo-pgd.py", "restore.py", "reproduce.py", "benchmark.py"):
         shutil.copy(name, tmp_path)
     shutil.copytree("configs", tmp_path / "configs")
     shutil.copytree("bkse", tmp_path / "bkse")
@@ -129,7 +107,7 @@ def edit(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-# A network of demo.pt's picture size in which nothing is learnt: what it costs is five times less.
+# An untrained network for images of demo.pt's size, five times faster.
 TINY = dict(
     image_size=64,
     num_channels=8,
@@ -145,7 +123,7 @@ TINY = dict(
 
 
 def tiny_network():
-    """Random weights, those that training begins at zero included."""
+    """Random weights, including those that are zero before training."""
     model, generator = create_model(**TINY), torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data.normal_(std=0.1, generator=generator)
@@ -171,35 +149,38 @@ def one_alexnet(alexnet, monkeypatch):
 
 @pytest.fixture
 def tiny_prior(one_alexnet, monkeypatch):
-    """Runs in this process have the tiny network for the prior of their model config."""
-    load = lambda config, path, device, precision="fp32": frozen(tiny_network(), device, precision)
+    """Runs in this process use the tiny network as their prior."""
+
+    def load(config, path, device, precision="fp32"):
+        return frozen(tiny_network(), device, precision)
+
     monkeypatch.setattr(experiment.runner, "load_prior", load)
 
 
 def shortened(h, **given):
-    """A row with all its stages, of which none takes more than 2 steps; what is `given` replaces its values."""
-    shorter = {"inner": min(h.inner, 2)} if hasattr(h, "inner") else {}
-    if h.before:
-        shorter["before"] = tuple(dataclasses.replace(one, inner=2) for one in h.before)
-    if hasattr(h.start, "steps"):
-        shorter["start"] = dataclasses.replace(h.start, steps=min(h.start.steps, 2))
-    return dataclasses.replace(h, **{**shorter, **given})
+    """A row with all its stages, of at most 3 x 2 steps; `given` replaces its values."""
+    if isinstance(h, Preset):
+        init = h.init and shortened(h.init)
+        restarts = dataclasses.replace(h.restarts, inner=min(h.restarts.inner, 2))
+        hyperparameters = shortened(h.hyperparameters, **given)
+        return dataclasses.replace(h, hyperparameters=hyperparameters, init=init, restarts=restarts)
+    most = {"outer": 3, "inner": 2, "steps": 2}
+    short = {key: min(getattr(h, key), n) for key, n in most.items() if hasattr(h, key)}
+    return dataclasses.replace(h, **{**short, **given})
 
 
 @pytest.fixture
 def short_searches(monkeypatch):
-    """Presets keep all their passes, starts and samples, but none takes more than 2 steps."""
-    for module in (experiment.library, experiment.runner):
-        load = module.load_hyperparameters
+    """Presets keep all their stages, restarts and samples, but these are short."""
+    for room in (experiment.library, experiment.runner):
+        load = room.load_row
         monkeypatch.setattr(
-            module,
-            "load_hyperparameters",
-            lambda *arguments, load=load, **given: shortened(load(*arguments, **given)),
+            room, "load_row", lambda *args, load=load, **given: shortened(load(*args, **given))
         )
 
 
 def put_tiny_prior(root):
-    """The tiny network becomes both priors of a workspace, for processes of their own, too."""
+    """The tiny network becomes both priors of a workspace, also for other processes."""
     for prior in ("demo", "photo"):
         (root / "configs" / f"model_config_{prior}.yaml").write_text(
             yaml.safe_dump({**TINY, "model_path": f"models/{prior}.pt"})
@@ -209,7 +190,8 @@ def put_tiny_prior(root):
 
 @pytest.fixture
 def commands_in_process(one_alexnet, monkeypatch):
-    """What a script starts with subprocess.run runs in this process, if it is Python; torchrun remains what it is, heard here."""
+    """Python processes of a script's subprocess.run run in this process; torchrun does not,
+    but its errors are captured."""
     run = subprocess.run
 
     def run_here(command, **options):
@@ -234,13 +216,13 @@ def commands_in_process(one_alexnet, monkeypatch):
 
 
 def no_network(*arguments, **options):
-    """For what would fetch a file."""
+    """In place of a download."""
     raise OSError("<urlopen error [Errno -2] Name or service not known>")
 
 
 @pytest.fixture
 def port(monkeypatch):
-    """A port of this test's own for torchrun, which finds it in its environment."""
+    """A free port for torchrun, in its environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number = str(free.getsockname()[1])

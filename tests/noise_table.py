@@ -1,11 +1,12 @@
-"""How well `photographs.noise` tells the noise of photographs: estimate over truth, of pictures that scikit-image ships.
+"""Accuracy of `photographs.noise`: estimate / truth for images of scikit-image.
 
     python tests/noise_table.py            # about a minute
 
-The noise is normal and its sigma stands above the columns, in units of [-1, 1]. Then the picture is demosaiced (bilinear, RGGB), blurred (Gaussian, 1 px)
-or saved as a JPEG. The truth is the deviation between the same picture so treated with and without noise, where it is not clipped.
-"blank": so much of it is white page. A letter behind a ratio says what is told of the noise: w(hite), c(oloured), h(idden); the latter
-two are warned of.
+White noise with the sigma above each column, in units of [-1, 1], is added; then the image is
+demosaiced (bilinear, RGGB), blurred (Gaussian, 1 px) or saved as a JPEG. The truth is the deviation
+of the treated noisy image from the treated clean one where it is not clipped. "blank": the share
+that is a white page. The letter is the kind: w(hite), c(oloured), h(idden); the latter two are
+warned of.
 """
 
 import io
@@ -25,9 +26,9 @@ SIGMAS = (0.02, 0.05, 0.1, 0.2)
 
 
 def photograph(name):
-    """(H, W, C) in [-1, 1], as it is: with its own grain, which nobody knows, about 0.01 in astronaut and coffee."""
-    pixels = getattr(skimage.data, name)().astype(float) / 127.5 - 1
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+    """(H, W, C) in [-1, 1], including its own unknown grain, about 0.01 in astronaut and coffee."""
+    x = getattr(skimage.data, name)().astype(float) / 127.5 - 1
+    return x if x.ndim == 3 else x[..., None]
 
 
 def rounded(x):
@@ -35,8 +36,8 @@ def rounded(x):
 
 
 def jpeg(x, quality):
-    pixels, file = (x.clip(-1, 1) * 127.5 + 127.5).round().astype(np.uint8), io.BytesIO()
-    Image.fromarray(pixels.squeeze()).save(file, "JPEG", quality=quality)
+    image, file = (x.clip(-1, 1) * 127.5 + 127.5).round().astype(np.uint8), io.BytesIO()
+    Image.fromarray(image.squeeze()).save(file, "JPEG", quality=quality)
     return (np.asarray(Image.open(file), float) / 127.5 - 1).reshape(x.shape)
 
 
@@ -44,10 +45,11 @@ def demosaiced(x):
     where, kernel = np.zeros((3, *x.shape[:2])), np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
     where[0, ::2, ::2] = where[2, 1::2, 1::2] = 1
     where[1] = 1 - where[0] - where[2]
-    fill = lambda c: (
-        ndimage.convolve(x[..., c] * where[c], kernel) / ndimage.convolve(where[c], kernel)
-    )
-    return rounded(np.stack([fill(c) for c in range(3)], -1)) if x.shape[-1] == 3 else rounded(x)
+    if x.shape[-1] != 3:
+        return rounded(x)
+    weights = [ndimage.convolve(one, kernel) for one in where]
+    sums = [ndimage.convolve(x[..., c] * where[c], kernel) for c in range(3)]
+    return rounded(np.stack([one / weight for one, weight in zip(sums, weights)], -1))
 
 
 TREATMENTS = {
@@ -58,8 +60,8 @@ TREATMENTS = {
 }
 
 
-def told(name, sigma, treatment="white", blank=0.0, seed=0):
-    """(what is estimated, the truth)."""
+def estimate(name, sigma, treatment="white", blank=0.0, seed=0):
+    """(the estimated Noise, the true sigma)."""
     clean = photograph(name)
     noisy = clean + sigma * np.random.default_rng(seed).standard_normal(clean.shape)
     page = int(blank * clean.shape[0])
@@ -75,8 +77,8 @@ if __name__ == "__main__":
     for treatment in TREATMENTS:
         for blank in (0, 0.1, 0.3, 0.6):
             for name in NAMES:
-                found = [told(name, sigma, treatment, blank) for sigma in SIGMAS]
+                pairs = [estimate(name, sigma, treatment, blank) for sigma in SIGMAS]
                 cells = "".join(
-                    f"{noise.sigma / truth:7.2f}{noise.kind[0]}" for noise, truth in found
+                    f"{noise.sigma / truth:7.2f}{noise.kind[0]}" for noise, truth in pairs
                 )
                 print(f"{name:12s}{treatment:14s}{blank:<6g}{cells}", flush=True)

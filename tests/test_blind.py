@@ -1,4 +1,4 @@
-"""Blur by a kernel that nobody knows: the kernel's own problem, and runs that find kernel and picture together."""
+"""Blind deblurring: the kernel's own problem, and runs that estimate kernel and image."""
 
 import copy
 import dataclasses
@@ -11,8 +11,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 import experiment.runner
-from baselines.dmplug import DMPlugHyperparameters, dmplug
+from baselines.dmplug import DMPlugRow, dmplug
 from experiment import restoration
+from experiment.methods import load_method
+from experiment.presets import load_row
 from guided_diffusion.blind import (
     UnknownBlur,
     kernel_error,
@@ -24,10 +26,12 @@ from guided_diffusion.blind import (
 from guided_diffusion.ddim import Chain
 from guided_diffusion.kernels import blurring, correlating, motion_kernel
 from guided_diffusion.measurements import load_measurement
-from solvers.aims import Aim
+from solvers.data_term import DataTerm
 from solvers.ilo import Hyperparameters
-from solvers.least_squares import LinearTask
+from solvers.init import Smooth
+from solvers.least_squares import LinearTask, silent
 from solvers.method import Iterate
+from solvers.preset import Preset
 from solvers.search import search
 from util.config import load_yaml
 from util.files import UserError
@@ -62,7 +66,7 @@ def test_the_kernel_is_found_from_the_true_picture(mirror):
     for _ in range(5):
         A.refit([x], y)
     assert (A.unknown >= 0).all() and A.unknown.sum((1, 2)) == pytest.approx([1, 1], abs=1e-4)
-    assert max(kernel_error(found, true) for found, true in zip(A.unknown, kernels)) < 0.05
+    assert max(kernel_error(kernel, true) for kernel, true in zip(A.unknown, kernels)) < 0.05
 
 
 def test_what_is_centred_explains_the_same():
@@ -109,43 +113,34 @@ def test_photographs_of_a_batch_have_their_kernels_told_each_from_its_own_part()
 def test_the_kernel_is_found_again_between_outer_iterations_and_after_a_kill():
     x, A = picture(1, 3, 16, 16), UnknownBlur(5, (16, 16), "cpu", True)
     y = blurring(shakes(1, side=5), (16, 16))(x)
-    seen = []
+    kernels = []
 
     def solver(g, operator, y, z_0, h, on_step, state=None):
         for t in range(state["t"] if state else 0, 3):
-            seen.append(A.unknown)
+            kernels.append(A.unknown)
             yield Iterate(f"{t}_after", x, {"t": t + 1}, ends_outer=True)
 
-    h = Hyperparameters(
-        outer=3,
-        inner=1,
-        lr_z=1.0,
-        lr_nu=1.0,
-        weight_nu=0.0,
-        weight_z=0.0,
-        sigma=0.01,
-        aim=Aim(variance=0.01),
-    )
+    h = Preset(hyperparameters=Hyperparameters(outer=3, inner=1, lr_z=1.0), sigma=0.01)
     states = [iterate.state for iterate in search(solver, Chain(None, 3, None), A, y, [x], h, None)]
     assert (
-        torch.equal(seen[0], A.start)
-        and not torch.equal(seen[1], seen[0])
-        and not torch.equal(seen[2], seen[1])
+        torch.equal(kernels[0], A.start)
+        and not torch.equal(kernels[1], kernels[0])
+        and not torch.equal(kernels[2], kernels[1])
     )
     wanted, A.unknown = A.unknown, None
     assert len(list(search(solver, Chain(None, 3, None), A, y, [x], h, None, states[0]))) == 2
-    assert torch.equal(seen[-2], seen[1]) and torch.equal(A.unknown, wanted)
+    assert torch.equal(kernels[-2], kernels[1]) and torch.equal(A.unknown, wanted)
 
 
 @pytest.fixture
 def few_levels(monkeypatch):
-    load = experiment.runner.load_hyperparameters
+    load = experiment.runner.load_row
 
     def loaded(*arguments, **given):
         h = load(*arguments, **given)
-        return dataclasses.replace(h, start=dataclasses.replace(h.start, steps=3)) if h.start else h
+        return dataclasses.replace(h, init=dataclasses.replace(h.init, steps=3)) if h.init else h
 
-    monkeypatch.setattr(experiment.runner, "load_hyperparameters", loaded)
+    monkeypatch.setattr(experiment.runner, "load_row", loaded)
 
 
 def test_a_simulated_blind_run_leaves_both_kernels_and_both_figures(
@@ -157,13 +152,14 @@ def test_a_simulated_blind_run_leaves_both_kernels_and_both_figures(
     )
     run = run_method("dmilo", "blind_deblur", "--preset", "fast", "-n", 1)
     left = run.folder / "images" / "astronaut"
-    found, true = (
+    estimate, true = (
         np.asarray(Image.open(left / f"{name}.png")) for name in ("kernel", "kernel_true")
     )
-    assert found.shape == true.shape == (13, 13) and not np.array_equal(found, true)
+    assert estimate.shape == true.shape == (13, 13) and not np.array_equal(estimate, true)
     record = json.loads((run.folder / "record" / "astronaut.json").read_text())
     assert record["kernel_error"] == pytest.approx(
-        kernel_error(*(torch.from_numpy(k / k.sum()) for k in (found * 1.0, true * 1.0))), abs=0.02
+        kernel_error(*(torch.from_numpy(k / k.sum()) for k in (estimate * 1.0, true * 1.0))),
+        abs=0.02,
     )
     assert run.summary["kernel_error"] == record["kernel_error"]
     assert run.summary["measurement"]["psnr"] == record["measurement"]["psnr"] > 15
@@ -182,7 +178,7 @@ def test_a_simulated_blind_run_leaves_both_kernels_and_both_figures(
 
 @pytest.mark.slow
 def test_a_known_kernel_helps(run_method):
-    """With the prior itself; the blind result is far above the blurred picture, the one of who knows the kernel above that."""
+    """With the built-in prior: blurred, blind and known kernel, each above the one before."""
     summary = run_method("dmilo", "blind_deblur", "--preset", "fast", "-n", 1).summary
     assert (
         summary["measurement"]["psnr"] + 1
@@ -194,23 +190,23 @@ def test_a_known_kernel_helps(run_method):
 def test_dmplug_finds_the_kernel_by_gradient_and_goes_on_after_a_kill():
     x, A = picture(1, 3, 16, 16), UnknownBlur(5, (16, 16), "cpu", True)
     y = blurring(shakes(1, side=5), (16, 16))(x)
-    h = DMPlugHyperparameters(
-        outer=2, inner=30, lr_z=0.01, lr_unknown=0.1, chain_steps=1, sigma=0.01
-    )
+    h = DMPlugRow(outer=2, inner=30, lr_z=0.01, lr_unknown=0.1, chain_steps=1, sigma=0.01)
 
-    abar = Chain(None, 1, None).levels[0].abar
+    abar = Chain(None, 1, None).timesteps[0].abar
 
     def run(state=None):
         g = Chain(
             lambda z, t: z * (1 - abar**0.5 / 2) / (1 - abar) ** 0.5, 1, BatchRandom([0])
         )  # the picture is z / 2
-        found = search(
-            dmplug, g, A, y, [picture(1, 3, 16, 16, seed=1)], h, lambda *told: None, state
-        )
-        return [copy.deepcopy(one) for one in found]  # a state is written before the next step
+        latents = [picture(1, 3, 16, 16, seed=1)]
+        iterates = search(dmplug, g, A, y, latents, h, silent, state)
+        return [copy.deepcopy(one) for one in iterates]  # a state is written before the next step
 
     first, half, whole = run()
-    misfit = lambda X, kernels: (blurring(kernels, (16, 16))(X) - y).square().mean()
+
+    def misfit(X, kernels):
+        return (blurring(kernels, (16, 16))(X) - y).square().mean()
+
     assert misfit(whole.x, whole.state["unknown"]) < misfit(whole.x, half.state["unknown"])
     assert misfit(whole.x, whole.state["unknown"]) < 0.9 * misfit(first.x, A.start)
     assert (A.unknown > 0).all() and A.unknown.sum() == pytest.approx(1, abs=1e-5)
@@ -221,41 +217,24 @@ def test_dmplug_finds_the_kernel_by_gradient_and_goes_on_after_a_kill():
 
 
 def test_a_photograph_is_deblurred_without_a_kernel(script, tmp_path, tiny_prior, few_levels):
-    arguments = [
-        "dmilo.py",
-        "--measured",
-        "data/demo/astronaut.png",
-        "-l",
-        tmp_path,
-        "--name",
-        "r",
-        "--cuda",
-        -1,
-        "--inner",
-        1,
-    ]
+    options = ["-l", tmp_path, "--name", "r", "--cuda", -1, "--inner", 1]
+    arguments = ["restore.py", "data/demo/astronaut.png", *options]
     result = script(*arguments, "--blind", 8)
-    assert result.code == 0 and "blind_deblur, sigma " in result.out, result.err
-    folder = tmp_path / "photo" / "blind_deblur" / "r"
-    assert Image.open(folder / "restored" / "astronaut.png").size == (64, 64)
-    assert Image.open(folder / "images" / "astronaut" / "kernel.png").size == (
-        7,
-        7,
-    )  # at most 8, and odd
+    assert result.code == 0, result.err
+    assert Image.open(tmp_path / "r" / "astronaut.png").size == (64, 64)
+    kernel = Image.open(tmp_path / "r" / "run" / "images" / "astronaut" / "kernel.png")
+    assert kernel.size == (7, 7)  # at most 8, and odd
     result = script(*arguments, "--blind", 40)
-    assert (
-        result.code == 2
-        and "--blind 40: is too large a kernel for data/demo/astronaut.png, 64 x 64" in result.err
-    )
+    assert result.code == 2 and "--blind 40" in result.err
 
 
 @pytest.mark.parametrize(
-    "guess", [torch.zeros(1, 3, 40, 40), torch.full((1, 3, 40, 40), float("nan"))]
+    "estimate", [torch.zeros(1, 3, 40, 40), torch.full((1, 3, 40, 40), float("nan"))]
 )
-def test_a_guess_that_tells_nothing_leaves_its_kernel(guess):
+def test_an_estimate_without_structure_leaves_its_kernel(estimate):
     A, x = UnknownBlur(9, (40, 40), "cpu", True), picture(1, 3, 40, 40)
     y = blurring(shakes(1), (40, 40))(x).expand(2, -1, -1, -1)
-    A.refit([torch.cat([guess, x])], y)
+    A.refit([torch.cat([estimate, x])], y)
     torch.testing.assert_close(A.unknown[0], A.start[0], rtol=0, atol=1e-6)
     assert (A.unknown[1] - A.start[0]).abs().max() > 0.01
 
@@ -270,7 +249,7 @@ def test_who_would_never_look_for_the_kernel_is_refused(script, tmp_path, tiny_p
     result = script("baselines.dps", "-t", "blind_deblur", "-n", 1, "-l", tmp_path, "--cuda", -1)
     assert (
         result.code == 2
-        and "never looks for the unknown kernel; choose another --preset" in result.err
+        and "never estimates the blur kernel" in result.err
         and len(result.err.splitlines()) == 1
     )
 
@@ -295,28 +274,34 @@ def test_dmplug_looks_for_the_kernel_in_one_outer_iteration_too(script, tmp_path
     assert result.code == 0, result.err
 
 
-@pytest.mark.parametrize("aim", [Aim(variance=0.01), Aim(variance=0.01, sample_variance=0.05)])
-def test_a_search_sees_the_kernel_as_it_is_found(aim):
-    """A search that explains less than y kept the transpose of the kernel that it began with."""
+def test_a_search_uses_the_kernel_as_it_is_refitted():
+    """A preconditioned search once kept the transpose of the kernel it had started with."""
     x, A = picture(1, 3, 16, 16), UnknownBlur(5, (16, 16), "cpu", True)
-    y, seen = blurring(shakes(1, side=5), (16, 16))(x), []
+    y, outputs = blurring(shakes(1, side=5), (16, 16))(x), []
 
     def solver(g, operator, y, z_0, h, on_step, state=None):
         for t in range(2):
-            seen.append(operator(0 * x))
+            outputs.append(operator(0 * x))
             yield Iterate(f"{t}_after", x, {"t": t + 1}, ends_outer=True)
 
-    h = Hyperparameters(
-        outer=2, inner=1, lr_z=1.0, lr_nu=1.0, weight_nu=0.0, weight_z=0.0, sigma=0.01, aim=aim
-    )
+    term, hyperparameters = DataTerm(variance=0.01), Hyperparameters(outer=2, inner=1, lr_z=1.0)
+    h = Preset(hyperparameters=hyperparameters, init=Smooth(), data_term=term, sigma=0.01)
     *_, last = search(solver, Chain(None, 3, None), A, y, [x], h, None)
-    found = UnknownBlur(5, (16, 16), "cpu", True)
-    task = LinearTask(found, y, x)
-    found.unknown = last.state["unknown"]  # as refitted twice, from the same picture
+    refitted = UnknownBlur(5, (16, 16), "cpu", True)
+    task = LinearTask(refitted, y, x)
+    refitted.unknown = last.state["unknown"]  # fitted twice to the same image
     task.renew()
-    wanted = aim.shown(task, y, 0.01)[0](0 * x)
-    assert not torch.allclose(seen[0], wanted, atol=1e-3)
-    torch.testing.assert_close(seen[1], wanted, rtol=0, atol=0.05)
+    expected = term.preconditioned(task, y, 0.01)[0](0 * x)
+    assert not torch.allclose(outputs[0], expected, atol=1e-3)
+    torch.testing.assert_close(outputs[1], expected, rtol=0, atol=0.05)
+
+
+def test_a_row_that_averages_and_never_fits_the_kernel_is_refused():
+    """Two searches in one outer iteration were accepted, and the kernel stayed at its start."""
+    h = load_row(load_method("dmilo"), "motion_deblur", "fast")
+    A = UnknownBlur(5, (16, 16), "cpu", True)
+    with pytest.raises(UserError, match="never estimates the blur kernel"):
+        search(None, None, A, None, [None], h, None)
 
 
 @pytest.mark.parametrize(
@@ -347,11 +332,13 @@ def test_a_large_picture_is_halved_and_taken_over_in_its_place(side, mirror, siz
     half, small = A.halved(y)
     assert half(torch.zeros(1, 3, *half.size)).shape == small.shape and half.halved(small) is None
     edge = 0 if mirror else half.side // 2
-    found = A.take_over(half, torch.nn.functional.pad(small, [edge] * 4, mode="replicate"))
+    estimate = A.take_over(half, torch.nn.functional.pad(small, [edge] * 4, mode="replicate"))
     inner = slice(border + 4, -border - 4)
-    torch.testing.assert_close(found[..., inner, inner], x[..., inner, inner], rtol=0, atol=0.005)
+    torch.testing.assert_close(
+        estimate[..., inner, inner], x[..., inner, inner], rtol=0, atol=0.005
+    )
     assert (
-        found.shape == x.shape
+        estimate.shape == x.shape
         and A.unknown.shape == (1, side, side)
         and A.unknown.sum() == pytest.approx(1, abs=1e-5)
     )

@@ -1,4 +1,4 @@
-"""Draws whose distribution is known: of Gaussian pictures what a measurement leaves open is Gaussian, too, and computed exactly."""
+"""Posterior samples whose distribution is known: that of Gaussian images is Gaussian and exact."""
 
 from functools import partial
 
@@ -8,30 +8,29 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
-from experiment.methods import OURS, load_method
-from experiment.presets import load_hyperparameters
-from guided_diffusion.ddim import ABAR, Chain
+from guided_diffusion.ddim import ABAR, Chain, even_sigmas
 from guided_diffusion.errors import (
     COLOURS,
     FREQUENCIES,
     LEAST,
     Errors,
     by_frequency,
+    dct,
+    idct,
     load_errors,
-    pixels,
-    waves,
     write_errors,
 )
 from guided_diffusion.prior import load_model_config
-from solvers import annealing
+from solvers import posterior
+from solvers.init import Antithetic, AntitheticByGradient
 from solvers.least_squares import LinearTask, silent
-from solvers.starts import Drawn, Pair
+from solvers.posterior import posterior_sample
 from util.files import UserError, project
 from util.intervals import calibration as calibrated
 from util.intervals import interval, ranks, steep, summarised
 from util.rng import BatchRandom
 
-SIDE, DRAWS, SIGMA = 26, 50, 0.05
+SIDE, COUNT, SIGMA = 26, 50, 0.05
 SHAPE = (3, SIDE, SIDE)
 
 
@@ -40,7 +39,8 @@ def normal(seed, *shape):
 
 
 def power():
-    """The variance of a picture's waves, (3, H, W): 1/f^2 in brightness, a fifth as much in colours; 0.15 of [-1, 1] by pixel."""
+    """The variance of an image's DCT, (3, H, W): 1/f^2 in brightness, a fifth of it in colours; the
+    values' standard deviation is 0.15."""
     down = torch.arange(SIDE) / SIDE
     radius = (down[:, None] ** 2 + down**2).sqrt().clamp(min=FREQUENCIES[0])
     return torch.tensor([0.006, 0.0012, 0.0012])[:, None, None] / radius**2
@@ -58,16 +58,14 @@ class GaussianPrior:
         timesteps = np.arange(len(ABAR))
         spread = np.exp(
             np.interp(t.item(), timesteps, np.log((1 - np.array(ABAR)) / ABAR))
-        )  # as `level_of_noise` takes it
+        )  # as `timestep_of` takes it
         abar = 1 / (1 + spread)
-        guess = pixels(power() / (power() + spread) * waves(x / abar**0.5))
-        return (x - abar**0.5 * guess) / (1 - abar) ** 0.5
+        x0_hat = idct(power() / (power() + spread) * dct(x / abar**0.5))
+        return (x - abar**0.5 * x0_hat) / (1 - abar) ** 0.5
 
-    def around(self, guess, sigma):
+    def around(self, x0_hat, sigma):
         deviation = (1 / (1 / power() + 1 / sigma**2)).sqrt()
-        return (lambda u: pixels(deviation * waves(u)),) * 2 + (
-            lambda u: pixels(waves(u) / deviation),
-        )
+        return (lambda u: idct(deviation * dct(u)),) * 2 + (lambda u: idct(dct(u) / deviation),)
 
 
 MASK = (normal(1, 1, 1, SIDE, SIDE) > 0.5).float()
@@ -81,10 +79,10 @@ OPERATORS = {
 
 
 def exact(operator, y):
-    """(means, deviation) of the pictures behind y, (B, 3, H, W) and (3, H, W), by the textbook's formula."""
+    """(means, deviation) of the posterior given y, (B, 3, H, W) and (3, H, W), in closed form."""
     size = 3 * SIDE**2
     basis = torch.eye(size).view(-1, *SHAPE)
-    covariance = pixels(power() * waves(basis)).reshape(size, size).double()
+    covariance = idct(power() * dct(basis)).reshape(size, size).double()
     a = operator(basis).flatten(1).T.double()
     gain = covariance @ a.T @ torch.linalg.inv(a @ covariance @ a.T + SIGMA**2 * torch.eye(len(a)))
     left = covariance - gain @ a @ covariance
@@ -95,46 +93,50 @@ def exact(operator, y):
 
 def measured(operator, truths):
     """Measurements of as many pictures of that power."""
-    y = operator(pixels(power().sqrt() * waves(normal(3, truths, *SHAPE))))
+    y = operator(idct(power().sqrt() * dct(normal(3, truths, *SHAPE))))
     return y + SIGMA * normal(4, *y.shape)
 
 
-def a_draw(*seen):
-    return Drawn(steps=120, last=0.08, zeta=0.1, data_steps=30)(*seen)
+def a_sample(g, task, sigma, on_step):
+    sigmas = even_sigmas(120, 0.08, denser=1.5)
+    return posterior_sample(g, task, sigma, sigmas, 0.1, 30, on_step)
 
 
-def one_of_a_pair(*seen, **how):
-    return Pair(steps=20, last=0.05, **how).draws(*seen)[0]
+def pair(kind=Antithetic, top=0.0):
+    return kind(steps=20, last=0.05, top=top, data_steps=20)
 
 
-def draws(operator, y, network, kind):
-    """DRAWS draws, as many of each of the measurements: (DRAWS, 3, H, W)."""
-    each = y.repeat(DRAWS // len(y), 1, 1, 1)
-    return kind(
-        Chain(network, 1, BatchRandom(range(DRAWS))),
-        LinearTask(operator, each, normal(2, DRAWS, *SHAPE)),
-        SIGMA,
-        silent,
-    )
+def one_of_a_pair(*arguments, **how):
+    return pair(**how).samples(*arguments)[0]
+
+
+def samples_of(operator, y, network, kind):
+    """COUNT samples, as many for each of the measurements: (COUNT, 3, H, W)."""
+    each = y.repeat(COUNT // len(y), 1, 1, 1)
+    task = LinearTask(operator, each, normal(2, COUNT, *SHAPE))
+    return kind(Chain(network, 1, BatchRandom(range(COUNT))), task, SIGMA, silent)
 
 
 KINDS = {
-    "drawn": a_draw,
+    "posterior": a_sample,
     "pair": one_of_a_pair,
-    "pair by gradient": partial(one_of_a_pair, by_gradient=True),
+    "pair by gradient": partial(one_of_a_pair, kind=AntitheticByGradient),
     "pair from noise 2": partial(one_of_a_pair, top=2.0),
 }
 
 
+def rms(x):
+    return x.square().mean().sqrt().item()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", OPERATORS)
-def test_draws_are_distributed_as_what_the_measurement_leaves_open(name, kind):
-    """2,028 values, 50 draws, of ten pictures."""
+def test_samples_have_the_posterior_distribution(name, kind):
+    """2,028 values, 50 samples, of ten images."""
     operator = OPERATORS[name]
     y = measured(operator, 10)
     means, deviation = exact(operator, y)
-    off = draws(operator, y, GaussianPrior(), KINDS[kind]).view(-1, *means.shape) - means
-    rms = lambda x: x.square().mean().sqrt().item()
+    off = samples_of(operator, y, GaussianPrior(), KINDS[kind]).view(-1, *means.shape) - means
     assert rms(off) == pytest.approx(rms(deviation), rel=0.03)
     assert (
         rms(off.mean(0)) < 1.2 * rms(deviation) / len(off) ** 0.5
@@ -145,16 +147,16 @@ def test_draws_are_distributed_as_what_the_measurement_leaves_open(name, kind):
 class White(GaussianPrior):
     """The same network, of whose errors only the size is known."""
 
-    def around(self, guess, sigma):
+    def around(self, x0_hat, sigma):
         alike = (1 / (1 / power() + 1 / sigma**2)).mean().sqrt()
         return (lambda u: alike * u,) * 2 + (lambda u: u / alike,)
 
 
-def test_a_network_taken_to_err_alike_in_all_frequencies_is_told_from_one_whose_errors_are_known():
+def test_samples_by_white_errors_have_another_distribution():
     operator = OPERATORS["super-resolution"]
     y = measured(operator, 10)
     means, deviation = exact(operator, y)
-    off = draws(operator, y, White(), one_of_a_pair).view(-1, *means.shape) - means
+    off = samples_of(operator, y, White(), one_of_a_pair).view(-1, *means.shape) - means
     assert off.square().mean().sqrt() != pytest.approx(
         deviation.square().mean().sqrt().item(), rel=0.03
     )
@@ -163,78 +165,81 @@ def test_a_network_taken_to_err_alike_in_all_frequencies_is_told_from_one_whose_
 class Modest(GaussianPrior):
     """The same network, of whose errors somebody has measured 1.3 times as much."""
 
-    def around(self, guess, sigma):
-        root, _, inverse = super().around(guess, sigma)
+    def around(self, x0_hat, sigma):
+        root, _, inverse = super().around(x0_hat, sigma)
         return (lambda u: 1.3 * root(u),) * 2 + (lambda u: inverse(u) / 1.3,)
 
 
-def test_a_draw_learns_that_the_network_errs_less_about_a_picture_than_usual(monkeypatch):
+def test_the_error_scale_corrects_a_table_of_too_large_errors(monkeypatch):
     operator = OPERATORS["inpainting"]
     y = measured(operator, 10)
     means, deviation = exact(operator, y)
-    wide = lambda: (
-        (draws(operator, y, Modest(), a_draw).view(-1, *means.shape) - means).square().mean().sqrt()
-        / deviation.square().mean().sqrt()
-    )
-    learnt = wide()
-    monkeypatch.setattr(annealing, "LEARNT", 0)
-    assert abs(learnt - 1) < 0.5 * abs(wide() - 1)
+
+    def ratio():
+        off = samples_of(operator, y, Modest(), a_sample).view(-1, *means.shape) - means
+        return rms(off) / rms(deviation)
+
+    scaled = ratio()
+    monkeypatch.setattr(posterior, "ERROR_RATE", 0)
+    assert abs(scaled - 1) < 0.5 * abs(ratio() - 1)
 
 
 def test_the_gradient_knows_what_a_table_of_errors_does_not():
     operator = OPERATORS["inpainting"]
     y = measured(operator, 10)
     means, _ = exact(operator, y)
-    off = lambda kind: (
-        (draws(operator, y, White(), KINDS[kind]).view(-1, *means.shape).mean(0) - means)
-        .square()
-        .mean()
-    )
-    assert off("pair by gradient") < 0.9 * off("pair")
+
+    def off(kind):
+        samples = samples_of(operator, y, White(), KINDS[kind]).view(-1, *means.shape)
+        return rms(samples.mean(0) - means)
+
+    assert off("pair by gradient") < 0.95 * off("pair")
 
 
-def test_the_draws_of_a_pair_have_opposite_noise():
+def test_a_pairs_noise_is_antithetic():
     operator = OPERATORS["blur"]
     y = measured(operator, 1)
-    seen = lambda: (
-        Chain(GaussianPrior(), 1, BatchRandom([0])),
-        LinearTask(operator, y, normal(2, 1, *SHAPE)),
-        SIGMA,
-        silent,
-    )
     mean, deviation = exact(operator, y)
-    off = lambda found: (found - mean).square().mean()
-    pair = Pair(steps=20, last=0.05)
-    one, other = pair.draws(*seen())
-    assert torch.equal(pair(*seen()), (one + other) / 2)
-    assert (
-        off((one + other) / 2) < 0.1 * off(one) and off(one) > 0.3 * deviation.square().mean()
-    )  # all is nearly linear here: the noise cancels
+
+    def problem():
+        task = LinearTask(operator, y, normal(2, 1, *SHAPE))
+        return Chain(GaussianPrior(), 1, BatchRandom([0])), task, SIGMA, silent
+
+    def off(x):
+        return (x - mean).square().mean()
+
+    one, other = pair().samples(*problem())
+    assert torch.equal(pair()(*problem()), (one + other) / 2)
+    # All is nearly linear here: the noise cancels.
+    assert off((one + other) / 2) < 0.1 * off(one)
+    assert off(one) > 0.3 * deviation.square().mean()
 
 
-@pytest.mark.parametrize("kind", ["drawn", "pair"])
+@pytest.mark.parametrize("kind", ["posterior", "pair"])
 def test_a_grey_pictures_measurement_counts_once(kind):
     grey = normal(5, 1, 1, SIDE, SIDE).clamp(-3, 3).expand(1, *SHAPE) / 5
     task = LinearTask(lambda x: x, grey, normal(2, 1, *SHAPE))
-    seen = []
-    task.innovation = lambda x, root, transposed, sigma, y, steps: (
-        seen.append(sigma) or torch.ones_like(x)
-    )
+    sigmas = []
+
+    def whitened_update(x, root, transposed, sigma, y, steps):
+        sigmas.append(sigma)
+        return torch.ones_like(x)
+
+    task.whitened_update = whitened_update
     KINDS[kind](Chain(GaussianPrior(), 1, BatchRandom([0])), task, SIGMA, silent)
-    torch.testing.assert_close(
-        torch.stack(seen), torch.full((len(seen), 1, 1, 1, 1), 3**0.5 * SIGMA)
-    )
+    expected = torch.full((len(sigmas), 1, 1, 1, 1), 3**0.5 * SIGMA)
+    torch.testing.assert_close(torch.stack(sigmas), expected)
 
 
-def test_the_waves_of_a_picture_are_orthonormal_and_undone():
+def test_the_dct_is_orthonormal_and_inverted():
     x = normal(6, 2, 3, 10, 17)
-    assert waves(x).square().sum() == pytest.approx(x.square().sum().item(), rel=1e-5)
-    torch.testing.assert_close(pixels(waves(x)), x, rtol=0, atol=1e-5)
+    assert dct(x).square().sum() == pytest.approx(x.square().sum().item(), rel=1e-5)
+    torch.testing.assert_close(idct(dct(x)), x, rtol=0, atol=1e-5)
     grey = torch.ones(1, 3, 8, 8)
-    found = waves(grey)
-    assert found[0, 0, 0, 0] == pytest.approx(
+    result = dct(grey)
+    assert result[0, 0, 0, 0] == pytest.approx(
         8 * 3**0.5, rel=1e-5
-    ) and found.abs().sum() == pytest.approx(found[0, 0, 0, 0].item(), rel=1e-4)
+    ) and result.abs().sum() == pytest.approx(result[0, 0, 0, 0].item(), rel=1e-4)
     torch.testing.assert_close(COLOURS @ COLOURS.T, torch.eye(3), rtol=0, atol=1e-6)
 
 
@@ -280,9 +285,11 @@ def test_what_is_no_table_of_errors_is_one_line(tmp_path, text):
 def test_means_by_frequency_are_those_of_the_waves_next_to_it():
     squares = np.full((3, 64, 64), 2.0)
     squares[:, 0, 0] = 50
-    found = by_frequency(squares)
+    result = by_frequency(squares)
     assert (
-        found.shape == (3, len(FREQUENCIES)) and found[:, 0].min() > 2 and (found[:, 1:] == 2).all()
+        result.shape == (3, len(FREQUENCIES))
+        and result[:, 0].min() > 2
+        and (result[:, 1:] == 2).all()
     )
     assert (
         by_frequency(np.ones((3, 4, 4))) == 1
@@ -305,13 +312,13 @@ def test_shipped_priors_have_a_table_that_knows_what_they_cannot_see(dataset):
 def test_a_prior_without_a_table_is_taken_for_a_usual_one_and_told(capsys):
     from guided_diffusion import errors
 
-    errors.usual_errors.cache_clear()
+    errors.default_errors.cache_clear()
     g = Chain(GaussianPrior(errors=False), 1, BatchRandom([0]))
     root, *_ = g.errors.around(normal(0, 1, 3, 16, 16), 0.5)
-    said = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert (
-        said.startswith("warning: this prior has no table of its errors")
-        and len(said.strip().splitlines()) == 1
+        message.startswith("warning: this prior has no table of its errors")
+        and len(message.strip().splitlines()) == 1
     )
     assert (
         root(normal(1, 1, 3, 16, 16)).std() < 0.5
@@ -321,11 +328,11 @@ def test_a_prior_without_a_table_is_taken_for_a_usual_one_and_told(capsys):
 
 
 def test_intervals_hold_what_they_say_of_draws_that_are_as_the_truth_is():
-    parts = {"": torch.ones(60, 60, dtype=torch.bool)}
-    found = [
-        calibrated(normal(n, 5, 3, 60, 60), normal(100 + n, 3, 60, 60), parts) for n in range(4)
+    areas = {"": torch.ones(60, 60, dtype=torch.bool)}
+    result = [
+        calibrated(normal(n, 5, 3, 60, 60), normal(100 + n, 3, 60, 60), areas) for n in range(4)
     ]
-    figures = summarised(found)
+    figures = summarised(result)
     for nominal in (50, 83, 95):
         assert figures[f"inside_{nominal}"] == pytest.approx(nominal / 100, abs=0.01)
     assert figures["spread_over_error"] == pytest.approx(1, abs=0.02)
@@ -350,23 +357,19 @@ def test_samples_that_are_surer_than_they_may_be_are_told():
 
 
 def test_values_that_are_equal_take_any_rank():
-    found = ranks(torch.ones(3, 3, 40, 40), torch.ones(3, 40, 40))
-    assert sum(found) == 4800 and min(found) > 1000
+    result = ranks(torch.ones(3, 3, 40, 40), torch.ones(3, 40, 40))
+    assert sum(result) == 4800 and min(result) > 1000
 
 
 def test_steep_is_the_tenth_where_brightness_changes_most():
     x = torch.zeros(3, 20, 20)
     x[:, :, 10:] = 1
-    found = steep(x)
-    assert found[:, 9:11].all() and found.sum() == 40
+    result = steep(x)
+    assert result[:, 9:11].all() and result.sum() == 40
 
 
 def test_an_interval_of_two_samples_is_wider_than_of_many():
-    width = lambda count: torch.sub(*reversed(interval(normal(0, count, 3, 30, 30)))).mean()
+    def width(count):
+        return torch.sub(*reversed(interval(normal(0, count, 3, 30, 30)))).mean()
+
     assert width(2) > 2 * width(8) > 0
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_the_preset_for_samples_draws_and_searches_nothing(name):
-    h = load_hyperparameters(load_method(name), "super_resolution", "posterior")
-    assert h.searches == 0 and isinstance(h.start, Drawn)

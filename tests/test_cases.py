@@ -1,4 +1,4 @@
-"""What inputs, options and machines from the field once broke: a test a case, parametrised over its kind."""
+"""Inputs, options and machines from the field that once broke."""
 
 import argparse
 import glob
@@ -16,12 +16,14 @@ import torch
 from conftest import ROOT, edit
 from PIL import Image
 
+import experiment.progress
 import experiment.restoration
 from bench.jobs import run_command
 from experiment.fid import frechet_distance
 from experiment.folder import differences
 from experiment.metrics import Metrics
 from experiment.presets import load_presets, row_of
+from experiment.progress import Progress
 from guided_diffusion import prior
 from guided_diffusion.measurements import load_measurement, load_task
 from guided_diffusion.prior import load_model_config, load_prior
@@ -38,23 +40,12 @@ RAMP = np.linspace(0, 1, 64 * 64).reshape(64, 64)
 
 @pytest.fixture
 def least_squares(script, tmp_path):
-    """least_squares("--data", …) restores images without a network -> as `script` does, and the run's folder."""
+    """least_squares("--data", …) restores images without a network -> as `script` does, and the
+    run's folder."""
 
     def run(*arguments):
-        result = script(
-            "baselines.least_squares",
-            "-t",
-            "inpainting",
-            "--inner",
-            2,
-            "-l",
-            tmp_path / "runs",
-            "--name",
-            "r",
-            "--cuda",
-            -1,
-            *arguments,
-        )
+        command = "baselines.least_squares -t inpainting --inner 2 --name r --cuda -1"
+        result = script(command, "-l", tmp_path / "runs", *arguments)
         result.folder = tmp_path / "runs" / "demo" / "inpainting" / "r"
         return result
 
@@ -64,13 +55,12 @@ def least_squares(script, tmp_path):
 def put_images(folder, *names):
     """Copies of a demo picture under these names, in the format of their suffix."""
     for name in names:
-        os.makedirs(
-            os.path.dirname(os.path.join(os.fsencode(folder), os.fsencode(name))), exist_ok=True
-        )
-        Image.open("data/demo/astronaut.png").save(os.path.join(folder, os.fsdecode(name)))
+        path = os.path.join(folder, os.fsdecode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Image.open("data/demo/astronaut.png").save(path)
 
 
-# ------------------------------------------------------------------------------------------------ 5: the prior's options
+# The prior's options.
 
 
 @pytest.mark.parametrize(
@@ -78,30 +68,26 @@ def put_images(folder, *names):
     [
         ({}, None),
         ({"num_head_channels": -1}, None),  # four heads, too
-        ({"use_new_attention_order": True}, "use_new_attention_order: False would do better"),
-        ({"num_head_channels": 64}, "num_head_channels: 32 would do better"),
-        ({"num_head_channels": -1, "num_heads": 1}, "num_head_channels: 32 would do better"),
-        ({"norm_groups": 4}, "norm_groups: 8 would do better"),
-        ({"norm_groups": 32}, "norm_groups: 8 would do better"),
+        ({"use_new_attention_order": True}, "use_new_attention_order: False"),
+        ({"num_head_channels": 64}, "num_head_channels: 32"),
+        ({"num_head_channels": -1, "num_heads": 1}, "num_head_channels: 32"),
+        ({"norm_groups": 4}, "norm_groups: 8"),
+        ({"norm_groups": 32}, "norm_groups: 8"),
     ],
 )
-def test_an_option_that_changes_no_shape_is_found_by_what_the_network_predicts(
+def test_an_option_that_changes_no_shape_is_inferred_from_predictions(
     monkeypatch, capsys, change, hint
 ):
     tried = [{"norm_groups": 8}, {"use_new_attention_order": False}, {"num_head_channels": 32}]
     assert all(any(one.items() <= other.items() for other in prior.TRIED) for one in tried)
-    monkeypatch.setattr(prior, "TRIED", tried)  # for the time
+    monkeypatch.setattr(prior, "TRIED", tried)  # fewer, to be fast
     load_prior({**load_model_config(DEMO), **change}, DEMO, "cpu")
     err = capsys.readouterr().err
     assert bool(err) == bool(hint) and (not hint or hint in err)
-    assert not hint or (
-        err.startswith("warning: ")
-        and all(option in err for option in prior.SHAPELESS)
-        and len(err.splitlines()) == 1
-    )
+    assert not hint or err.startswith("warning: ") and len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("spread", [None, 0.05], ids=["as first drawn", "random"])
+@pytest.mark.parametrize("spread", [None, 0.05], ids=["initial", "random"])
 def test_random_weights_are_a_warning(workspace, monkeypatch, capsys, spread):
     monkeypatch.setattr(prior, "TRIED", [{"norm_groups": 32}])
     config = load_model_config(DEMO)
@@ -111,10 +97,10 @@ def test_random_weights_are_a_warning(workspace, monkeypatch, capsys, spread):
         torch.nn.init.normal_(parameter, std=spread)
     torch.save(model.state_dict(), "models/demo.pt")
     load_prior(config, DEMO, "cpu")
-    assert "models/demo.pt predicts noise badly" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("warning: models/demo.pt ")
 
 
-# ------------------------------------------------------------------------------------------------------------ 6: images
+# Images.
 
 
 @pytest.mark.parametrize(
@@ -140,10 +126,10 @@ def test_random_weights_are_a_warning(workspace, monkeypatch, capsys, spread):
         "uint16 MaxSampleValue",
     ],
 )
-def test_a_ramp_of_any_range_that_can_be_told_is_full(tmp_path, values, options):
+def test_a_ramp_of_any_known_range_is_full(tmp_path, values, options):
     Image.fromarray(values).save(tmp_path / "ramp.tif", **options)
-    pixels = np.asarray(open_rgb(str(tmp_path / "ramp.tif"), "ramp.tif"), float)[..., 0]
-    assert pixels.min() == 0 and pixels.max() == 255 and np.abs(pixels - 255 * RAMP).max() < 1.6
+    ramp = np.asarray(open_rgb(str(tmp_path / "ramp.tif"), "ramp.tif"), float)[..., 0]
+    assert ramp.min() == 0 and ramp.max() == 255 and np.abs(ramp - 255 * RAMP).max() < 1.6
 
 
 @pytest.mark.parametrize(
@@ -158,14 +144,14 @@ def test_a_ramp_of_any_range_that_can_be_told_is_full(tmp_path, values, options)
         (np.ones((8, 8), np.int32), "tif"),
     ],
 )
-def test_a_range_that_cannot_be_told_is_one_line(tmp_path, values, suffix):
+def test_an_unknown_range_is_one_line(tmp_path, values, suffix):
     path = str(tmp_path / f"a.{suffix}")
     Image.fromarray(values).save(path)
-    with pytest.raises(UserError, match="a.* do not tell what white is; scale them"):
+    with pytest.raises(UserError, match=rf"a\.{suffix}: its values.*white"):
         open_rgb(path, path)
 
 
-# ------------------------------------------------------------------------------------------------ 7: a grey photograph
+# A grey photograph.
 
 
 @pytest.mark.parametrize("mode", ["L", "LA"])
@@ -178,26 +164,23 @@ def test_a_grey_picture_comes_back_grey_from_a_simulated_task(least_squares, tmp
     for which in ("origin", "0_after", "final", "result"):
         assert Image.open(result.folder / "images" / "grey" / f"{which}.png").mode == "L"
         assert Image.open(result.folder / "images" / "colours" / f"{which}.png").mode == "RGB"
-    assert (
-        np.asarray(Image.open(result.folder / "images" / "grey" / "origin.png")) == np.asarray(grey)
-    ).all()
+    origin = Image.open(result.folder / "images" / "grey" / "origin.png")
+    assert np.array_equal(origin, grey)
     y = np.load(result.folder / "images" / "grey" / "measurement.npy")
     assert (y == y[:1]).all()  # one channel, one noise
     record = json.loads((result.folder / "record" / "grey.json").read_text())
     assert record["psnr"][-1] > 10 and 0 < record["ssim"][-1] < 1 and record["lpips_alex"][-1] > 0
 
 
-# ------------------------------------------------------------------------------------- 8, 9, 53: which images there are
+# Which images there are.
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_pillow_reads_is_read(tmp_path, suffix):
     put_images(tmp_path, f"a{suffix}")
     (path,) = list_images(tmp_path)
-    difference = np.abs(
-        np.asarray(open_rgb(path, path), float)
-        - np.asarray(Image.open("data/demo/astronaut.png"), float)
-    ).mean()
+    original = np.asarray(Image.open("data/demo/astronaut.png"), float)
+    difference = np.abs(np.asarray(open_rgb(path, path), float) - original).mean()
     assert difference < (120 if suffix in (".pbm", ".pgm") else 12)  # black and white, grey; lossy
 
 
@@ -214,7 +197,7 @@ def test_files_that_are_not_read_are_named_in_one_line(least_squares, tmp_path):
     result = least_squares("--data", tmp_path / "m")
     assert result.code == 0 and sorted(os.listdir(result.folder / "images")) == ["a", "d", "e"]
     (line,) = [line for line in result.err.splitlines() if "not read" in line]
-    assert f"{tmp_path}/m: not read: b.HEIC, c.txt, old/ (read are .png" in line
+    assert f"{tmp_path}/m: not read: b.HEIC, c.txt, old/ (" in line
 
 
 def test_what_cannot_be_read_at_all_holds_nothing_up(tmp_path):
@@ -230,31 +213,26 @@ def test_images_in_folders_below_are_called_by_their_paths(least_squares, tmp_pa
     result = least_squares("--data", tmp_path / "m")
     assert result.code == 0, result.err
     for name in ("00000/a", "00000/b", "00001/a"):
-        assert (result.folder / "images" / name / "final.png").exists() and (
-            result.folder / "record" / f"{name}.json"
-        ).exists()
+        assert (result.folder / "images" / name / "final.png").exists()
+        assert (result.folder / "record" / f"{name}.json").exists()
         assert f"{name}: final psnr" in (result.folder / "log.txt").read_text()
     assert json.loads((result.folder / "summary.json").read_text())["images"] == 3
-    stamp = os.path.getmtime(result.folder / "images" / "00001/a" / "final.png")
+    final = result.folder / "images" / "00001/a" / "final.png"
+    stamp = os.path.getmtime(final)
     assert least_squares("--data", tmp_path / "m").code == 0
-    assert (
-        os.path.getmtime(result.folder / "images" / "00001/a" / "final.png") == stamp
-    )  # it knows what is finished
+    assert os.path.getmtime(final) == stamp  # it knows what is finished
 
 
-def test_names_are_sorted_1_2_10_and_how_many_are_taken_is_said(least_squares, tmp_path):
+def test_names_are_sorted_1_2_10_and_their_number_is_printed(least_squares, tmp_path):
     names = [f"{n}.png" for n in range(12)]
     put_images(tmp_path / "m", *names)
     assert find_images(tmp_path / "m")[0] == names
     result = least_squares("--data", tmp_path / "m")
-    assert "10 of 12 images (-n)" in result.out and sorted(
-        os.listdir(result.folder / "images"), key=natural
-    ) == [str(n) for n in range(10)]
-    assert list(json.loads((result.folder / "summary.json").read_text())["failed"]) == []
-    assert (
-        "2 of 12 images (-n, -bn, -en)"
-        in least_squares("--data", tmp_path / "m", "-n", 12, "-bn", 10).out
-    )
+    assert "10 of 12 images (-n)" in result.out
+    images = sorted(os.listdir(result.folder / "images"), key=natural)
+    assert images == [str(n) for n in range(10)]
+    again = least_squares("--data", tmp_path / "m", "-n", 12, "-bn", 10)
+    assert "2 of 12 images (-n, -bn, -en)" in again.out
 
 
 @pytest.mark.parametrize(
@@ -269,7 +247,7 @@ def test_other_names_are_sorted_as_published(names):
     assert sorted(names, key=natural) == sorted(names) == names
 
 
-# --------------------------------------------------------------------------------------------- 10, 11: names and disks
+# Names and disks.
 
 
 @pytest.mark.parametrize(
@@ -295,32 +273,18 @@ def test_any_file_name_is_restored_and_written_escaped(least_squares, tmp_path, 
 
 def test_a_state_keeps_any_name(script, tmp_path, monkeypatch):
     put_images(str(tmp_path / "m"), b"caf\351.png")
-    options = [
-        "-t",
-        "inpainting",
-        "--data",
-        tmp_path / "m",
-        "-l",
-        tmp_path,
-        "--name",
-        "r",
-        "--cuda",
-        -1,
-        "--outer",
-        2,
-        "--inner",
-        1,
-    ]
+    command = "dmilo.py -t inpainting --name r --cuda -1 --outer 2 --inner 1"
+    options = "--data", tmp_path / "m", "-l", tmp_path
 
     def interrupt(self, ends_outer):
         if ends_outer:
-            raise KeyboardInterrupt  # no signal, which a job in the background may be told to ignore
+            raise KeyboardInterrupt  # no signal, which background jobs may ignore
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment.restoration.Progress, "on_iterate", interrupt)
-        assert script("dmilo.py", *options).code == 130
+        patch.setattr(Progress, "on_iterate", interrupt)
+        assert script(command, *options).code == 130
     assert glob.glob(str(tmp_path / "demo/inpainting/r/record/*.state"))
-    assert script("dmilo.py", *options).code == 0
+    assert script(command, *options).code == 0
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -328,13 +292,12 @@ def test_a_terminal_that_knows_few_letters(monkeypatch, encoding):
     for stream in ("stdout", "stderr"):
         monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), encoding=encoding))
     run_script(lambda: print("caf\udce9: … 30 dB"))
-    assert sys.stdout.buffer.getvalue().startswith(
-        rb"caf\udce9: "
-    )  # at once: in a job's log nothing waits for the end
+    # At once, not buffered until a job ends.
+    assert sys.stdout.buffer.getvalue().startswith(rb"caf\udce9: ")
 
 
 def test_a_name_too_long_for_a_runs_files_is_one_line_at_once(tmp_path):
-    with pytest.raises(UserError, match="its name is longer than 249 bytes; rename it"):
+    with pytest.raises(UserError, match="longer than 249 bytes"):
         image_names([f"{tmp_path}/{'x' * 250}.png"], tmp_path)
 
 
@@ -354,92 +317,61 @@ def test_a_disk_that_refuses_modes_is_written_and_others_follow_the_umask(tmp_pa
     with pytest.raises(ValueError), atomic(tmp_path / "new" / "18.txt") as tmp:
         open(tmp, "w").write("half")
         raise ValueError
-    assert (tmp_path / "new" / "18.txt").read_text() == "text" and len(
-        os.listdir(tmp_path / "new")
-    ) == 3
+    assert (tmp_path / "new" / "18.txt").read_text() == "text"
+    assert len(os.listdir(tmp_path / "new")) == 3
 
 
-# ---------------------------------------------------------------------------------------------------- 12, 14, 15: YAMLs
+# YAMLs.
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
-        ("noise:\n  sigma: 0.01\n  sigma: 0.1\n", "sigma, line 3, stands in line 2 already"),
-        ("a: {b: 1, b: 2}\n", "b, line 1, stands in line 1 already"),
-        ("a: 1\nb: 2\na: 3\n", "a, line 3, stands in line 1 already"),
+        ("noise:\n  sigma: 0.01\n  sigma: 0.1\n", "sigma, line 3, .* line 2"),
+        ("a: {b: 1, b: 2}\n", "b, line 1, .* line 1"),
+        ("a: 1\nb: 2\na: 3\n", "a, line 3, .* line 1"),
         ("a: !!int x\n", "is not valid YAML"),
         ("a: 2026-99-99\n", "is not valid YAML"),
         ("a: " + "[" * 3000, "is not valid YAML"),
     ],
 )
-def test_a_key_that_stands_twice_is_named_with_its_lines(tmp_path, text, said):
+def test_a_duplicate_key_is_named_with_its_lines(tmp_path, text, message):
     (tmp_path / "task.yaml").write_text(text)
-    with pytest.raises(UserError, match=f"task.yaml: .*{said}"):
+    with pytest.raises(UserError, match=f"task.yaml: .*{message}"):
         load_yaml(tmp_path / "task.yaml")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_merged_mappings_are_no_keys_that_stand_twice(tmp_path, encoding):
+def test_merged_mappings_are_no_duplicate_keys(tmp_path, encoding):
     text = (
         "a: &a {k: 1, l: 2}\nb: &b {<<: *a, k: 3}\nc: {<<: [*a, *b], l: 4}\nd: {<<: *a, <<: *b}\n"
     )
     (tmp_path / "a.yaml").write_bytes(text.encode(encoding))  # as editors and shells write it
-    assert load_yaml(tmp_path / "a.yaml")["b"] == {"k": 3, "l": 2} and load_yaml(
-        tmp_path / "a.yaml"
-    )["c"] == {"k": 1, "l": 4}
+    content = load_yaml(tmp_path / "a.yaml")
+    assert content["b"] == {"k": 3, "l": 2} and content["c"] == {"k": 1, "l": 4}
 
 
-@pytest.mark.parametrize(
-    "shipped, row",
-    [
-        ("gaussian_deblur", "gaussian_deblur"),
-        ("motion_deblur", "motion_deblur"),
-        ("inpainting", "inpainting"),
-        ("denoising", "denoising"),
-        ("super_resolution", "super_resolution"),
-        ("poisson_denoising", "poisson_denoising"),
-        ("box_inpainting", "default"),
-    ],
-)
-def test_a_task_under_a_new_name_takes_the_row_of_what_it_is(workspace, shipped, row):
+SHIPPED = ("gaussian_deblur", "motion_deblur", "inpainting", "super_resolution", "box_inpainting")
+
+
+@pytest.mark.parametrize("shipped", SHIPPED)
+def test_a_task_under_a_new_name_uses_the_row_of_what_it_is(workspace, shipped):
     text = (workspace / f"configs/tasks/{shipped}_config.yaml").read_text()
     (workspace / "configs/tasks/my_own_config.yaml").write_text(text.replace("0.01", "0.03"))
-    table = load_yaml("configs/dmilo.yaml")["fast"]
-    assert row_of("my_own", table) == row and row_of(shipped, table) == (
-        shipped if shipped in table else "default"
-    )
+    for method, presets in ((method, load_presets(method)) for method in ("dmilo", "daps")):
+        for preset, table in presets.items():
+            row = shipped if shipped in table else "default"
+            assert row_of(shipped, table) == row, (method, preset)
+            assert row_of("my_own", table) == row, (method, preset)
 
 
-@pytest.mark.parametrize(
-    "method",
-    ["dmilo", "dmilo-pgd", "dps", "least_squares", "dmplug", "reddiff", "daps", "total_variation"],
-)
-def test_shipped_tasks_take_the_rows_that_they_always_took(method):
-    tasks = {
-        os.path.basename(path)[: -len("_config.yaml")]
-        for path in glob.glob("configs/tasks/**/*_config.yaml", recursive=True)
-    }
-    for preset, table in load_presets(method).items():
-        wanted = {task: task if task in table else "default" for task in tasks}
-        if wanted["inpainting"] == "inpainting":  # but for what is missing without noise, too
-            wanted["clean_inpainting"] = "inpainting"
-        assert {task: row_of(task, table) for task in tasks} == wanted, preset
-
-
-def test_whose_row_a_task_takes_is_said(workspace, script):
-    (workspace / "configs/tasks/my_blur_config.yaml").write_text(
-        (workspace / "configs/tasks/demo/gaussian_deblur_config.yaml").read_text()
-    )
+def test_the_row_of_another_task_is_reported(workspace, script):
+    blur = (workspace / "configs/tasks/demo/gaussian_deblur_config.yaml").read_text()
+    (workspace / "configs/tasks/my_blur_config.yaml").write_text(blur)
+    command = "baselines.total_variation --inner 1 -n 1 --cuda -1 -t"
     for task, row in (("my_blur", "gaussian_deblur"), ("denoising", "default")):
-        result = script(
-            "baselines.total_variation", "-t", task, "--inner", 1, "-n", 1, "--cuda", -1
-        )
-        assert (
-            result.code == 0
-            and f"configs/total_variation.yaml: tuned has no row {task}, its row {row} is used"
-            in result.out
-        )
+        result = script(command, task)
+        assert result.code == 0 and f"no row {task}, its row {row} is used" in result.out
 
 
 DPS_FILE = """
@@ -467,13 +399,15 @@ IN_OPERATOR = "\n    "
         (f"gaussian_blur{IN_OPERATOR}kernel_size: 61{IN_OPERATOR}intensity: 3.0", ""),
         (f"motion_blur{IN_OPERATOR}kernel_size: 61{IN_OPERATOR}intensity: 0.5", ""),
         (
-            f"super_resolution{IN_OPERATOR}in_shape: !!python/tuple [1, 3, 64, 64]{IN_OPERATOR}scale_factor: 4",
+            f"super_resolution{IN_OPERATOR}in_shape: !!python/tuple [1, 3, 64, 64]"
+            f"{IN_OPERATOR}scale_factor: 4",
             "",
         ),
         (f"phase_retrieval{IN_OPERATOR}oversample: 2.0", ""),
         (
             "inpainting",
-            "mask_opt: {mask_type: random, mask_prob_range: !!python/tuple [0.3, 0.7], mask_len_range: !!python/tuple [8, 9], image_size: 64}",
+            "mask_opt: {mask_type: random, mask_prob_range: !!python/tuple [0.3, 0.7], "
+            "mask_len_range: !!python/tuple [8, 9], image_size: 64}",
         ),
         ("noise", ""),
     ],
@@ -482,67 +416,37 @@ def test_task_files_of_the_dps_repository_run(tmp_path, capsys, operator, more):
     path = str(tmp_path / "dps_config.yaml")
     (tmp_path / "dps_config.yaml").write_text(DPS_FILE.format(operator=operator, more=more))
     task = load_task(path)
-    assert (
-        "conditioning and data passed over; --preset and --data say that here"
-        in capsys.readouterr().out
-        and set(task) == {"measurement"}
-    )
+    assert "conditioning and data " in capsys.readouterr().out and set(task) == {"measurement"}
     built, noise = load_measurement(task, path, (64, 64), 64)
     assert noise.sigma == 0.05
     if "_blur" in operator:
-        ours = {
-            "kernel": operator.split("_")[0],
-            "kernel_size": 61,
-            "intensity": 3.0 if "gaussian" in operator else 0.5,
-        }
-        same, _ = load_measurement(
-            {**ours, "measurement": {**task["measurement"], "operator": {"name": "blind_blur"}}},
-            path,
-            (64, 64),
-            64,
-        )
-        assert torch.equal(
-            *(one.draw(BatchRandom([1]), "cpu")[1]["kernel"] for one in (built, same))
-        )
+        intensity = 3.0 if "gaussian" in operator else 0.5
+        ours = {"kernel": operator.split("_")[0], "kernel_size": 61, "intensity": intensity}
+        measurement = {**task["measurement"], "operator": {"name": "blind_blur"}}
+        same, _ = load_measurement({**ours, "measurement": measurement}, path, (64, 64), 64)
+        kernels = (one.draw(BatchRandom([1]), "cpu")[1]["kernel"] for one in (built, same))
+        assert torch.equal(*kernels)
 
 
-def test_a_dps_blur_takes_the_row_of_the_blur_and_turbulence_is_another(workspace, script):
-    (workspace / "configs/tasks/theirs_config.yaml").write_text(
-        DPS_FILE.format(
-            operator=f"motion_blur{IN_OPERATOR}kernel_size: 21{IN_OPERATOR}intensity: 0.5", more=""
-        )
-    )
-    result = script(
-        "baselines.least_squares",
-        "-t",
-        "theirs",
-        "--inner",
-        1,
-        "-n",
-        1,
-        "--cuda",
-        -1,
-        "--name",
-        "r",
-    )
+def test_a_dps_blur_uses_the_row_of_the_blur_and_turbulence_is_another(workspace, script):
+    path = workspace / "configs/tasks/theirs_config.yaml"
+    blur = f"motion_blur{IN_OPERATOR}kernel_size: 21{IN_OPERATOR}intensity: 0.5"
+    path.write_text(DPS_FILE.format(operator=blur, more=""))
+    command = "baselines.least_squares -t theirs --inner 1 -n 1 --cuda -1 --name r"
+    result = script(command)
     assert result.code == 0 and "its row motion_deblur is used" in result.out
-    (workspace / "configs/tasks/theirs_config.yaml").write_text(
-        DPS_FILE.format(operator="turbulence", more="")
-    )
-    result = script("baselines.least_squares", "-t", "theirs", "--cuda", -1)
-    assert (
-        result.code == 2
-        and "measurement.operator.tilt is missing (pixels, 0 or more" in result.err.splitlines()[-1]
-    )
+    path.write_text(DPS_FILE.format(operator="turbulence", more=""))
+    result = script(command)
+    assert result.code == 2 and "operator.tilt is missing" in result.err.splitlines()[-1]
 
 
-# ---------------------------------------------------------------------------------------------------- 18, 19: checkpoints
+# Checkpoints.
 
 STATE = {"a.weight": torch.ones(2, 3), "b": torch.zeros(1)}
 
 
 class Trainer:
-    """What a training program might have put into its checkpoint."""
+    """An object that a training program might put into its checkpoint."""
 
 
 @pytest.mark.parametrize(
@@ -568,12 +472,11 @@ class Trainer:
         "_orig_mod.",
     ],
 )
-def test_a_state_dict_is_found_within_a_training(tmp_path, content):
+def test_a_state_dict_within_a_training_checkpoint_is_read(tmp_path, content):
     torch.save(content, tmp_path / "a.pt")
-    found = read_state_dict(str(tmp_path / "a.pt"))
-    assert list(found) == list(STATE) and all(
-        torch.equal(found[name], STATE[name]) for name in STATE
-    )
+    state = read_state_dict(str(tmp_path / "a.pt"))
+    assert list(state) == list(STATE)
+    assert all(torch.equal(state[name], STATE[name]) for name in STATE)
 
 
 @pytest.mark.parametrize(
@@ -589,41 +492,30 @@ def test_a_state_dict_is_found_within_a_training(tmp_path, content):
 def test_a_foreign_class_is_named_with_how_to_extract_the_state_dict(tmp_path, thing, name, is_zip):
     path = str(tmp_path / "a.pt")
     torch.save({"state_dict": STATE, "args": thing}, path, _use_new_zipfile_serialization=is_zip)
-    with pytest.raises(UserError) as said:
+    with pytest.raises(UserError, match=f"of the class {name}") as error:
         read_state_dict(path)
-    assert f"holds an object of the class {name}" in str(said.value)
-    code = re.search(r'python -c "(.*)", or', str(said.value))[1].replace(
-        "'bare.pt'", repr(str(tmp_path / "bare.pt"))
-    )
-    exec(code)  # what it tells the user to do
-    assert list(read_state_dict(str(tmp_path / "bare.pt"))) == list(STATE)
+    code, bare = re.search(r'python -c "(.*)"', str(error.value))[1], str(tmp_path / "bare.pt")
+    exec(code.replace("'bare.pt'", repr(bare)))  # the command that it recommends
+    assert list(read_state_dict(bare)) == list(STATE)
 
 
 @pytest.mark.parametrize(
-    "content, name, said",
+    "content, name, message",
     [
-        (
-            b"<!DOCTYPE html><title>Quota exceeded</title>",
-            "a.pt",
-            "is a web page, not a checkpoint",
-        ),
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid",
-            "a.pt",
-            "is a Git LFS pointer (git lfs pull), not a checkpoint",
-        ),
-        (b"\x08\0\0\0\0\0\0\0{}", "a.safetensors", "is in the safetensors format"),
+        (b"<!DOCTYPE html><title>Quota exceeded</title>", "a.pt", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a.pt", "Git LFS pointer"),
+        (b"\x08\0\0\0\0\0\0\0{}", "a.safetensors", "safetensors format"),
         (b"PK\3\4" + b"x" * 99, "a.pt", "cannot be read as a checkpoint"),
     ],
 )
-def test_what_is_no_checkpoint_is_called_by_what_it_is(tmp_path, content, name, said):
+def test_what_is_no_checkpoint_is_called_by_what_it_is(tmp_path, content, name, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=re.escape(said)):
+    with pytest.raises(UserError, match=message):
         read_state_dict(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, message",
     [
         ([STATE, STATE], "holds no state dict"),
         ({**STATE, "epoch": 3}, "holds no state dict"),
@@ -633,55 +525,40 @@ def test_what_is_no_checkpoint_is_called_by_what_it_is(tmp_path, content, name, 
         ("itself", "holds no state dict"),
     ],
 )
-def test_a_checkpoint_without_weights_is_one_line(tmp_path, content, said):
+def test_a_checkpoint_without_weights_is_one_line(tmp_path, content, message):
     if content == "itself":
         content = {}
         content["model"] = content
     torch.save(content, tmp_path / "a.pt")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         read_state_dict(str(tmp_path / "a.pt"))
 
 
 @pytest.mark.parametrize(
-    "old, new, said",
+    "old, new, difference",
     [
-        (
-            "num_channels: 32",
-            "num_channels: 64",
-            "time_embed.0.weight is (128, 32), (256, 64) by configs/model_config_demo.yaml",
-        ),
-        (
-            "resblock_updown: True",
-            "resblock_updown: False",
-            "input_blocks.2.0.op.weight, (32, 32, 3, 3) by configs/model_config_demo.yaml, is missing",
-        ),
+        ("channels: 32", "channels: 64", "time_embed.0.weight is (128, 32), (256, 64) "),
+        ("updown: True", "updown: False", "input_blocks.2.0.op.weight, (32, 32, 3, 3) "),
         (
             "learn_sigma: True",
             "learn_sigma: False",
-            "out.2.weight is (6, 32, 3, 3), (3, 32, 3, 3) by configs/model_config_demo.yaml",
+            "out.2.weight is (6, 32, 3, 3), (3, ",
         ),
-        (
-            'channel_mult: "1,1,2,4"',
-            'channel_mult: "1,1,2"',
-            "middle_block.0.in_layers.0.weight is (128,), (64,) by configs/model_config_demo.yaml",
-        ),
+        ('"1,1,2,4"', '"1,1,2"', "middle_block.0.in_layers.0.weight is (128,), (64,) "),
     ],
 )
-def test_the_first_difference_of_a_checkpoint_is_named(workspace, old, new, said):
+def test_the_first_difference_of_a_checkpoint_is_named(workspace, old, new, difference):
     edit(workspace / DEMO, old, new)
     with pytest.raises(UserError) as error:
         load_prior(load_model_config(DEMO), DEMO, "cpu")
-    assert (
-        "models/demo.pt: does not fit configs/model_config_demo.yaml; it fits none of the shipped configs: "
-        in str(error.value)
-    )
-    assert said in str(error.value)
+    assert "models/demo.pt: does not fit configs/model_config_demo.yaml" in str(error.value)
+    assert difference in str(error.value)
 
 
-# ------------------------------------------------------------------------------------------------- 20, 21: GPUs, compilers
+# GPUs, compilers.
 
-NO_KERNEL = "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be asynchronously reported"
-OLD_DRIVER = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver\nby …"
+NO_KERNEL = "CUDA error: no kernel image is available for execution on the device\nmore"
+OLD_DRIVER = "The NVIDIA driver on your system is too old (version 11040). Please update it\nby …"
 
 
 def raising(error):
@@ -692,148 +569,102 @@ def raising(error):
 
 
 @pytest.mark.parametrize(
-    "where, error, said",
+    "where, error, message",
     [
-        (
-            "set_device",
-            torch.AcceleratorError(NO_KERNEL),
-            "no kernel image is available for execution on the device)",
-        ),
+        ("set_device", torch.AcceleratorError(NO_KERNEL), "for execution on the device)"),
         ("set_device", RuntimeError(OLD_DRIVER), "driver on your system is too old"),
-        (
-            "set_device",
-            AssertionError("Torch not compiled with CUDA enabled"),
-            "not compiled with CUDA",
-        ),
+        ("set_device", AssertionError("Torch not compiled with CUDA"), "not compiled with CUDA"),
         ("init", RuntimeError(OLD_DRIVER), "driver on your system is too old"),
     ],
 )
-def test_a_gpu_that_cannot_be_used_is_one_line(script, tmp_path, monkeypatch, where, error, said):
+def test_a_gpu_that_cannot_be_used_is_one_line(
+    script, tmp_path, monkeypatch, where, error, message
+):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: int(where == "set_device"))
     monkeypatch.setattr(torch.cuda, where, raising(error))
-    result = script("dmilo.py", "-t", "inpainting", "-l", tmp_path / "runs")
-    assert (
-        result.code == 2
-        and len(result.err.splitlines()) == 1
-        and "this PyTorch cannot use the GPU (" in result.err
-        and said in result.err
-    )
+    result = script("dmilo.py -t inpainting -l", tmp_path / "runs")
+    assert result.code == 2 and len(result.err.splitlines()) == 1 and message in result.err
     assert not os.path.exists(tmp_path / "runs")
+    photo = script("restore.py data/photo/noisy.png --preset quick --name r -l", tmp_path)
+    assert photo.code == 0 and photo.err == ""  # on the CPU, without a warning
 
 
 def test_a_gpu_that_fails_meanwhile_is_one_line(script, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        experiment.restoration,
-        "search",
-        raising(torch.AcceleratorError("CUDA error: unspecified launch failure\nmore")),
-    )
-    result = script("dmilo.py", "-t", "inpainting", "-l", tmp_path, "-n", 1, "--cuda", -1)
-    assert (
-        result.code == 2
-        and "the GPU fails (CUDA error: unspecified launch failure); what was finished is on disk"
-        in result.err.splitlines()[-1]
-    )
+    error = torch.AcceleratorError("CUDA error: unspecified launch failure\nmore")
+    monkeypatch.setattr(experiment.restoration, "search", raising(error))
+    result = script("dmilo.py -t inpainting -n 1 --cuda -1 -l", tmp_path)
+    assert result.code == 2
+    assert "(CUDA error: unspecified launch failure)" in result.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
-    "name, more",
-    [
-        ("dmilo.py", ["-t", "inpainting", "-l"]),
-        ("train.py", ["--config", DEMO, "--data", "data/demo", "--out"]),
-    ],
+    "command", ["dmilo.py -t inpainting -l", f"train.py --config {DEMO} --data data/demo --out"]
 )
-def test_what_cannot_be_compiled_is_one_line(script, tmp_path, monkeypatch, name, more):
-    monkeypatch.setattr(
-        torch,
-        "compile",
-        raising(RuntimeError("InvalidCxxCompiler: No working C++ compiler found\nmore")),
-    )
-    result = script(name, "--compile", "--cuda", -1, *more, tmp_path / "out")
-    assert result.code == 2 and len(result.err.splitlines()) == 1
-    assert (
-        "--compile: nothing can be compiled here (InvalidCxxCompiler: No working C++ compiler found); install"
-        in result.err
-    )
+def test_what_cannot_be_compiled_is_one_line(script, tmp_path, monkeypatch, command):
+    error = RuntimeError("InvalidCxxCompiler: No working C++ compiler\nmore")
+    monkeypatch.setattr(torch, "compile", raising(error))
+    result = script(command, tmp_path / "out", "--compile", "--cuda", -1)
+    line = result.err.splitlines()[-1]
+    assert result.code == 2 and "--compile: " in line and "(InvalidCxxCompiler: " in line
+
+
+COMPILE = """
+import torch
+from util.devices import compile_network
+from util.files import UserError
+try:
+    compile_network(torch.sin, 'cpu')
+except UserError as e:
+    print(e)
+"""
 
 
 @pytest.mark.slow
 def test_without_a_compiler_compile_is_one_line():
-    """In a process of its own, for a compiler is looked for once."""
-    code = "import torch\nfrom util.devices import compile_network\nfrom util.files import UserError\ntry:\n    compile_network(torch.sin, 'cpu')\nexcept UserError as e:\n    print(e)"
-    environment = {**os.environ, "CXX": "/bin/false", "CC": "/bin/false"}
-    result = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert (
-        result.stdout.startswith("--compile: nothing can be compiled here (")
-        and len(result.stdout.splitlines()) == 1
-    ), result.stderr
+    """In a process of its own, as PyTorch searches for a compiler once."""
+    options = dict(capture_output=True, text=True)
+    options["env"] = {**os.environ, "CXX": "/bin/false", "CC": "/bin/false"}
+    result = subprocess.run([sys.executable, "-c", COMPILE], **options)
+    assert result.stdout.startswith("--compile: ") and len(result.stdout.splitlines()) == 1
 
 
-# --------------------------------------------------------------------------------------------- 51, 52: folders, elsewhere
+# Folders, elsewhere.
 
 
 @pytest.mark.parametrize(
-    "name, options, code",
+    "command, code",
     [
-        ("dmilo.py", ["--help"], 0),
-        ("dmilo-pgd.py", ["--help"], 0),
-        ("train.py", ["--help"], 0),
-        ("benchmark.py", ["--help"], 0),
-        ("reproduce.py", ["--help"], 0),
+        ("dmilo.py --help", 0),
+        ("dmilo-pgd.py --help", 0),
+        ("restore.py --help", 0),
+        ("train.py --help", 0),
+        ("benchmark.py --help", 0),
+        ("reproduce.py --help", 0),
+        ("dmilo.py -t inpainting --outer 1 --inner 1 --cuda -1 --name r", 0),
+        (f"train.py --config {DEMO} --data nowhere --out a.pt --cuda -1", 2),
+        ("benchmark.py loss -n 1 --cuda -1", 0),
         (
-            "dmilo.py",
-            ["-t", "inpainting", "--outer", 1, "--inner", 1, "--cuda", -1, "--name", "r"],
-            0,
-        ),
-        ("train.py", ["--config", DEMO, "--data", "nowhere", "--out", "a.pt", "--cuda", -1], 2),
-        ("benchmark.py", ["loss", "-n", 1, "--cuda", -1], 0),
-        (
-            "reproduce.py",
-            [
-                "configs/tables/demo.yaml",
-                "--only",
-                "inpainting",
-                "least_squares/tuned",
-                "--dry-run",
-                "--cuda",
-                -1,
-            ],
+            "reproduce.py configs/tables/demo.yaml --only inpainting least_squares/tuned "
+            "--dry-run --cuda -1",
             0,
         ),
     ],
-    ids=lambda value: " ".join(map(str, value[:2])) if isinstance(value, list) else str(value),
 )
-def test_a_program_runs_from_anywhere(script, tmp_path, monkeypatch, name, options, code):
+def test_a_program_runs_from_anywhere(script, tmp_path, monkeypatch, command, code):
     monkeypatch.chdir(tmp_path)
-    result = script(f"{HERE}/{name}", *options)
+    result = script(f"{HERE}/{command}")
     assert result.code == code and "cannot be read" not in result.err, result.err
-    if "--outer" in options:
-        assert os.path.exists("dmilo/demo/inpainting/r/summary.json")  # where the user stands
+    if "--outer" in command:
+        assert os.path.exists("dmilo/demo/inpainting/r/summary.json")  # in the current folder
 
 
-def test_a_users_paths_are_from_where_they_stand(script, tmp_path, monkeypatch):
+def test_a_users_paths_are_relative_to_the_current_folder(script, tmp_path, monkeypatch):
     put_images(tmp_path / "mine", "a.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(HERE)
-    result = script(
-        f"{HERE}/dmilo.py",
-        "--data",
-        "mine",
-        "-l",
-        "out",
-        "-t",
-        "inpainting",
-        "--outer",
-        1,
-        "--inner",
-        1,
-        "--cuda",
-        -1,
-        "--name",
-        "r",
-    )
-    assert result.code == 0 and os.listdir("out/demo/inpainting/r/images") == ["a"]
+    command = "dmilo.py --data mine -l out -t inpainting --outer 1 --inner 1 --cuda -1 --name r"
+    assert script(f"{HERE}/{command}").code == 0
+    assert os.listdir("out/demo/inpainting/r/images") == ["a"]
 
 
 def test_a_tables_programs_find_the_projects_modules(tmp_path, monkeypatch):
@@ -843,18 +674,9 @@ def test_a_tables_programs_find_the_projects_modules(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_table_runs_its_programs_from_anywhere(tmp_path):
-    command = [
-        sys.executable,
-        f"{HERE}/reproduce.py",
-        "configs/tables/demo.yaml",
-        "--only",
-        "inpainting",
-        "least_squares/tuned",
-        "--cuda",
-        "-1",
-    ]
+    options = "configs/tables/demo.yaml --only inpainting least_squares/tuned --cuda -1"
     result = subprocess.run(
-        command,
+        [sys.executable, f"{HERE}/reproduce.py", *options.split()],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -865,7 +687,7 @@ def test_a_table_runs_its_programs_from_anywhere(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "begun, again",
+    "before, now",
     [
         ("data/demo", "data/demo/"),
         ("data/demo/", "./data/demo"),
@@ -873,14 +695,11 @@ def test_a_table_runs_its_programs_from_anywhere(tmp_path):
         (f"{HERE}/data/demo", "data/../data/demo"),
     ],
 )
-def test_the_same_folder_is_the_same_folder(begun, again):
-    assert not list(differences({"data": begun, "seed": 1}, {"data": again, "seed": 1}))
-    assert list(differences({"data": "data", "seed": 1}, {"data": again, "seed": 1})) == [
-        ("data", "data", again)
-    ]
-    assert list(differences({"data": begun, "seed": 1}, {"data": again, "seed": 2})) == [
-        ("seed", 1, 2)
-    ]
+def test_the_same_folder_is_the_same_folder(before, now):
+    new = {"data": now, "seed": 1}
+    assert not list(differences({"data": before, "seed": 1}, new))
+    assert list(differences({"data": "data", "seed": 1}, new)) == [("data", "data", now)]
+    assert list(differences({"data": before, "seed": 2}, new)) == [("seed", 2, 1)]
 
 
 def test_a_run_goes_on_with_its_folder_written_otherwise(least_squares, tmp_path):
@@ -889,27 +708,23 @@ def test_a_run_goes_on_with_its_folder_written_otherwise(least_squares, tmp_path
         assert least_squares("--data", data).code == 0
     put_images(tmp_path / "other", "b.png")
     again = least_squares("--data", tmp_path / "other")
-    assert again.code == 2 and "was begun with data data/demo, now it is" in again.err
+    assert again.code == 2 and " data data/demo, now it is " in again.err
 
 
-# ------------------------------------------------------------------------------- 54, 57, 58, 27: logs, torchrun, SciPy, words
+# Logs, torchrun, SciPy, words.
 
 
 def test_without_a_terminal_there_is_a_line_an_outer_iteration(run_method, monkeypatch):
     short = {"iterations": ("-n", 1, "--outer", 2, "--inner", 1)}
     several = {"iterations": ("-n", 2, "--outer", 1, "--inner", 1, "--batch-size", 1)}
-    assert (
-        "outer iteration" not in run_method("dmilo", "inpainting", name="short", **short).out
-    )  # under a minute
-    monkeypatch.setattr(experiment.restoration, "LINE_EVERY", 0)
+    out = run_method("dmilo", "inpainting", name="short", **short).out
+    assert "outer iteration" not in out  # under a minute
+    monkeypatch.setattr(experiment.progress, "LINE_EVERY", 0)
     out = run_method("dmilo", "inpainting", name="long", **short).out
-    assert [line for line in out.splitlines() if "outer iteration" in line] == [
-        f"0 of 1 images finished, outer iteration {n} of 2 of the next, 0 min" for n in (1, 2)
-    ]
+    lines = [line for line in out.splitlines() if "outer iteration" in line]
+    assert len(lines) == 2 and all(f"iteration {n} of 2" in lines[n - 1] for n in (1, 2))
     out = run_method("dmilo", "inpainting", name="several", **several).out
-    assert (
-        "1 of 2 images finished, outer iteration 1 of 1 of the next, 0 min, about 0 min left" in out
-    )
+    assert "1 of 2 images finished, " in out and "about 0 min left" in out
 
 
 def test_torchrun_leaves_every_option_alone(script):
@@ -917,25 +732,23 @@ def test_torchrun_leaves_every_option_alone(script):
 
     options = set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", script("dmilo.py", "--help").out))
     assert {"--name", "--run", "--task", "-n"} <= options
-    for option in sorted(
-        options - {"--run"}
-    ):  # the old name of --name, which torchrun takes for its own
-        assert get_args_parser().parse_args(
-            ["--nproc-per-node", "2", "dmilo.py", option]
-        ).training_script_args == [option]
+    # --run, the old name of --name, is an option of torchrun's own.
+    for option in sorted(options - {"--run"}):
+        args = get_args_parser().parse_args(["--nproc-per-node", "2", "dmilo.py", option])
+        assert args.training_script_args == [option]
 
 
 @pytest.mark.parametrize(
-    "option, value, said",
+    "option, value, message",
     [
-        ("--data", "", "argument --data: must not be empty"),
-        ("--logdir", "", "argument -l/--logdir: must not be empty"),
-        ("--data", "~/no-such-folder", f"{os.path.expanduser('~')}/no-such-folder: no such folder"),
+        ("--data", "", "argument --data: "),
+        ("--logdir", "", "argument -l/--logdir: "),
+        ("--data", "~/no-such-folder", f"{os.path.expanduser('~')}/no-such-folder: "),
     ],
 )
-def test_a_path_as_a_shell_leaves_it(script, option, value, said):
-    result = script("dmilo.py", "-t", "inpainting", "--cuda", -1, option, value)
-    assert result.code == 2 and said in result.err and len(result.err.splitlines()) == 1
+def test_a_path_as_a_shell_leaves_it(script, option, value, message):
+    result = script("dmilo.py -t inpainting --cuda -1", option, value)
+    assert result.code == 2 and message in result.err and len(result.err.splitlines()) == 1
 
 
 def test_closed_streams_stop_nothing(monkeypatch):
@@ -946,35 +759,34 @@ def test_closed_streams_stop_nothing(monkeypatch):
 
 @pytest.mark.parametrize("option", ["--name", "--run"])
 def test_both_names_of_a_runs_name_are_understood(script, tmp_path, option):
-    result = script(
-        "dmilo.py", "-l", tmp_path, "-t", "inpainting", option, "r", "--summarize", "--cuda", -1
-    )
+    result = script(f"dmilo.py -t inpainting {option} r --summarize --cuda -1 -l", tmp_path)
     assert result.code == 2 and "inpainting/r: has no finished image" in result.err
 
 
 @pytest.mark.parametrize("has_disp", [True, False], ids=["SciPy 1.17", "SciPy 1.18"])
 def test_the_frechet_distance_with_either_scipy(monkeypatch, capsys, has_disp):
     sqrtm = scipy.linalg.sqrtm
-    newest = lambda A: sqrtm(A)
-    older = lambda A, disp=True, blocksize=64: (
-        print("Matrix is singular") or sqrtm(A) if disp else (sqrtm(A), 0.0)
-    )
+
+    def newest(A):
+        return sqrtm(A)
+
+    def older(A, disp=True, blocksize=64):
+        if disp:
+            print("Matrix is singular")
+        return sqrtm(A) if disp else (sqrtm(A), 0.0)
+
     monkeypatch.setattr(scipy.linalg, "sqrtm", older if has_disp else newest)
     a, b = np.array([1.0, 4.0, 9.0]), np.array([4.0, 4.0, 1.0])
     distance = frechet_distance(np.zeros(3), np.diag(a), np.ones(3), np.diag(b))
-    assert (
-        distance == pytest.approx(3 + ((a**0.5 - b**0.5) ** 2).sum())
-        and capsys.readouterr().out == ""
-    )
+    assert distance == pytest.approx(3 + ((a**0.5 - b**0.5) ** 2).sum())
+    assert capsys.readouterr().out == ""
 
 
 def test_the_ssim_is_what_the_documents_say():
-    """A uniform window of 7 x 7, the sample covariance, the mean over the three channels and all windows that lie inside; before rounding."""
+    """Uniform 7 x 7 windows, sample covariance, the mean over channels and windows; not rounded."""
     x, y = (np.random.RandomState(seed).rand(3, 20, 24) for seed in (1, 2))
-    windows = lambda image: np.lib.stride_tricks.sliding_window_view(
-        image, (7, 7), axis=(1, 2)
-    ).reshape(3, 14, 18, 49)
-    u, v = windows(x), windows(y)
+    view = np.lib.stride_tricks.sliding_window_view
+    u, v = (view(image, (7, 7), axis=(1, 2)).reshape(3, 14, 18, 49) for image in (x, y))
     mean_u, mean_v, n = u.mean(-1), v.mean(-1), 49
     covariance = (u * v).mean(-1) * n / (n - 1) - mean_u * mean_v * n / (n - 1)
     c1, c2 = 0.01**2, 0.03**2
@@ -985,18 +797,6 @@ def test_the_ssim_is_what_the_documents_say():
     )
     metrics = Metrics.__new__(Metrics)
     metrics.device, metrics.lpips = "cpu", lambda *pair: torch.zeros(1)
-    found = metrics(*(2 * torch.from_numpy(image).float() - 1 for image in (x, y)))
-    assert found["ssim"] == pytest.approx(ssim.mean(), abs=1e-5)
-    assert found["psnr"] == pytest.approx(-10 * np.log10(np.square(x - y).mean()), abs=1e-4)
-
-
-def test_every_sigma_is_said_in_both_units():
-    for path in glob.glob("configs/tasks/**/*.yaml", recursive=True):
-        with open(path, encoding="utf-8") as f:
-            lines = [line for line in f if "sigma:" in line and "of sums" not in line]
-        for line in lines:
-            sigma, levels = map(
-                float,
-                re.search(r"sigma: (\S+)  # in units of \[-1, 1\]: (\S+) of 255", line).groups(),
-            )
-            assert levels == pytest.approx(sigma * 255 / 2, rel=0.03), path
+    figures = metrics(*(2 * torch.from_numpy(image).float() - 1 for image in (x, y)))
+    assert figures["ssim"] == pytest.approx(ssim.mean(), abs=1e-5)
+    assert figures["psnr"] == pytest.approx(-10 * np.log10(np.square(x - y).mean()), abs=1e-4)

@@ -1,4 +1,4 @@
-"""That every tensor of a method lies on the problem's device, found without a GPU, and what a program tells the system at its start."""
+"""The devices of tensors, tested without a GPU, and memory."""
 
 import ctypes
 import subprocess
@@ -12,8 +12,8 @@ from test_solvers import TASKS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import experiment.runner
-from experiment.methods import OURS, load_method
-from experiment.presets import load_hyperparameters, load_presets
+from experiment.methods import PAPER, load_method
+from experiment.presets import load_presets, load_row
 from guided_diffusion import errors
 from guided_diffusion.ddim import Chain
 from guided_diffusion.measurements import load_measurement
@@ -40,15 +40,15 @@ TINY = dict(
 )
 METHODS_AND_TASKS = [
     (method, preset, task, "fp32")
-    for method in OURS
+    for method in (*PAPER, "pnp", "antithetic", "posterior")
     for preset in load_presets(method)
     for task in TASKS
-] + [(method, "paper", "inpainting", "bf16") for method in OURS]
+] + [(method, "paper", "inpainting", "bf16") for method in PAPER]
 
 
 @pytest.fixture
 def no_backward(monkeypatch):
-    """A gradient is zero, for fake tensors of a device that is not here cannot be sent backwards; two conjugate gradient steps do."""
+    """Gradients are zero: fake tensors of a missing device have none. Two steps of CG."""
     solve = least_squares.conjugate_gradients
     monkeypatch.setattr(
         least_squares,
@@ -59,18 +59,18 @@ def no_backward(monkeypatch):
         torch.autograd, "grad", lambda out, x, *more, **options: (torch.zeros_like(x),)
     )
     monkeypatch.setattr(torch.Tensor, "backward", lambda self: None)
-    monkeypatch.setattr(torch, "allclose", lambda *pair, **options: True)  # nor have they values
+    monkeypatch.setattr(torch, "allclose", lambda *pair, **options: True)
     monkeypatch.setattr(torch, "equal", lambda *pair: False)
     yield
-    errors.cosines.cache_clear()  # these are fake ones
+    errors.cosines.cache_clear()
 
 
 @pytest.mark.parametrize("method, preset, task, precision", METHODS_AND_TASKS)
-def test_every_tensor_lies_on_the_device(no_backward, method, preset, task, precision):
+def test_every_tensor_is_on_the_device(no_backward, method, preset, task, precision):
     given = {"gradient_steps": 1} if method == "dmilo-pgd" else {}
+    short = {"outer": 1, "inner": 1} if method in PAPER else {}
     method = load_method(method)
-    h = load_hyperparameters(method, task, preset, outer=1, inner=1)
-    h = shortened(h, **given, **({"starts": min(h.starts, 2)} if h.starts > 1 else {}))
+    h = shortened(load_row(method, task, preset, **short), **given)
     operator, _ = load_measurement(load_yaml(TASKS[task]), TASKS[task], (64, 64), 64)
     rng = BatchRandom([1])
     g = Chain(None, h.chain_steps, rng, layers=h.layers)
@@ -82,7 +82,7 @@ def test_every_tensor_lies_on_the_device(no_backward, method, preset, task, prec
             for name, weight in model.state_dict().items()
         }
         g.model = lambda x, t: torch.func.functional_call(model, weights, (x, t))
-        latents = [torch.empty(1, 3, 64, 64, device=device) for _ in range(max(1, h.searches))]
+        latents = [torch.empty(1, 3, 64, 64, device=device) for _ in range(h.latents)]
         A, _ = operator.draw(rng, device)
         for iterate in search(method.solver, g, A, A(latents[0]), latents, h, silent):
             assert iterate.x.device.type == "cuda" and iterate.x.shape == (1, 3, 64, 64)
@@ -90,43 +90,36 @@ def test_every_tensor_lies_on_the_device(no_backward, method, preset, task, prec
 
 
 def test_freed_memory_is_kept_where_glibc_is(monkeypatch):
-    told = []
-    monkeypatch.setattr(
-        ctypes,
-        "CDLL",
-        lambda name: type("C", (), {"mallopt": lambda self, *what: told.append(what)})(),
-    )
+    options = {}
+    glibc = SimpleNamespace(mallopt=options.__setitem__)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: glibc)
     devices.keep_memory()
-    assert dict(told) == {
-        -1: 2_000_000_000,
-        -3: 1_000_000_000,
-    }  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    assert options == {-1: 2_000_000_000, -3: 1_000_000_000}
 
     def no_glibc(name):
         raise OSError("not here")
 
     for other in (no_glibc, lambda name: object()):
         monkeypatch.setattr(ctypes, "CDLL", other)
-        devices.keep_memory()  # silently nothing
+        devices.keep_memory()
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's glibc")
 def test_a_large_block_stays_in_the_process():
-    """A freed block of 300 MB is still resident, which without the two settings it is not."""
+    """A freed block of 300 MB stays resident only after keep_memory()."""
     program = (
         "import torch; from util.devices import keep_memory\n"
         "def resident():\n"
         "    x = torch.ones(75_000_000); del x\n"
-        "    return next(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('VmRSS')) // 1000\n"
+        "    lines = open('/proc/self/status').read().splitlines()\n"
+        "    return next(int(line.split()[1]) for line in lines if line.startswith('VmRSS'))\n"
         "print(resident()); keep_memory(); print(resident())"
     )
-    freed, kept = map(
-        int,
-        subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True
-        ).stdout.split(),
-    )
-    assert kept > freed + 250
+    command = [sys.executable, "-c", program]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    freed, kept = map(int, output.split())
+    assert kept > freed + 250_000
 
 
 @pytest.mark.parametrize(
@@ -139,19 +132,18 @@ def test_a_large_block_stays_in_the_process():
         (False, "tf32", "tf32", True),
     ],
 )
-def test_a_gpu_computes_as_the_published_code_does_unless_it_is_told_otherwise(
-    monkeypatch, gpu, asked, precision, tf32
-):
-    told = []
+def test_a_gpu_uses_tf32_as_the_published_code_by_default(monkeypatch, gpu, asked, precision, tf32):
+    tf32_allowed = []
 
     def choose(cuda, allowed):
-        told.append(allowed)
+        tf32_allowed.append(allowed)
         return torch.device("cuda" if gpu else "cpu")
 
     monkeypatch.setattr(experiment.runner, "choose_device", choose)
     args = SimpleNamespace(cuda=0, precision=asked)
-    device = experiment.runner.choose_device_and_precision(args, 1)
-    assert (device.type == "cuda") == gpu and args.precision == precision and told == [tf32]
+    compute = experiment.runner.choose_compute(args)
+    assert (compute.device.type == "cuda") == gpu
+    assert compute.precision == precision and tf32_allowed == [tf32]
 
 
 def control_group(folder, limit, taken, cache):
@@ -165,26 +157,18 @@ def control_group(folder, limit, taken, cache):
 @pytest.mark.parametrize(
     "job, step, room",
     [
-        ((8000, 3000, 0), (2000, 500, 0), [5000, 1500]),  # the step's own limit counts
-        (
-            (8000, 3000, 2000),
-            ("max", 500, 0),
-            [7000],
-        ),  # pages of files are given back when memory is asked for
-        (
-            (8000, 9000, 0),
-            (2000, 1900, 1950),
-            [0, 2000],
-        ),  # and no more than there is, and no less than nothing
+        ((8000, 3000, 0), (2000, 500, 0), [5000, 1500]),
+        ((8000, 3000, 2000), ("max", 500, 0), [7000]),  # inactive pages of files are free
+        ((8000, 9000, 0), (2000, 1900, 1950), [0, 2000]),  # between zero and the limit
         (("max", 3000, 0), ("max", 500, 0), []),
     ],
 )
-def test_every_control_group_from_the_process_up_leaves_its_room(tmp_path, job, step, room):
+def test_room_in_control_groups(tmp_path, job, step, room):
     (tmp_path / "membership").write_text("12:cpu:/elsewhere\n0::/slurm/job_1/step_0\n")
     control_group(tmp_path / "root" / "slurm" / "job_1", *job)
     control_group(tmp_path / "root" / "slurm" / "job_1" / "step_0", *step)
-    found = devices.room_in_groups(tmp_path / "membership", tmp_path / "root")
-    assert sorted(found) == sorted(1_000_000 * megabytes for megabytes in room)
+    free = devices.room_in_groups(tmp_path / "membership", tmp_path / "root")
+    assert sorted(free) == sorted(1_000_000 * megabytes for megabytes in room)
 
 
 def test_without_control_groups_there_is_no_limit(tmp_path):

@@ -1,4 +1,4 @@
-"""FID of pictures that are not all of one size."""
+"""FID of images of several sizes."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from report.records import picture
 
 
 class MeanColours(torch.nn.Module):
-    """In Inception's place: a batch's mean colours, (B, 3, 1, 1)."""
+    """Instead of Inception: a batch's mean colours, (B, 3, 1, 1)."""
 
     def forward(self, x):
         return [x.mean((2, 3), keepdim=True)]
@@ -28,11 +28,11 @@ def test_pictures_of_several_sizes_have_one_distance(tmp_path, monkeypatch):
             Image.new("RGB", (40, 32) if n % 2 else (33, 50), tuple(map(int, colour))).save(path)
     measured = FrechetInceptionDistance.__new__(FrechetInceptionDistance)
     measured.device, measured.inception = "cpu", MeanColours()
-    found = measured(str(tmp_path), [f"{n}" for n in range(5)])
+    distances = measured(str(tmp_path), [f"{n}" for n in range(5)])
     moments = {
         which: (c.mean(0) / 255, np.cov(c / 255, rowvar=False)) for which, c in colours.items()
     }
     for which, name in (("final", "final"), ("best", "result")):
-        assert found[which] == pytest.approx(
+        assert distances[which] == pytest.approx(
             fid.frechet_distance(*moments["origin"], *moments[name]), rel=1e-3, abs=1e-5
         )

@@ -1,44 +1,47 @@
-"""Which file may import which: a floor imports floors below it, no file imports in a circle, and functions stay readable."""
+"""Rooms: a file imports only from its own room and those below it; no file imports in a circle."""
 
 import ast
 import os
 
 import pytest
 
-# From the top; what stands on one line does not import each other's packages.
-FLOORS = [
-    ["dmilo", "dmilo-pgd", "train", "benchmark", "reproduce", "reconstructor"],
+# From the top. A room imports rooms below its own line, never others on it.
+ROOMS = [
+    ["dmilo", "dmilo-pgd", "restore", "train", "benchmark", "reproduce", "reconstructor"],
+    ["bench"],
+    ["photographs"],
+    ["baselines", "samplers"],
     ["experiment"],
-    ["baselines"],
-    ["solvers"],
+    ["report", "solvers"],
     ["guided_diffusion"],
-    ["util", "bkse", "motionblur"],
+    ["bkse", "motionblur", "util"],
 ]
-LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
-MAIN = "__main__"
-LONGEST, LONGEST_OF_METHODS = 60, 40  # lines
+DEPTH = {room: depth for depth, rooms in enumerate(ROOMS) for room in rooms}
+LARGEST = 0.25  # share of the lines
 
 
 def sources():
-    """{dotted name: path} of the project's files, tests aside."""
-    found = {}
-    for top in LEVEL:
-        if os.path.isfile(f"{top}.py"):
-            found[top] = f"{top}.py"
-        for folder, _, files in os.walk(top):
+    """{dotted name: path} of the project's files without tests."""
+    paths = {}
+    for room in DEPTH:
+        if os.path.isfile(f"{room}.py"):
+            paths[room] = f"{room}.py"
+        for folder, _, files in os.walk(room):
             for file in files:
                 if file.endswith(".py"):
                     path = os.path.join(folder, file)
-                    found[path[:-3].replace(os.sep, ".").removesuffix(".__init__")] = path
-    return found
+                    paths[path[:-3].replace(os.sep, ".").removesuffix(".__init__")] = path
+    return paths
 
 
 def imported(path):
-    """The dotted names that a file imports, those below `if __name__ == "__main__"` left out."""
+    """The dotted names that a file imports, except below `if __name__ == "__main__"`."""
     with open(path, encoding="utf-8") as f:
         tree = ast.parse(f.read())
     tree.body = [
-        node for node in tree.body if not (isinstance(node, ast.If) and MAIN in ast.dump(node.test))
+        node
+        for node in tree.body
+        if not (isinstance(node, ast.If) and "__main__" in ast.dump(node.test))
     ]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -47,25 +50,26 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
             yield node.module
         elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
-            if isinstance(
-                node.args[0], ast.Constant
-            ):  # else a name that is asked for while the program runs
+            if isinstance(node.args[0], ast.Constant):
                 yield node.args[0].value
 
 
 SOURCES = sources()
 
 
+def test_every_room_has_its_floor():
+    rooms = {name for name in os.listdir() if os.path.isfile(os.path.join(name, "__init__.py"))}
+    scripts = {name.removesuffix(".py") for name in os.listdir() if name.endswith(".py")}
+    assert rooms | scripts == set(DEPTH)
+
+
 @pytest.mark.parametrize("name", SOURCES)
-def test_a_file_imports_only_floors_below_it(name):
-    top = name.split(".")[0]
+def test_a_file_imports_only_rooms_below_its_own(name):
+    room = name.split(".")[0]
     for other in imported(SOURCES[name]):
-        above = other.split(".")[0]
-        if above in LEVEL and above != top:
-            scripts = (
-                LEVEL[top] == LEVEL[above] == 0
-            )  # benchmark.py and reproduce.py know the methods' generators
-            assert LEVEL[above] > LEVEL[top] or scripts, f"{SOURCES[name]} imports {other}"
+        target = other.split(".")[0]
+        if target in DEPTH and target != room:
+            assert DEPTH[target] > DEPTH[room], f"{SOURCES[name]} imports {other}"
 
 
 def test_no_file_imports_in_a_circle():
@@ -86,16 +90,9 @@ def test_no_file_imports_in_a_circle():
         visit(name, [])
 
 
-def test_no_function_is_long():
-    """Its arguments aside. What is told in stages, the methods and how they are searched, is told in short ones."""
+def test_no_room_holds_more_than_a_quarter_of_the_lines():
+    lines = dict.fromkeys(DEPTH, 0)
     for name, path in SOURCES.items():
-        longest = (
-            LONGEST_OF_METHODS
-            if name.split(".")[0] in ("dmilo", "dmilo-pgd", "baselines", "solvers")
-            else LONGEST
-        )
         with open(path, encoding="utf-8") as f:
-            for node in ast.walk(ast.parse(f.read())):
-                if isinstance(node, ast.FunctionDef):
-                    lines = node.end_lineno - node.body[0].lineno + 1
-                    assert lines <= longest, f"{path}: {node.name} has {lines} lines"
+            lines[name.split(".")[0]] += len(f.readlines())
+    assert max(lines.values()) <= LARGEST * sum(lines.values()), lines

@@ -1,4 +1,5 @@
-"""Pictures that were measured: what is read, inferred, estimated, restored and refused; pictures of any size, whole and in tiles."""
+"""Photographs: reading, inferring the task, estimating, restoring, refusing; images of any size,
+whole and in tiles."""
 
 import copy
 import io
@@ -13,27 +14,30 @@ from conftest import edit
 from PIL import Image
 
 from baselines.least_squares import least_squares
+from experiment.arguments import Arguments
 from experiment.methods import load_method
-from experiment.presets import load_hyperparameters
-from experiment.restoration import Progress
+from experiment.presets import load_row
+from experiment.progress import Progress
 from guided_diffusion.kernels import blurring, correlating
 from guided_diffusion.measurements import load_measurement
 from guided_diffusion.tiles import AnySize, choose_tile, kept_per_pixel, tile_starts, tile_weights
 from guided_diffusion.unet import AttentionBlock
+from photographs.arguments import Options
 from photographs.kernels import load_kernel
 from photographs.masks import load_mask
 from photographs.noise import estimate_noise
-from photographs.problems import Measured
+from photographs.problems import Photographs
 from solvers.least_squares import silent
 from util.config import load_yaml
 from util.files import UserError
 from util.rng import BatchRandom
 
-SHORT = ("--preset", "paper", "--outer", 1, "--inner", 1, "--cuda", -1)
+STEPS = "--preset paper --outer 1 --inner 1 --cuda -1"
+RESTORE = f"restore.py --method dmilo {STEPS} --name r -l runs"
 
 
 def smooth(size, seed=0):
-    """A smooth picture, (1, 3, H, W) in [-1, 1]."""
+    """A smooth image, (1, 3, H, W) in [-1, 1]."""
     coarse = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(seed)) * 1.6 - 0.8
     return torch.nn.functional.interpolate(coarse, size, mode="bicubic", align_corners=True).clamp(
         -1, 1
@@ -42,207 +46,199 @@ def smooth(size, seed=0):
 
 def save(path, x, mode="RGB", **options):
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    pixels = ((x[0].permute(1, 2, 0).numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-    Image.fromarray(pixels).convert(mode).save(path, **options)
+    image = ((x[0].permute(1, 2, 0).numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    Image.fromarray(image).convert(mode).save(path, **options)
 
 
 def holed(size):
-    """A mask with a hole, as a picture."""
+    """A mask with a hole, as an image."""
     mask = Image.new("L", size[::-1], 255)
     mask.paste(0, (8, 10, 14, 25))
     return mask
 
 
 @pytest.fixture
-def photos(tmp_path):
-    """A folder of a 45 x 37 photograph with its mask and kernel, and of another one, grey and 32 x 40, with its mask."""
+def photos(tmp_path, monkeypatch):
+    """The current folder: a 45 x 37 photograph with its mask and kernel, and another one, grey and
+    32 x 40, with its mask."""
+    monkeypatch.syspath_prepend(os.getcwd())
+    for name in ("dmilo.py", "dmilo-pgd.py", "restore.py"):
+        os.symlink(os.path.abspath(name), tmp_path / name)
+    monkeypatch.chdir(tmp_path)
     for name, size, mode in (("a", (37, 45), "RGB"), ("b", (40, 32), "L")):
-        save(str(tmp_path / "photos" / f"{name}.png"), smooth(size), mode)
-        os.makedirs(tmp_path / "masks", exist_ok=True)
-        holed(size).save(tmp_path / "masks" / f"{name}.png")
-    np.save(tmp_path / "kernel.npy", np.ones((3, 6)))
+        save(f"photos/{name}.png", smooth(size), mode)
+        os.makedirs("masks", exist_ok=True)
+        holed(size).save(f"masks/{name}.png")
+    np.save("kernel.npy", np.ones((3, 6)))
     return tmp_path
 
 
 @pytest.fixture
-def restore(script, tmp_path):
-    """restore("dmilo.py", …) -> the script's result with the run's folder, which has to be there."""
+def restore(script, photos):
+    """restore("photos/a.png", …) -> the script's result with the run's folders, `top` and, within
+    it, `folder`."""
 
-    def run(name, *arguments, task="inpainting"):
-        result = script(name, "-l", tmp_path / "runs", "--name", "r", *SHORT, *arguments)
+    def run(*arguments, command=RESTORE):
+        result = script(command, *arguments)
         assert result.code == 0, result.err
-        prior = "photo" if "--measured" in arguments else "demo"
-        return SimpleNamespace(folder=tmp_path / "runs" / prior / task / "r", **vars(result))
+        top = photos / "runs" / "r"
+        return SimpleNamespace(top=top, folder=top / "run", **vars(result))
 
     return run
 
 
 @pytest.mark.usefixtures("short_searches")
-@pytest.mark.parametrize("method", ["dmilo.py", "dmilo-pgd.py"])
 @pytest.mark.parametrize(
     "options, task, size",
     [
-        (["--mask", "masks/a.png"], "inpainting", (45, 37)),
-        (["--kernel", "kernel.npy"], "motion_deblur", (45, 37)),
-        (["--scale", "2"], "super_resolution", (90, 74)),
-        ([], "denoising", (45, 37)),
+        ("--mask masks/a.png", "inpainting", (45, 37)),
+        ("--mask masks/a.png --method dmilo-pgd", "inpainting", (45, 37)),
+        ("--kernel kernel.npy", "motion_deblur", (45, 37)),
+        ("--scale 2 --preset quick", "super_resolution", (90, 74)),
+        ("", "denoising", (45, 37)),
     ],
 )
-def test_the_four_kinds_are_inferred_and_restored(
-    photos, restore, monkeypatch, method, options, task, size
-):
-    options = [str(photos / one) if "." in one else one for one in options]
-    edited = (
-        ["--inner", 1] if method == "dmilo.py" else ["--preset", "fast", "--inner", 1]
-    )  # published: 1000 gradient steps
-    run = restore(method, "--measured", photos / "photos" / "a.png", *options, *edited, task=task)
+def test_the_four_kinds_are_inferred_and_restored(restore, options, task, size):
+    run = restore(command=f"restore.py photos/a.png {options} --name r -l runs --cuda -1")
     assert f"a: 45 x 37, {task}, sigma " in run.out and "PSNR" not in run.out
-    assert Image.open(run.folder / "restored" / "a.png").size == size
-    left = set(os.listdir(run.folder / "images" / "a"))
-    assert (
-        "origin.png" not in left
-        and {"measurement.png", "measurement.npy", "result.png", "final.png"} <= left
-    )
-    assert (run.folder / "images/a/result.png").read_bytes() == (
-        run.folder / "restored/a.png"
-    ).read_bytes()
+    assert Image.open(run.top / "a.png").size == size
+    assert sorted(os.listdir(run.top)) == ["a.png", "report.html", "run", "settings.json"]
+    pictures = set(os.listdir(run.folder / "images" / "a"))
+    assert {"measurement.png", "measurement.npy", "result.png", "final.png"} <= pictures
+    assert "origin.png" not in pictures
+    assert (run.folder / "images/a/result.png").read_bytes() == (run.top / "a.png").read_bytes()
     assert (run.folder / "grid.png").exists()
     summary = json.load(open(run.folder / "summary.json"))
     assert summary["best"]["psnr"]["mean"] is None and summary["final"]["residual"]["mean"] > 0
 
 
-def test_another_kernel_than_the_one_a_run_was_begun_with_is_refused(photos, restore):
-    given = "--measured", photos / "photos" / "a.png", "--kernel", photos / "kernel.npy"
-    restore("dmilo.py", *given, "--inner", 1, task="motion_deblur")
-    restore("dmilo.py", *given, "--inner", 1, task="motion_deblur")  # goes on
+@pytest.mark.usefixtures("tiny_prior")
+def test_without_a_gpu_the_cpu_is_used_without_a_warning(restore, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    run = restore(command="restore.py photos/a.png --sigma 0.1 --name r -l runs")
+    summary = json.load(open(run.folder / "summary.json"))
+    assert run.err == "" and summary["settings"]["device"] == "cpu"
+    assert summary["method"] == "denoiser"
+
+
+@pytest.mark.usefixtures("tiny_prior", "short_searches")
+def test_samples_without_a_preset_are_of_the_posterior(restore):
+    run = restore(
+        command="restore.py photos/a.png --scale 2 --samples 2 --name r -l runs --cuda -1"
+    )
+    summary = json.load(open(run.folder / "summary.json"))
+    assert summary["method"] == "posterior" and summary["samples"]["spread"] > 0
+
+
+@pytest.mark.parametrize(
+    "command, replacement",
+    [
+        ("dmilo.py --measured photos/a.png --mask masks/a.png", "restore.py"),
+        ("dmilo-pgd.py --measured", "restore.py"),
+        ("dmilo.py --preset quick", "samplers.pnp"),
+        ("dmilo-pgd.py --preset posterior", "samplers.posterior"),
+    ],
+)
+def test_commands_of_the_past_name_their_replacement(script, photos, command, replacement):
+    result = script(command)
+    assert result.code == 2 and replacement in result.err and len(result.err.splitlines()) == 1
+
+
+def test_another_kernel_than_that_of_the_run_is_refused(restore):
+    given = "photos/a.png", "--kernel", "kernel.npy"
+    restore(*given)
+    restore(*given)  # resumed
     for other in (np.ones((3, 4)), np.eye(3, 6)):
-        np.save(photos / "kernel.npy", other)
-        with pytest.raises(AssertionError, match="kernel.png: is not the kernel that a has now"):
-            restore("dmilo.py", *given, "--inner", 1, task="motion_deblur")
+        np.save("kernel.npy", other)
+        with pytest.raises(AssertionError, match="kernel.png: "):
+            restore(*given)
 
 
-def test_the_bar_of_a_search_goes_by_what_each_pass_has_to_do(monkeypatch):
+def test_the_bar_of_a_search_is_weighted_by_the_stages(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
-    progress = Progress(images=2, outer=[11, 11, 45])
+    progress = Progress(images=2, iterations=[11, 11, 45])
     for _ in range(2):  # two batches
-        progress.begin(0)
-        for ends_outer, shown in ((False, 0), (True, 11), (True, 22), (True, 67)):
+        progress.reset(0)
+        for ends_outer, done in ((False, 0), (True, 11), (True, 22), (True, 67)):
             progress.on_iterate(ends_outer)
-            assert (progress.outer.n, progress.outer.total) == (shown, 67)
-    progress.begin(2)  # one that goes on
+            assert (progress.outer.n, progress.outer.total) == (done, 67)
+    progress.reset(2)  # resumed
     assert progress.outer.n == 22
     progress.close()
     assert "outer:   0%" in terminal.getvalue()
 
 
-def test_a_folder_of_sizes_and_masks_by_name_is_batches_and_grey_stays_grey(photos, restore):
-    run = restore("dmilo.py", "--measured", photos / "photos", "--mask", photos / "masks")
-    assert Image.open(run.folder / "restored" / "a.png").mode == "RGB"
-    grey = Image.open(run.folder / "restored" / "b.png")
+def test_a_folder_of_sizes_and_masks_by_name_is_batches_and_grey_stays_grey(restore):
+    run = restore("photos", "--mask", "masks")
+    assert Image.open(run.top / "a.png").mode == "RGB"
+    grey = Image.open(run.top / "b.png")
     assert (grey.mode, grey.size) == ("L", (32, 40))
-    again = restore(
-        "dmilo.py", "--measured", photos / "photos" / "b.png", "--mask", photos / "masks"
-    )  # the same run goes on
+    again = restore("photos/b.png", "--mask", "masks")  # the same run is resumed
     assert "2 images" in again.out
-    Image.new("RGB", (45, 37)).save(photos / "photos" / "a.png")
-    with pytest.raises(AssertionError, match="is not the measurement that a is now"):
-        restore("dmilo.py", "--measured", photos / "photos", "--mask", photos / "masks")
+    Image.new("RGB", (45, 37)).save("photos/a.png")
+    with pytest.raises(AssertionError, match="measurement.npy: "):
+        restore("photos", "--mask", "masks")
 
 
-def test_a_jpeg_is_turned_upright_and_its_result_is_a_png(photos, restore):
+def test_a_jpeg_is_turned_upright_and_its_result_is_a_png(restore):
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
-    save(str(photos / "turned" / "c.jpg"), smooth((32, 40)), exif=exif)
-    run = restore("dmilo.py", "--measured", photos / "turned" / "c.jpg", task="denoising")
-    assert Image.open(run.folder / "restored" / "c.png").size == (32, 40)
+    save("turned/c.jpg", smooth((32, 40)), exif=exif)
+    assert Image.open(restore("turned/c.jpg").top / "c.png").size == (32, 40)
 
 
-def test_a_mask_without_a_hole_is_said_and_copied(photos, restore):
-    Image.new("L", (45, 37), 255).save(photos / "masks" / "a.png")
-    run = restore("dmilo.py", "--measured", photos / "photos" / "a.png", "--mask", photos / "masks")
-    assert "a: 45 x 37, inpainting, its mask has no hole: nothing to do, copied" in run.out
-    assert np.array_equal(
-        Image.open(run.folder / "restored/a.png"), Image.open(photos / "photos/a.png")
-    )
-    assert json.load(open(run.folder / "record" / "a.json"))["network_evaluations"] == 0
+def test_a_mask_without_a_hole_is_copied(restore):
+    Image.new("L", (45, 37), 255).save("masks/a.png")
+    run = restore("photos/a.png", "--mask", "masks")
+    assert "a: 45 x 37, inpainting, its mask has no hole: copied" in run.out
+    assert np.array_equal(Image.open(run.top / "a.png"), Image.open("photos/a.png"))
+    assert json.load(open(run.folder / "record" / "a.json"))["nfe_total"] == 0
 
 
-def test_samples_under_a_mask_without_a_hole_have_no_spread_of_missing_pixels(photos, restore):
-    Image.new("L", (45, 37), 255).save(photos / "masks" / "a.png")
-    run = restore(
-        "dmilo.py", "--measured", photos / "photos", "--mask", photos / "masks", "--samples", 2
-    )
+def test_samples_under_a_mask_without_a_hole_have_no_spread_of_missing_px(restore):
+    Image.new("L", (45, 37), 255).save("masks/a.png")
+    run = restore("photos", "--mask", "masks", "--samples", 2)
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
     a, b, summary = (
-        json.loads((run.folder / file).read_text(), parse_constant=refuse)
+        json.loads((run.folder / file).read_text(), parse_constant=refuse)["samples"]
         for file in ("record/a.json", "record/b.json", "summary.json")
     )
-    assert a["samples"]["spread"] == 0.0 and "spread_missing" not in a["samples"]
-    assert (
-        summary["samples"]["spread_missing"] == b["samples"]["spread_missing"] > 0
-    )  # of those that have one
-    assert summary["samples"]["spread"] == pytest.approx(b["samples"]["spread"] / 2)
+    assert a["spread"] == 0.0 and "spread_missing" not in a
+    assert summary["spread_missing"] == b["spread_missing"] > 0  # of those that have one
+    assert summary["spread"] == pytest.approx(b["spread"] / 2)
 
 
 @pytest.mark.usefixtures("short_searches")
-def test_samples_of_an_enlarged_picture_with_transparent_pixels(photos, restore):
+def test_samples_of_an_enlarged_photograph_with_transparent_px(restore):
     """The mask is of the small one."""
     alpha = Image.new("L", (45, 37), 255)
     alpha.paste(0, (0, 0, 5, 5))
-    picture = Image.open(photos / "photos" / "a.png").convert("RGB")
+    picture = Image.open("photos/a.png").convert("RGB")
     picture.putalpha(alpha)
-    picture.save(photos / "photos" / "cut.png")
-    run = restore(
-        "dmilo.py",
-        "--measured",
-        photos / "photos" / "cut.png",
-        "--scale",
-        2,
-        "--samples",
-        2,
-        "--inner",
-        1,
-        task="super_resolution",
-    )
-    assert {"spread_missing", "spread_measured"} <= set(
-        json.load(open(run.folder / "record" / "cut.json"))["samples"]
-    )
+    picture.save("photos/cut.png")
+    run = restore("photos/cut.png", "--scale", 2, "--samples", 2)
+    samples = json.load(open(run.folder / "record" / "cut.json"))["samples"]
+    assert {"spread_missing", "spread_measured"} <= set(samples)
 
 
-def arguments(**given):
-    empty = dict.fromkeys(
-        ("mask", "kernel", "blind", "scale", "sigma", "data", "number", "filter", "grow")
-    )
-    flags = dict.fromkeys(
-        ("flip_kernel", "centre_kernel", "invert_mask", "linear", "keep_observed", "transparent"),
-        False,
-    )
-    return SimpleNamespace(
-        **{
-            **empty,
-            **flags,
-            "task": "t",
-            "begin_number": 0,
-            "end_number": -1,
-            "stop": "discrepancy",
-            **given,
-        }
-    )
+def photographs(*files, prior_size=64, sigma=None, **given):
+    """The Photographs of a command line."""
+    options = Options(tuple(map(str, files)), **given)
+    return Photographs(options, Arguments("photo", "t", sigma=sigma), prior_size)
 
 
-def test_sigma_is_estimated_and_at_least_half_a_level(tmp_path):
+def test_sigma_is_estimated_and_at_least_half_a_step(tmp_path):
     n = torch.randn(1, 3, 90, 110, generator=torch.Generator().manual_seed(1))
+    path = str(tmp_path / "p.png")
     for sigma, least in ((0.1, 0.09), (0.0, 1 / 255)):
-        save(str(tmp_path / "p.png"), (smooth((90, 110)) * 0.5 + sigma * n).clamp(-1, 1))
-        found = Measured(arguments(measured=[str(tmp_path / "p.png")]), 64)
-        assert least <= found.key("p")[2] <= max(1.1 * sigma, 1 / 255)
-    assert "an 8-bit file's least" in found.report[0]
-    given = Measured(arguments(measured=[str(tmp_path / "p.png")], sigma=0.3), 64)
+        save(path, (smooth((90, 110)) * 0.5 + sigma * n).clamp(-1, 1))
+        assert least <= photographs(path).key("p")[2] <= max(1.1 * sigma, 1 / 255)
+    given = photographs(path, sigma=0.3)
     assert given.key("p")[2] == 0.3 and "sigma 0.3000 (--sigma)" in given.report[0]
 
 
@@ -274,31 +270,23 @@ def test_masks_are_dark_where_pixels_are_missing(tmp_path):
 
 
 def test_a_cut_out_blur_is_restored_better_than_by_a_mirrored_border(tmp_path):
-    """What lies beyond the border shines in; mirroring it would be wrong there."""
-    whole, border = (
-        smooth((64, 72), seed=3)
-        + 0.2
-        * torch.randn(1, 3, 64, 72, generator=torch.Generator().manual_seed(2))
-        .cumsum(-1)
-        .clamp(-2, 2),
-        5,
-    )
+    """Light from beyond the border is blurred in; mirroring would be wrong there."""
+    n, border = torch.randn(1, 3, 64, 72, generator=torch.Generator().manual_seed(2)), 5
+    whole = smooth((64, 72), seed=3) + 0.2 * n.cumsum(-1).clamp(-2, 2)
     kernel = torch.ones(1, 2 * border + 1, 2 * border + 1) / (2 * border + 1) ** 2
-    truth, y = (
-        whole[..., border:-border, border:-border].clamp(-1, 1),
-        correlating(kernel, (64, 72))(whole),
-    )
+    truth = whole[..., border:-border, border:-border].clamp(-1, 1)
+    y = correlating(kernel, (64, 72))(whole)
     np.save(tmp_path / "k.npy", kernel[0].numpy())
     save(str(tmp_path / "p.png"), y)
-    measured = Measured(
-        arguments(measured=[str(tmp_path / "p.png")], kernel=str(tmp_path / "k.npy")), 32
-    )
-    problem = measured.problem(["p"], None, "cpu")
-    assert problem.size == (64, 72) and problem.border == (5, 5) and problem.y.shape == y.shape
-    h = load_hyperparameters(load_method("least_squares"), "motion_deblur")
+    images = photographs(tmp_path / "p.png", kernel=str(tmp_path / "k.npy"), prior_size=32)
+    batch = images.batch(["p"], None, "cpu")
+    problem = batch.problem
+    assert problem.size == (64, 72) and problem.y.shape == y.shape
+    assert batch.output(torch.zeros(1, 3, 64, 72)).shape == y.shape
+    h = load_row(load_method("least_squares"), "motion_deblur")
     errors = []
     for A, size, cut in (
-        (problem.operator, problem.size, problem.shown),
+        (problem.operator, problem.size, batch.output),
         (blurring(kernel, y.shape[-2:]), y.shape[-2:], lambda x: x),
     ):
         *_, last = least_squares(None, A, problem.y, torch.randn(1, 3, *size), h, silent)
@@ -324,13 +312,12 @@ def test_a_cut_out_blur_is_restored_better_than_by_a_mirrored_border(tmp_path):
 def test_operators_take_rectangles(task):
     path = f"configs/tasks/{task}_config.yaml"
     operator, noise = load_measurement(load_yaml(path), path, (64, 88), 64)
-    A, drawn = operator.draw(BatchRandom([1, 2]), "cpu")
+    A, state = operator.draw(BatchRandom([1, 2]), "cpu")
     x = torch.cat([smooth((64, 88)), smooth((64, 88), 1)])
     y = noise(A(x), BatchRandom([1, 2]))
     factor = y.shape[-1] / 88
     assert y.shape[-2] == 64 * factor and factor in (0.25, 1, 1.5)
-    if "mask" in drawn:
-        assert drawn["mask"].shape == (2, 1, 64, 88)
+    assert "mask" not in state or state["mask"].shape == (2, 1, 64, 88)
 
 
 def test_a_stated_side_is_checked_where_the_picture_has_the_priors_size():
@@ -342,25 +329,19 @@ def test_a_stated_side_is_checked_where_the_picture_has_the_priors_size():
         load_measurement(config, "task.yaml", (64, 64), 64)
 
 
-def test_a_simulated_picture_of_another_size_is_restored_as_it_is(photos, restore):
-    run = restore("dmilo.py", "-t", "inpainting", "--data", photos / "photos", "--sigma", "0.05")
-    assert Image.open(run.folder / "images" / "a" / "final.png").size == (45, 37)
-    assert json.load(open(run.folder / "record" / "a.json"))["sigma"] == 0.05
-    restored = restore(
-        "dmilo.py",
-        "-t",
-        "denoising",
-        "--data",
-        photos / "photos",
-        "--resize",
-        "-n",
-        1,
-        task="denoising",
-    )
-    assert Image.open(restored.folder / "images" / "a" / "final.png").size == (64, 64)
+def test_a_simulated_image_of_another_size_is_restored_as_it_is(script, photos):
+    for task, options, size in (
+        ("inpainting", "--sigma 0.05", (45, 37)),
+        ("inpainting", "--resize -n 1", (64, 64)),
+    ):
+        command = f"dmilo.py -t {task} --data photos {STEPS} {options} -l runs --name {size[0]}"
+        assert script(command).code == 0
+        run = photos / "runs" / "demo" / task / str(size[0])
+        assert Image.open(run / "images" / "a" / "final.png").size == size
+    assert json.load(open(photos / "runs/demo/inpainting/45/record/a.json"))["sigma"] == 0.05
 
 
-def test_a_network_takes_any_size_and_those_it_takes_by_itself_unchanged(demo_model):
+def test_a_network_of_any_size_is_unchanged_for_multiples_of_its_stride(demo_model):
     t, eps = torch.tensor([142.0]), AnySize(demo_model, 64)
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert torch.equal(eps(x, t), demo_model(x, t)[:, :3])
@@ -372,18 +353,16 @@ def test_a_network_takes_any_size_and_those_it_takes_by_itself_unchanged(demo_mo
 
 @pytest.mark.parametrize("length, tile", [(64, 64), (72, 64), (200, 64), (512, 128), (1504, 256)])
 def test_tiles_cover_and_overlap(length, tile):
-    starts = tile_starts(length, tile, 8)
-    assert (
-        starts[0] == 0 and starts[-1] == length - tile and all(start % 8 == 0 for start in starts)
-    )
-    assert all(b - a <= tile - min(64, tile // 2) + 8 for a, b in zip(starts, starts[1:]))
+    tops = tile_starts(length, tile, 8)
+    assert tops[0] == 0 and tops[-1] == length - tile and all(start % 8 == 0 for start in tops)
+    assert all(b - a <= tile - min(64, tile // 2) + 8 for a, b in zip(tops, tops[1:]))
     weights = tile_weights(tile, "cpu")
     assert weights.min() > 0 and weights.max() <= 1 and torch.equal(weights, weights.flip(0))
 
 
-def test_tiles_give_about_what_the_whole_gives_and_their_gradient_is_its_own():
+def test_tiles_of_a_pointwise_network_are_exact_and_differentiable():
     class Pointwise(torch.nn.Module):
-        """A network of no surroundings: tiles must give exactly the whole's values and gradient."""
+        """A network without a receptive field."""
 
         stride = 8
 
@@ -408,7 +387,7 @@ def test_tiles_of_the_prior(demo_model):
     assert (whole - tiled).square().mean() < 0.03 * whole.square().mean()
 
 
-def test_attention_of_a_larger_picture_is_the_same_and_keeps_little(demo_model):
+def test_attention_of_a_larger_image_is_the_same_and_stores_little(demo_model):
     block = next(m for m in demo_model.modules() if isinstance(m, AttentionBlock))
     x, sizes = (
         torch.randn(
@@ -446,152 +425,71 @@ def test_tiles_are_chosen_where_memory_is_short(demo_model, monkeypatch):
         assert choose_tile(demo_model, size, 64, 1, "cpu") == tile
 
 
-def test_a_run_keeps_the_tile_that_memory_chose(photos, script, tiny_prior, monkeypatch):
-    save(str(photos / "large.png"), smooth((72, 70)))
-    command = (
-        "dmilo.py",
-        "--measured",
-        photos / "large.png",
-        "-l",
-        photos / "runs",
-        "--name",
-        "r",
-        *SHORT,
-    )
-    settings = photos / "runs" / "photo" / "denoising" / "r" / "settings.json"
+def test_a_run_keeps_the_tile_that_memory_chose(script, photos, tiny_prior, monkeypatch):
+    save("photos/large.png", smooth((72, 70)))
+    settings, summary = photos / "runs/r/settings.json", photos / "runs/r/run/summary.json"
 
     def with_free_memory(free, *more):
         monkeypatch.setattr("guided_diffusion.tiles.available_memory", lambda device: free)
-        return script(*command, *more)
+        return script(RESTORE, "photos/large.png", *more)
 
     tiles, whole = 1e6, 1e12
-    assert (
-        "70 x 72 pixels do not fit into memory at once, going on with tiles (--tile 64)"
-        in with_free_memory(tiles).err
-    )
+    assert "going on with tiles (--tile 64)" in with_free_memory(tiles).err
     assert json.loads(settings.read_text())["tile"] == 64
     for more in ([], ["--tile", 64], ["--summarize"]):
         assert with_free_memory(whole, *more).code == 0
-        assert json.loads((settings.parent / "summary.json").read_text())["settings"]["tile"] == 64
-    assert "was begun with tile 64, now it is 72" in with_free_memory(whole, "--tile", 72).err
-    settings.write_text(
-        settings.read_text().replace('"tile": 64', '"tile": null')
-    )  # as of a run with whole pictures, or of an older version
+        assert json.loads(summary.read_text())["settings"]["tile"] == 64
+    assert "created with tile 64, now it is 72" in with_free_memory(whole, "--tile", 72).err
+    # As of a run with whole images.
+    settings.write_text(settings.read_text().replace('"tile": 64', '"tile": null'))
     assert with_free_memory(whole).code == 0
     result = with_free_memory(tiles)
-    assert (
-        result.code == 2
-        and "r: was begun with whole pictures, now 70 x 72 pixels do not fit into memory at once; free memory or"
-        in result.err
-    )
+    assert result.code == 2 and "r: was created with whole images" in result.err
 
 
 def test_no_row_sets_sigma(workspace):
     edit(workspace / "configs/dmilo.yaml", "lr_z: 0.02", "sigma: 0.1, lr_z: 0.02")
     with pytest.raises(UserError, match="sigma is not a known key"):
-        load_hyperparameters(load_method("dmilo"), "inpainting")
+        load_row(load_method("dmilo"), "inpainting")
 
 
-BAD = [
-    (["--measured", "nowhere.png"], "nowhere.png: cannot be read (No such file or directory)"),
-    (
-        ["--measured", "masks/b.png", "--mask", "masks/a.png"],
-        "masks/a.png: is 45 x 37, masks/b.png is 32 x 40; make the mask of the picture's size",
-    ),
-    (
-        ["--measured", "photos", "--mask", "masks/a.png"],
-        "masks/a.png: is 45 x 37, photos/b.png is 32 x 40",
-    ),
-    (
-        ["--measured", "photos/a.png", "--mask", "black.png"],
-        "black.png: this mask leaves nothing of the picture",
-    ),
-    (
-        ["--measured", "photos/a.png", "--mask", "photos/x.png"],
-        "photos/x.png: cannot be read (No such file or directory)",
-    ),
-    (
-        ["--measured", "photos", "--kernel", "photos"],
-        "--kernel photos: has no file called a, for photos/a.png",
-    ),
-    (
-        ["--measured", "photos/a.png", "--kernel", "photos/a.png"],
-        "--kernel photos/a.png: is the picture itself",
-    ),
-    (
-        ["--measured", "photos/a.png", "--mask", "empty"],
-        "--mask empty: has no file called a or a_mask, for photos/a.png",
-    ),
-    (
-        ["--measured", "photos/a.png", "--kernel", "large.npy"],
-        "large.npy: this kernel, 41 x 39, is larger than photos/a.png, 45 x 37",
-    ),
-    (["--measured", "photos/a.png", "--kernel", "zero.npy"], "zero.npy: is no kernel"),
-    (
-        ["--measured", "photos/a.png", "--kernel", "text.npy"],
-        "text.npy: cannot be read as a kernel",
-    ),
-    (
-        ["--measured", "photos/a.png", "--kernel", "kernel.npy", "--mask", "masks"],
-        "argument --mask: not allowed with argument --kernel",
-    ),
-    (["--measured", "photos/a.png", "--sigma", "0"], "--sigma 0: no file is without noise"),
-    (
-        ["--measured", "photos/a.png", "--sigma", "3"],
-        "argument --sigma: must be 0 or more, 1 at most",
-    ),
-    (["--measured", "photos/a.png", "--scale", "1"], "argument --scale: must be 2 or more"),
-    (
-        ["--measured", "photos/a.png", "--scale", "2", "-t", "inpainting"],
-        "--task inpainting: contradicts what is given, for --scale means super_resolution",
-    ),
-    (
-        ["--measured", "photos/a.png", "-t", "inpainting"],
-        "for none of --mask, --kernel, --blind and --scale means denoising",
-    ),
-    (
-        ["--measured", "photos/a.png", "--data", "photos"],
-        "--data: is for pictures that a run degrades itself",
-    ),
-    (
-        ["--measured", "photos/a.png", "--resize"],
-        "--resize: is for pictures that a run degrades itself",
-    ),
-    (
-        ["--measured", "photos/a.png", "--flip-kernel"],
-        "--flip-kernel: belongs to --kernel, which is not given",
-    ),
-    (
-        ["--mask", "masks"],
-        "--mask: belongs to a picture that was measured; name it with --measured",
-    ),
-    (["--measured", "photos/a.png", "photos/../photos/a.png"], "would share its folder of results"),
-    (["--measured", "small.png"], "small.png: 20 x 40 pixels are too few to restore"),
-    (
-        ["--measured", "photos/a.png", "--tile", "60"],
-        "--tile 60: must be a multiple of 8, 64 or more",
-    ),
-    (
-        ["--data", "photos", "-t", "super_resolution"],
-        "photos/a.png: 45 x 37: configs/tasks/super_resolution_config.yaml: "
-        "measurement.operator.scale_factor is 4, must be a whole number that divides 37 and 45",
-    ),
+BAD = [  # arguments, and what the line must name
+    ("nowhere.png", "nowhere.png: "),
+    ("masks/b.png --mask masks/a.png", "masks/a.png: is 45 x 37, masks/b.png is 32 x 40"),
+    ("photos --mask masks/a.png", "masks/a.png: is 45 x 37, photos/b.png is 32 x 40"),
+    ("photos/a.png --mask black.png", "black.png: "),
+    ("photos/a.png --mask photos/x.png", "photos/x.png: "),
+    ("photos --kernel photos", "--kernel photos: "),
+    ("photos/a.png --kernel photos/a.png", "--kernel photos/a.png: "),
+    ("photos/a.png --mask empty", "--mask empty: has no file called a or a_mask"),
+    ("photos/a.png --kernel large.npy", "large.npy: this kernel, 41 x 39"),
+    ("photos/a.png --kernel zero.npy", "zero.npy: is no kernel"),
+    ("photos/a.png --kernel text.npy", "text.npy: "),
+    ("photos/a.png --kernel kernel.npy --mask masks", "argument --mask: "),
+    ("photos/a.png --sigma 0", "--sigma 0: "),
+    ("photos/a.png --sigma 3", "argument --sigma: "),
+    ("photos/a.png --scale 1", "argument --scale: "),
+    ("photos/a.png --flip-kernel", "--flip-kernel: "),
+    ("photos/a.png photos/../photos/a.png", "would share its folder of results"),
+    ("small.png", "small.png: 20 x 40 px "),
+    ("photos/a.png --tile 60", "--tile 60: must be a multiple of 8, 64 or more"),
+    ("photos/a.png --preset slow", "--preset slow: "),
+    ("photos/a.png --prior cats", "cats: "),
+    ("photos/a.png --method dmilo --preset quick", "--preset quick: "),
+    ("photos/a.png --seed 4294967295 --samples 2", "--seed 4294967295: "),
+    ("", "PHOTO"),
 ]
 
 
-@pytest.mark.parametrize("given, said", BAD, ids=[said for _, said in BAD])
-def test_bad_input_is_one_line(photos, script, workspace, given, said):
+@pytest.mark.parametrize("given, message", BAD, ids=[given for given, _ in BAD])
+def test_bad_input_is_one_line(photos, script, given, message):
     Image.new("L", (45, 37)).save("black.png")
     Image.new("L", (20, 40)).save("small.png")
     os.makedirs("empty")
     np.save("large.npy", np.ones((38, 40)))
     np.save("zero.npy", np.zeros((3, 3)))
     open("text.npy", "w").write("no array")
-    result = script("dmilo.py", *given, *SHORT)
+    result = script(f"restore.py {given} --cuda -1")
     assert result.code == 2, result.err
-    assert (
-        len(result.err.splitlines()) == 1
-        and result.err.startswith("dmilo.py: error: ")
-        and said in result.err
-    )
-    assert not os.path.exists("dmilo")
+    assert len(result.err.splitlines()) == 1 and message in result.err
+    assert result.err.startswith("restore.py: error: ") and not os.path.exists("restored")

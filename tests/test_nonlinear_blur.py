@@ -59,5 +59,5 @@ def test_missing_and_foreign_weights_are_named(weights):
     with pytest.raises(UserError, match="GOPRO_wVAE.pth: is not the checkpoint"):
         load_measurement(load_yaml(TASK), TASK, (256, 256), 256)
     os.remove(weights)
-    with pytest.raises(UserError, match="GOPRO_wVAE.pth: no such checkpoint; put"):
+    with pytest.raises(UserError, match="GOPRO_wVAE.pth: no such checkpoint"):
         load_measurement(load_yaml(TASK), TASK, (256, 256), 256)

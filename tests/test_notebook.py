@@ -28,7 +28,7 @@ def test_it_was_executed_and_is_small():
 
 @pytest.mark.slow
 def test_its_code_runs(monkeypatch, capsys):
-    """As in a notebook, but without a kernel: each cell in the same names, its last expression what it shows."""
+    """Each cell runs in one namespace; its last expression is an image."""
     monkeypatch.chdir(os.path.dirname(NOTEBOOK))
     names = {"__name__": "__main__"}
     for cell in code_cells():

@@ -1,4 +1,4 @@
-"""The published 256 px configs and commands, on made checkpoints of the published shapes."""
+"""The published 256 px configs and commands, with random weights of the published shapes."""
 
 import json
 import os
@@ -49,20 +49,16 @@ def test_published_checkpoint_loads_and_another_ones_is_refused(workspace, datas
 
 @pytest.fixture
 def published(workspace):
-    """The workspace with a made celeba prior, made weights of the nonlinear blur and one 256 px image."""
+    """The workspace with random weights for celeba and nonlinear blur, and one 256 px image."""
     make_checkpoint("celeba", "models/celebahq_p2.pt")
-    torch.save(
-        KernelWizard(
-            load_yaml("bkse/options/generate_blur/default.yml")["KernelWizard"]
-        ).state_dict(),
-        "bkse/experiments/pretrained/GOPRO_wVAE.pth",
-    )
+    options = load_yaml("bkse/options/generate_blur/default.yml")["KernelWizard"]
+    weights = KernelWizard(options).state_dict()
+    torch.save(weights, "bkse/experiments/pretrained/GOPRO_wVAE.pth")
     os.makedirs("data256")
-    pixels = np.random.RandomState(0).randint(0, 256, (8, 8, 3), np.uint8)
-    Image.fromarray(pixels).resize((256, 256), Image.BICUBIC).save("data256/0.png")
-    edit(
-        workspace / "configs/dmilo-pgd.yaml", "gradient_steps: 1000", "gradient_steps: 3"
-    )  # hours on a CPU otherwise
+    values = np.random.RandomState(0).randint(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(values).resize((256, 256), Image.BICUBIC).save("data256/0.png")
+    # Else hours on a CPU.
+    edit(workspace / "configs/dmilo-pgd.yaml", "gradient_steps: 1000", "gradient_steps: 3")
     return workspace
 
 
@@ -70,25 +66,8 @@ def published(workspace):
 @pytest.mark.parametrize("method", ["dmilo", "dmilo-pgd"])
 def test_published_commands_run(published, script, method):
     for task in TASKS:
-        result = script(
-            f"{method}.py",
-            "--dataset",
-            "celeba",
-            "--task",
-            task,
-            "-n",
-            1,
-            "--outer",
-            1,
-            "--inner",
-            2,
-            "--cuda",
-            -1,
-            "--data",
-            "data256",
-            "--name",
-            "run",
-        )
+        command = f"{method}.py --dataset celeba --task {task} -n 1 --outer 1 --inner 2 --cuda -1"
+        result = script(f"{command} --data data256 --name run")
         assert result.code == 0, result.err
         summary = json.load(open(f"{method}/celeba/{task}/run/summary.json"))
         assert summary["images"] == 1 and np.isfinite(summary["final"]["psnr"]["mean"])
@@ -116,7 +95,7 @@ measurement:
     in_shape: !!python/tuple [1, 3, 64, 64]
     scale_factor: 4
 
-  noise: 
+  noise:
     name: gaussian
     sigma: 0.01
 """,
@@ -130,7 +109,7 @@ measurement:
     kernel_size: 64
     name: blind_blur
 
-  noise: 
+  noise:
     name: gaussian
     sigma: 0.02
 """,
@@ -142,27 +121,12 @@ measurement:
 def test_task_files_of_the_published_form_run_as_they_are(workspace, script, task):
     os.makedirs("configs/tasks/demo", exist_ok=True)
     (workspace / f"configs/tasks/demo/{task}_config.yaml").write_text(PUBLISHED_FILES[task])
-    result = script(
-        "dmilo.py",
-        "--task",
-        task,
-        "-n",
-        1,
-        "--outer",
-        1,
-        "--inner",
-        1,
-        "--cuda",
-        -1,
-        "--name",
-        "run",
-    )
+    command = f"dmilo.py --task {task} -n 1 --outer 1 --inner 1 --cuda -1 --name run"
+    result = script(command)
     assert result.code == 0, result.err
-    if task == "motion_deblur":  # even kernels grow the measurement by a pixel, as published
-        assert Image.open(f"dmilo/demo/{task}/run/images/astronaut/measurement.png").size == (
-            65,
-            65,
-        )
+    if task == "motion_deblur":  # even kernels enlarge the measurement by 1 px, as published
+        measurement = Image.open(f"dmilo/demo/{task}/run/images/astronaut/measurement.png")
+        assert measurement.size == (65, 65)
 
 
 @pytest.mark.usefixtures("tiny_prior")

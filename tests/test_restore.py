@@ -1,4 +1,4 @@
-"""`restore`, the methods from Python: the command line's pixels, what its arguments mean, and what it refuses."""
+"""`restore`, the methods from Python: the images of the command line, its arguments, its errors."""
 
 import os
 import subprocess
@@ -7,15 +7,20 @@ import sys
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from test_solvers import TASKS, faces
 
 import experiment.library
+import restore as restore_py
 from dmilo import restore
 from experiment.library import row_for
+from experiment.methods import PAPER, load_method
+from experiment.presets import load_row
 from experiment.problem import simulate
+from experiment.recommended import recommended
 from guided_diffusion.measurements import load_measurement, reducing
-from solvers.annealing import channel_noise
+from solvers.posterior import channel_noise
 from util.config import load_yaml
 from util.files import UserError
 from util.images import load_image, save_image
@@ -26,13 +31,13 @@ NAMES = ["astronaut", "grace_hopper"]
 
 @pytest.fixture
 def tiny_network(tiny_model, monkeypatch):
-    """`restore` has the tiny network for its prior."""
+    """`restore` uses the tiny network as its prior."""
     monkeypatch.setattr(experiment.library, "network", lambda prior, device: (tiny_model, 64))
 
 
 def problem(task, x, rng):
     operator, noise = load_measurement(load_yaml(TASKS[task]), TASKS[task], (64, 64), 64)
-    return simulate(NAMES[: len(x)], x, operator, noise, rng)
+    return simulate(NAMES[: len(x)], x, operator, noise, rng).problem
 
 
 CASES = (
@@ -48,7 +53,7 @@ CASES = (
 
 @pytest.mark.usefixtures("tiny_prior", "tiny_network")
 @pytest.mark.parametrize("method, task, length", CASES)
-def test_restore_gives_the_pixels_of_the_command_line(
+def test_restore_gives_the_images_of_the_command_line(
     request, run_method, tmp_path, method, task, length
 ):
     if length == "short":
@@ -56,17 +61,10 @@ def test_restore_gives_the_pixels_of_the_command_line(
     run = run_method(method, task, "--preset", "fast", "--batch-size", 2, iterations=())
     rng = BatchRandom([123, 123])
     given = problem(task, faces(), rng)
-    heard = []
-    x = restore(
-        given.y,
-        given.operator,
-        given.sigma,
-        method=method,
-        task=task,
-        seed=rng,
-        on_iterate=lambda name, X: heard.append(name),
-    )
-    assert x.shape == (2, 3, 64, 64) and heard[-1].endswith("_after")
+    names, settings = [], dict(method=method, task=task, seed=rng)
+    settings["on_iterate"] = lambda name, x: names.append(name)
+    x = restore(given.y, given.operator, given.sigma, **settings)
+    assert x.shape == (2, 3, 64, 64) and names[-1].endswith("_after")
     for name, one in zip(NAMES, x):
         save_image(tmp_path / "x.png", one)
         assert np.array_equal(
@@ -75,42 +73,51 @@ def test_restore_gives_the_pixels_of_the_command_line(
 
 
 @pytest.mark.usefixtures("tiny_prior", "tiny_network", "short_searches")
-def test_restore_gives_the_pixels_of_a_measured_picture(script, tmp_path):
-    """Nothing is drawn for it, so that a number is seed enough; its size is not the prior's."""
+def test_restore_gives_the_image_of_restore_py(script, tmp_path):
+    """Which consumes no random numbers before, so that an integer seed suffices."""
     Image.open("data/photo/small.png").crop((0, 0, 20, 12)).save(tmp_path / "a.png")
-    result = script(
-        "dmilo.py",
-        "--measured",
-        tmp_path / "a.png",
-        "--scale",
-        4,
-        "--sigma",
-        0.02,
-        "-l",
-        tmp_path,
-        "--name",
-        "r",
-        "--cuda",
-        -1,
-    )
+    options = ("--scale", 4, "--sigma", 0.02, "-l", tmp_path, "--name", "r", "--cuda", -1)
+    result = script("restore.py", tmp_path / "a.png", *options)
     assert result.code == 0, result.err
-    size = (48, 80)
-    x = restore(
-        load_image(str(tmp_path / "a.png")),
-        reducing(size, 4, "cpu"),
-        0.02,
-        prior="photo",
-        task="super_resolution",
-        size=size,
-    )
+    y, size = load_image(str(tmp_path / "a.png")), (48, 80)
+    A = reducing(size, 4, "cpu")
+    x = restore(y, A, 0.02, prior="photo", task="super_resolution", size=size)
     save_image(tmp_path / "x.png", x[0])
-    assert np.array_equal(
-        Image.open(tmp_path / "x.png"),
-        Image.open(tmp_path / "photo/super_resolution/r/restored/a.png"),
-    )
+    assert np.array_equal(Image.open(tmp_path / "x.png"), Image.open(tmp_path / "r" / "a.png"))
 
 
-def test_an_operator_takes_the_row_of_what_it_does():
+def test_the_presets_choose_the_method():
+    with open("configs/restore.yaml") as f:
+        presets = yaml.safe_load(f)
+    for preset, rows in presets.items():
+        for task in ("inpainting", "denoising", "blind_deblur", "default", "nonlinear"):
+            method, row = recommended(preset, task, "photo")
+            assert f"{method}/{row}" == rows.get(task, rows["default"])
+            load_row(load_method(method), task, row, dataset="photo")
+    assert recommended("quick", "super_resolution", "demo")[0] == "antithetic"
+    assert recommended("quick", "super_resolution", "photo")[0] == "pnp"
+    assert restore is restore_py.restore
+
+
+PRESETS = [
+    *((method, preset) for method in PAPER for preset in ("paper", "fast", "sharp")),
+    *((method, "tuned") for method in ("pnp", "antithetic", "posterior")),
+]
+
+
+@pytest.mark.usefixtures("tiny_network", "short_searches")
+@pytest.mark.parametrize("method, preset", PRESETS)
+def test_an_image_is_restored_in_a_batch_as_alone(method, preset):
+    def restored(x):
+        rng, task = BatchRandom([123] * len(x)), "inpainting"
+        given, settings = problem(task, x, rng), dict(preset=preset, task=task, seed=rng)
+        return restore(given.y, given.operator, given.sigma, method=method, **settings)
+
+    for one, of_batch in zip(faces(), restored(faces())):
+        assert (restored(one[None])[0] - of_batch).abs().mean() < 0.01
+
+
+def test_the_row_of_an_operator_is_inferred():
     x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     rows = [row_for(A, x) for A in (lambda x: x, lambda x: x[..., ::2], lambda x: x / 2, torch.sin)]
     assert rows == ["denoising", "default", "default", "nonlinear"]
@@ -135,52 +142,47 @@ def test_a_measurement_that_asks_for_a_gradient_gets_none():
     assert y.grad is None and not x.requires_grad
 
 
+NAN, INF = float("nan"), float("inf")
 REFUSED = [
-    (dict(method="dps"), "method: is 'dps', must be one of dmilo, dmilo-pgd"),
-    (dict(prior="cats"), "cats: there is no"),
-    (dict(preset="slow"), "slow: "),
-    (dict(sigma=-1), "sigma: is -1"),
-    (dict(sigma=None), "sigma: is None"),
-    (dict(samples=0), "samples: is 0, must be a whole number"),
-    (dict(samples=2, seed=2**32 - 1), "seed: is 4294967295"),
-    (dict(seed=-1), "seed: is -1"),
-    (dict(seed=BatchRandom([1, 2])), "or a BatchRandom of 1 of them"),
-    (dict(samples=2, seed=BatchRandom([2**32 - 1])), "or a BatchRandom of 1 of them"),
-    (dict(sigma=float("inf")), "sigma: is inf"),
-    (dict(size=64), "size: is 64, must be (H, W)"),
-    (dict(size=(64, 4)), "size: is (64, 4)"),
-    (dict(task="motoin_deblur"), "task: is 'motoin_deblur', must be one of "),
-    (dict(device="banana"), "device: is 'banana'"),
-    (dict(y=np.zeros((1, 3, 64, 64))), "y: must be a tensor of finite"),
-    (dict(y=torch.zeros(0, 3, 64, 64)), "y: must be a tensor of finite"),
-    (
-        dict(operator=3),
-        "operator: cannot be used for pictures of 64 x 64 ('int' object is not callable)",
-    ),
-    (dict(operator=lambda x: [x]), "operator: cannot be used"),
-    (dict(operator=lambda x: x.detach()), "it must be a differentiable function of (B, 3, H, W)"),
-    (dict(operator=lambda x: x * torch.ones(1, 3, 32, 32)), "say their size=(H, W)"),
-    (
-        dict(y=torch.zeros(1, 3, 32, 32)),
-        "y: is (1, 3, 32, 32), operator gives (1, 3, 64, 64) for pictures of 64 x 64",
-    ),
-    (dict(y=torch.full((1, 3, 64, 64), float("nan"))), "y: must be a tensor of finite"),
-    (dict(y=torch.zeros(1, 3, 64, 64, dtype=torch.complex64)), "y: must be a tensor of finite"),
-    (dict(operator=lambda x: float("inf") * x), "is not finite"),
+    ("method", dict(method="dpz")),
+    ("cats", dict(prior="cats")),
+    ("slow", dict(preset="slow")),
+    ("sigma", dict(sigma=-1)),
+    ("sigma", dict(sigma=None)),
+    ("sigma", dict(sigma=INF)),
+    ("samples", dict(samples=0)),
+    ("seed", dict(samples=2, seed=2**32 - 1)),
+    ("seed", dict(seed=-1)),
+    ("seed", dict(seed=BatchRandom([1, 2]))),
+    ("seed", dict(samples=2, seed=BatchRandom([2**32 - 1]))),
+    ("size", dict(size=64)),
+    ("size", dict(size=(64, 4))),
+    ("task", dict(task="motoin_deblur")),
+    ("device", dict(device="banana")),
+    ("y", dict(y=np.zeros((1, 3, 64, 64)))),
+    ("y", dict(y=torch.zeros(0, 3, 64, 64))),
+    ("y", dict(y=torch.zeros(1, 3, 32, 32))),
+    ("y", dict(y=torch.full((1, 3, 64, 64), NAN))),
+    ("y", dict(y=torch.zeros(1, 3, 64, 64, dtype=torch.complex64))),
+    ("operator", dict(operator=3)),
+    ("operator", dict(operator=lambda x: [x])),
+    ("operator", dict(operator=lambda x: x.detach())),
+    ("operator", dict(operator=lambda x: x * torch.ones(1, 3, 32, 32))),
+    ("operator", dict(operator=lambda x: INF * x)),
 ]
 
 
-@pytest.mark.parametrize("change, said", REFUSED, ids=[said for _, said in REFUSED])
-def test_what_cannot_be_restored_is_one_line(tiny_model, monkeypatch, change, said):
+@pytest.mark.parametrize("name, change", REFUSED)
+def test_what_cannot_be_restored_is_one_line(tiny_model, monkeypatch, name, change):
     if "prior" not in change:
         monkeypatch.setattr(experiment.library, "network", lambda prior, device: (tiny_model, 64))
     with pytest.raises(UserError) as error:
         restore(**{"y": torch.zeros(1, 3, 64, 64), "operator": lambda x: x, **change})
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert name in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.usefixtures("tiny_network")
-def test_a_measurement_from_numpy_is_taken():
+def test_a_measurement_from_numpy_is_accepted():
     """In double precision; denoising, which gives y to the network, ended in a traceback."""
     y = faces()[:1]
     assert torch.equal(restore(y.double(), lambda x: x), restore(y, lambda x: x))
@@ -190,10 +192,14 @@ def test_a_measurement_from_numpy_is_taken():
     "A", [lambda x: x.flatten(1)[:, ::2], lambda x: x[..., ::2]], ids=["flat", "a picture"]
 )
 def test_the_noise_of_one_channel_is_one_noise(A):
-    """Three times one measurement says no more than one: each has sqrt(3) of its deviation."""
-    one_channel = lambda x: A(x) if x.shape[1] == 1 else 1 / 0
-    problem = experiment.library.problem_of(A(torch.rand(2, 1, 32, 32)), one_channel, 0.1, (32, 32))
-    assert problem.grey and problem.y.shape[1] == 3
+    """Three equal measurements contain no more than one: each has sqrt(3) of its deviation."""
+
+    def one_channel(x):
+        return A(x) if x.shape[1] == 1 else 1 / 0
+
+    batch = experiment.library.batch_of(A(torch.rand(2, 1, 32, 32)), one_channel, 0.1, (32, 32))
+    problem = batch.problem
+    assert batch.grey and problem.y.shape[1] == 3
     assert channel_noise(problem.y, 0.1).shape == (2, *[1] * (problem.y.dim() - 1))
     assert channel_noise(problem.y, 0.1).flatten().tolist() == pytest.approx([0.1 * 3**0.5] * 2)
 
@@ -202,7 +208,7 @@ def test_the_noise_of_one_channel_is_one_noise(A):
 @pytest.mark.parametrize(
     "given",
     [dict(preset="fast"), dict(preset="posterior", task="super_resolution")],
-    ids=["denoised", "drawn"],
+    ids=["denoised", "sampled"],
 )
 def test_a_grey_picture_beside_a_coloured_one_is_restored_as_it_is_alone(given):
     y = torch.cat(
@@ -210,9 +216,8 @@ def test_a_grey_picture_beside_a_coloured_one_is_restored_as_it_is_alone(given):
     )
     together = restore(y, lambda x: x, 0.2, **given)
     for one, of_batch in zip(y, together):
-        assert (
-            restore(one[None], lambda x: x, 0.2, **given)[0] - of_batch
-        ).abs().mean() < 0.01  # rounding grows on the way
+        alone = restore(one[None], lambda x: x, 0.2, **given)[0]
+        assert (alone - of_batch).abs().mean() < 0.01  # rounding errors grow
 
 
 @pytest.mark.slow

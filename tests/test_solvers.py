@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import tiny_network
 
-from bench.costs import count_evaluations
-from experiment.methods import OURS, load_method
-from experiment.presets import load_hyperparameters
+from bench.costs import count_nfe
+from experiment.methods import PAPER, load_method
+from experiment.presets import load_row
 from experiment.problem import simulate
 from experiment.restoration import draw_latents
 from guided_diffusion.ddim import Chain, chain_timesteps, ddim_step
@@ -40,10 +40,11 @@ def faces():
 
 def last_iterate(model, method, task, x, seeds, eta=0.0, **given):
     method = load_method(method)
-    h = dataclasses.replace(load_hyperparameters(method, task, outer=1, inner=2), **given)
+    h = load_row(method, task, outer=1, inner=2)
+    h = dataclasses.replace(h, hyperparameters=dataclasses.replace(h.hyperparameters, **given))
     operator, noise = load_measurement(load_yaml(TASKS[task]), TASKS[task], (64, 64), 64)
     rng = BatchRandom(seeds)
-    problem = simulate(["image"] * len(x), x, operator, noise, rng)
+    problem = simulate(["image"] * len(x), x, operator, noise, rng).problem
     g = Chain(model, h.chain_steps, rng, eta, h.layers)
     latents = draw_latents(rng, x.shape[1:], h, x.device)
     *_, last = search(method.solver, g, problem.operator, problem.y, latents, h, silent)
@@ -51,8 +52,8 @@ def last_iterate(model, method, task, x, seeds, eta=0.0, **given):
 
 
 def batch_cases():
-    """(method, task, eta, settings): DMILO-PGD's thousand gradient steps on a blur are fewer, and slow as published."""
-    for method in OURS:
+    """(method, task, eta, settings); the published thousand gradient steps on a blur are slow."""
+    for method in PAPER:
         for task in TASKS:
             many = method == "dmilo-pgd" and task.endswith("deblur")
             yield method, task, 0.0, {"gradient_steps": 50} if many else {}
@@ -63,9 +64,11 @@ def batch_cases():
 
 @pytest.mark.parametrize("method, task, eta, given", batch_cases())
 def test_an_image_in_a_batch_is_the_image_alone(tiny_model, method, task, eta, given):
-    # Convolutions may round differently by batch size, which the first layer magnifies up to 157 times: the network is
-    # given one image at a time, and everything else must be the same to the last bit.
-    one_by_one = lambda x, t: torch.cat([tiny_model(image[None], t) for image in x])
+    # Convolutions may round differently by batch size, which the first layer magnifies up to 157
+    # times: the network sees one image at a time, all else must be equal to the last bit.
+    def one_by_one(x, t):
+        return torch.cat([tiny_model(image[None], t) for image in x])
+
     x, seeds = faces(), [123, 7]
     together = last_iterate(one_by_one, method, task, x, seeds, eta, **given)
     for i in range(2):
@@ -84,17 +87,12 @@ def test_the_network_sees_each_image_of_a_batch_by_itself(demo_model):
 MAIN_TASKS = ("inpainting", "super_resolution", "gaussian_deblur", "motion_deblur")
 
 
-@pytest.mark.parametrize("method", OURS)
+@pytest.mark.parametrize("method", PAPER)
 @pytest.mark.parametrize("task", load_yaml("configs/dmilo.yaml")["fast"])
 def test_the_fast_preset_takes_few_network_evaluations(method, task):
-    """150 of what is tried rarely or of photographs, half of it in the tasks of the paper."""
-    most = {
-        "blind_deblur": 300,
-        "denoising": 1,
-        "poisson_denoising": 1,
-        **dict.fromkeys(MAIN_TASKS, 75),
-    }.get(task, 150)
-    assert most // 2 <= count_evaluations(method, "fast", task) <= most
+    """75 in the tasks of the paper, 150 elsewhere, 300 in blind deblurring."""
+    most = {"blind_deblur": 300, **dict.fromkeys(MAIN_TASKS, 75)}.get(task, 150)
+    assert most // 2 <= count_nfe(method, "fast", task) <= most
 
 
 def test_eta_and_the_seed_change_the_result(tiny_model):
@@ -111,7 +109,7 @@ def test_eta_and_the_seed_change_the_result(tiny_model):
     [(lambda model: frozen(model, "cpu"), False), (lambda model: model.eval(), True)],
 )
 def test_a_frozen_prior_gets_no_gradient(prepared, wanted):
-    """And one that is not frozen does: no step that nobody needs is hidden by where the gradient is asked for."""
+    """And one that is not frozen does: the test can fail."""
     model = prepared(tiny_network())
     last_iterate(model, "dmilo", "inpainting", faces()[:1], [123])
     assert any(p.grad is not None for p in model.parameters()) == wanted
@@ -146,7 +144,7 @@ def test_timesteps():
 
 
 def test_a_perfect_network_gives_back_the_image():
-    """With the true noise as eps, one step to abar_prev = 1 returns x_0, and to another level its noised version."""
+    """With the true noise as eps, a step to abar_prev = 1 is x_0, to another its noised x_0."""
     x0, eps = faces(), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     x = 0.5**0.5 * x0 + 0.5**0.5 * eps
     torch.testing.assert_close(ddim_step(x, eps, 0.5, 1.0), x0, rtol=0, atol=1e-5)
@@ -171,7 +169,9 @@ PUBLISHED = [  # the paper's code: method, task, lr_z, lr_x, outer, inner
 
 @pytest.mark.parametrize("method, task, lr_z, lr_x, outer, inner", PUBLISHED)
 def test_the_hyperparameters_are_the_published_ones(method, task, lr_z, lr_x, outer, inner):
-    h = load_hyperparameters(load_method(method), task)
+    row = load_row(load_method(method), task)
+    h = row.hyperparameters
+    assert row.is_published and not h.decay and h.chain_steps == 3
     assert (h.lr_z, h.outer, h.inner, h.lr_nu, h.weight_nu, h.weight_z) == (
         lr_z,
         outer,

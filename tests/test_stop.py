@@ -1,4 +1,4 @@
-"""Where a run could have stopped without the truth: the rules, and what a run says of their choice."""
+"""Stopping without ground truth: the rules, and what a run reports of their choice."""
 
 import json
 
@@ -25,14 +25,13 @@ def test_misfit_is_the_rms_of_what_was_measured():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_noise_has_no_structure_and_an_edge_that_was_left_has(masked):
+def test_noise_has_no_structure_and_an_edge_has(masked):
     mask = (noise(2, 1, 64, 64, seed=1) > 0).float() if masked else None
     white = noise(2, 3, 64, 64)
     edges = white + 2 * torch.linspace(-1, 1, 64).sign()
     assert structure(white, mask).max() < 0.05 and structure(edges, mask).min() > 1
-    assert torch.allclose(
-        structure(7 * white, mask), structure(white, mask), atol=1e-4
-    )  # it needs no sigma
+    # It needs no sigma.
+    assert torch.allclose(structure(7 * white, mask), structure(white, mask), atol=1e-4)
     assert structure(noise(2, 9), None).tolist() == [0, 0]
 
 
@@ -45,36 +44,26 @@ RECORD = {
 }
 
 
-def test_discrepancy_is_the_first_iterate_that_explains_all_but_the_noise():
+def test_discrepancy_is_the_first_iterate_whose_residual_is_the_noise():
     assert stop(RECORD, "discrepancy", True) == (3, True)
     assert stop({**RECORD, "sigma": 0.001}, "discrepancy", True) == (4, False)  # never: the last
-    assert stop(RECORD, "discrepancy", False) == (
-        4,
-        True,
-    )  # a mean of searches is complete at its end
+    # A mean of searches is complete at its end.
+    assert stop(RECORD, "discrepancy", False) == (4, True)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_before_an_outer_iteration_has_ended_nothing_is_chosen(rule):
     """DMILO-PGD's first iterate ends none."""
-    record = {
-        "sigma": 0.01,
-        "iterates": ["0_before"],
-        "ends_outer": [False],
-        "misfit": [0.0],
-        "structure": [0.0],
-    }
-    assert stop(record, rule, True) == (0, False)
+    record = {"iterates": ["0_before"], "ends_outer": [False], "misfit": [0.0], "structure": [0.0]}
+    assert stop({"sigma": 0.01, **record}, rule, True) == (0, False)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_dmilo_pgd_stops_by_every_rule(run_method, tiny_prior, rule):
     run = run_method("dmilo-pgd", "inpainting", "--stop", rule, "-n", 1)
     record = json.loads((run.folder / "record" / "astronaut.json").read_text())
-    assert (
-        record["ends_outer"] == [False, True, False, True]
-        and record["ends_outer"][record["chosen"]["iterate"]]
-    )
+    assert record["ends_outer"] == [False, True, False, True]
+    assert record["ends_outer"][record["chosen"]["iterate"]]
 
 
 def test_whiteness_is_the_iterate_that_leaves_least_structure():
@@ -82,16 +71,9 @@ def test_whiteness_is_the_iterate_that_leaves_least_structure():
 
 
 @pytest.mark.parametrize("rule", ["discrepancy", "whiteness"])
-def test_a_run_says_what_it_would_have_chosen_and_what_that_costs(run_method, tiny_prior, rule):
-    run = run_method(
-        "dmilo",
-        "inpainting",
-        "--stop",
-        rule,
-        "--sigma",
-        0.5,
-        iterations=("--outer", 3, "--inner", 2),
-    )
+def test_a_run_reports_its_choice_and_what_that_costs(run_method, tiny_prior, rule):
+    steps = ("--outer", 3, "--inner", 2)
+    run = run_method("dmilo", "inpainting", "--stop", rule, "--sigma", 0.5, iterations=steps)
     records = [
         json.loads((run.folder / "record" / f"{name}.json").read_text())
         for name in ("astronaut", "grace_hopper")
@@ -105,70 +87,49 @@ def test_a_run_says_what_it_would_have_chosen_and_what_that_costs(run_method, ti
     assert run.summary["regret"]["mean"] == pytest.approx(regret, abs=1e-9) and regret >= 0
     log = (run.folder / "log.txt").read_text()
     assert "astronaut: chosen psnr: " in log and "regret (best - chosen), avg psnr: " in log
-    assert f"{np.mean(psnr):.2f} dB (chosen without the ground truth)" in run.out
+    assert f"{np.mean(psnr):.2f} dB (chosen" in run.out
 
 
-def test_a_rule_that_never_holds_is_said(run_method, tiny_prior):
-    run = run_method(
-        "dmilo", "inpainting", "--sigma", 0.0001, iterations=("--outer", 2, "--inner", 1)
-    )
-    assert (
-        run.summary["never_reached"] == ["astronaut", "grace_hopper"]
-        and run.summary["chosen"] == run.summary["final"]
-    )
-    assert (
-        "astronaut: the rule of --stop was never reached, the last iterate is chosen"
-        in (run.folder / "log.txt").read_text()
-    )
+def test_a_rule_that_never_holds_is_reported(run_method, tiny_prior):
+    steps = ("--outer", 2, "--inner", 1)
+    run = run_method("dmilo", "inpainting", "--sigma", 0.0001, iterations=steps)
+    assert run.summary["never_reached"] == ["astronaut", "grace_hopper"]
+    assert run.summary["chosen"] == run.summary["final"]
 
 
-def test_a_measured_picture_gets_the_chosen_iterate(script, tmp_path, tiny_prior, monkeypatch):
+def test_the_result_of_a_photograph_is_the_chosen_iterate(
+    script, tmp_path, tiny_prior, monkeypatch
+):
     monkeypatch.setitem(
         RULES, "discrepancy", lambda record, ends: ends[1] if len(ends) > 1 else None
     )
-    result = script(
-        "dmilo.py",
-        "--measured",
-        "data/demo/astronaut.png",
-        "--sigma",
-        1,
-        "--preset",
-        "paper",
-        "--outer",
-        3,
-        "--inner",
-        1,
-        "-l",
-        tmp_path,
-        "--name",
-        "r",
-        "--cuda",
-        -1,
-    )
+    options = "--method dmilo --preset paper --sigma 1 --outer 3 --inner 1 --name r --cuda -1"
+    result = script(f"restore.py data/demo/astronaut.png {options} -l", tmp_path)
     assert result.code == 0, result.err
-    run = tmp_path / "photo" / "denoising" / "r"
+    run = tmp_path / "r" / "run"
     record = json.loads((run / "record" / "astronaut.json").read_text())
     assert record["chosen"] == {"rule": "discrepancy", "iterate": 1, "reached": True}
-    first, chosen, final, found = (
+    first, chosen, final, result = (
         (run / "images" / "astronaut" / f"{name}.png").read_bytes()
         for name in ("0_after", "1_after", "final", "result")
     )
-    assert (
-        first != chosen == found != final
-        and (run / "restored" / "astronaut.png").read_bytes() == chosen
-    )
+    assert first != chosen == result != final
+    assert (tmp_path / "r" / "astronaut.png").read_bytes() == chosen
 
 
-def test_samples_of_a_preset_that_draws_nothing_are_not_praised(run_method, tiny_prior):
-    run = run_method("dmilo", "inpainting", "--preset", "quick", "--samples", 2)
-    assert "the samples are all the same" in run.err and "they differ by" not in run.out
+def test_equal_samples_are_a_warning(run_method, tiny_prior):
+    run = run_method("pnp", "inpainting", "--samples", 2)
+    assert "the samples are equal" in run.err and "they differ by" not in run.out
 
 
 def test_several_samples_leave_each_their_mean_and_their_spread(run_method, tiny_prior):
     one = run_method("dmilo", "inpainting", name="one")
     run = run_method("dmilo", "inpainting", "--samples", 3, name="three")
     pictures = run.folder / "images" / "astronaut"
-    read = lambda name: np.asarray(Image.open(pictures / f"{name}.png"), float) / 255
+
+    def read(name):
+        return np.asarray(Image.open(pictures / f"{name}.png"), float) / 255
+
     assert (pictures / "sample_0.png").read_bytes() == (
         one.folder / "images" / "astronaut" / "final.png"
     ).read_bytes()
@@ -178,15 +139,11 @@ def test_several_samples_leave_each_their_mean_and_their_spread(run_method, tiny
     figures = json.loads((run.folder / "record" / "astronaut.json").read_text())
     known, mask = samples * 2 - 1, read("mask") > 0.5
     spread = np.sqrt(known.var(0, ddof=1).mean(-1))
-    assert figures["samples"]["spread"] == pytest.approx(
-        np.sqrt(np.square(spread).mean()), rel=0.02
-    )
-    assert figures["samples"]["spread_missing"] == pytest.approx(
-        np.sqrt(np.square(spread[~mask]).mean()), rel=0.02
-    )
-    half = (
-        2.104 * (4 / 3) ** 0.5 * known.std(0, ddof=1)
-    )  # 91.5 % of Student's t with two degrees of freedom
+    for key, where in (("spread", np.ones_like(mask)), ("spread_missing", ~mask)):
+        rms = np.sqrt(np.square(spread[where]).mean())
+        assert figures["samples"][key] == pytest.approx(rms, rel=0.02)
+    # 91.5 % of Student's t with two degrees of freedom
+    half = 2.104 * (4 / 3) ** 0.5 * known.std(0, ddof=1)
     inside = np.abs(read("origin") * 2 - 1 - known.mean(0)) <= half
     assert figures["samples"]["inside_83"] == pytest.approx(inside.mean(), abs=0.02)
     assert figures["samples"]["inside_83_missing"] == pytest.approx(inside[~mask].mean(), abs=0.02)
@@ -194,10 +151,8 @@ def test_several_samples_leave_each_their_mean_and_their_spread(run_method, tiny
     assert bounds["percent"] == 83 and bounds["low"].shape == (3, 64, 64)
     low, high = ((known.mean(0) + side * half).clip(-1, 1).transpose(2, 0, 1) for side in (-1, 1))
     assert np.abs(bounds["low"] - low).max() < 0.05 and np.abs(bounds["high"] - high).max() < 0.05
-    assert figures["network_evaluations"] == 3 * one.summary["network_evaluations_per_image"]
+    assert figures["nfe_total"] == 3 * one.summary["network_evaluations_per_image"]
     summary = run.summary["samples"]
-    assert (
-        summary["count"] == 3
-        and summary["best_single"]["psnr"] >= run.summary["final"]["psnr"]["mean"]
-    )
+    assert summary["count"] == 3
+    assert summary["best_single"]["psnr"] >= run.summary["final"]["psnr"]["mean"]
     assert Image.open(pictures / "spread.png").width > 64 and "3 samples: PSNR" in run.out

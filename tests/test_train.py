@@ -69,16 +69,26 @@ def train(script, tmp_path):
     return run
 
 
-def test_trains_and_writes_a_bare_state_dict_and_samples(train, tmp_path):
-    assert train("model.pt", 3).code == 0
+def test_trains_and_writes_a_bare_state_dict_samples_and_errors(train, tmp_path):
+    result = train("model.pt", 3)
+    assert result.code == 0 and "--held-out" in result.err
     assert os.path.isfile(tmp_path / "model_samples.png")
+    assert "2 training images" in (tmp_path / "model_errors.csv").read_text()
     state = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert "input_blocks.0.0.weight" in state and all(
-        isinstance(v, torch.Tensor) for v in state.values()
-    )
-    assert not torch.equal(
-        state["out.2.weight"][:3], torch.zeros_like(state["out.2.weight"][:3])
-    )  # it has learnt
+    assert state["out.2.weight"].any() and "input_blocks.0.0.weight" in state
+    assert all(v.device.type == "cpu" for v in state.values())
+
+
+def test_errors_are_measured_on_held_out_images(train, tmp_path):
+    Image.open("data/demo/astronaut.png").rotate(90).save(tmp_path / "other.png")
+    (tmp_path / "others").mkdir()
+    os.replace(tmp_path / "other.png", tmp_path / "others" / "other.png")
+    result = train("model.pt", 1, "--held-out", tmp_path / "others")
+    assert result.code == 0 and "--held-out" not in result.err
+    table = (tmp_path / "model_errors.csv").read_text()
+    assert "1 held-out images" in table
+    assert train("model.pt", 1, "--only-errors").code == 0
+    assert (tmp_path / "model_errors.csv").read_text() != table
 
 
 def test_the_average_keeps_no_graph(train, monkeypatch):
@@ -119,7 +129,7 @@ def test_a_killed_training_goes_on_and_ends_the_same(train, tmp_path, monkeypatc
         name for name in os.listdir(tmp_path) if name.startswith(".")
     ]  # no half-written file
     again = train("killed.pt", 6, *more)
-    assert again.code == 0 and "going on from step 4" in again.out
+    assert again.code == 0 and "resuming from step 4" in again.out
     whole, killed = (
         torch.load(tmp_path / name, weights_only=True) for name in ("whole.pt", "killed.pt")
     )
@@ -145,7 +155,10 @@ def test_one_step_moves_every_weight_about_as_far_as_the_learning_rate_says(tmp_
 
 def test_seed_rank_and_step_decide_what_is_drawn():
     images = torch.randint(256, (9, 3, 4, 4), dtype=torch.uint8)
-    draw = lambda *of: training_batch(images, 2, *of, torch.device("cpu"))
+
+    def draw(*of):
+        return training_batch(images, 2, *of, torch.device("cpu"))
+
     assert all(map(torch.equal, draw(5, 1, 7), draw(5, 1, 7)))
     for other in ((6, 1, 7), (5, 0, 7), (5, 1, 8)):
         assert not torch.equal(draw(*other)[1], draw(5, 1, 7)[1])
@@ -153,17 +166,20 @@ def test_seed_rank_and_step_decide_what_is_drawn():
 
 def test_timesteps_cover_small_noise_evenly_and_the_methods_chains():
     t = draw_timesteps(100_000, torch.Generator().manual_seed(0))
-    share = lambda chosen: chosen.float().mean().item()
+
+    def share(chosen):
+        return chosen.float().mean().item()
+
     assert t.min() >= 0 and t.max() <= 999
     assert share((t >= 100) & (t < 350)) > 0.25 and share(t == 999) == pytest.approx(0.05, abs=0.01)
     sigma = training.SIGMAS[t]
-    for low in (0.01, 0.02, 0.04, 0.08, 0.16):  # noise of 2 to 50 of 255 levels is 0.016 to 0.39
+    for low in (0.01, 0.02, 0.04, 0.08, 0.16):  # noise of 2 to 50 of 255 is 0.016 to 0.39
         assert share((sigma >= low) & (sigma < 2 * low)) > 0.07
 
 
 @pytest.fixture
 def pictures(tmp_path):
-    """A folder of pictures whose pixels say where they are, and whose blue says which picture it is."""
+    """A folder of images whose red and green encode the position, and blue the image."""
     (tmp_path / "pictures").mkdir()
     for n, (width, height) in enumerate([(300, 200), (40, 90), (8, 12)]):
         y, x = np.mgrid[:height, :width]
@@ -205,14 +221,14 @@ def test_patches_are_of_every_scale_and_lie_within_the_picture():
 
 
 def test_patches_hold_one_picture_at_a_time(pictures, monkeypatch):
-    seen, most = [], 0
+    opened_images, most = [], 0
     opened = training.open_rgb
 
     def open_rgb(*arguments):
         nonlocal most
         image = opened(*arguments)
-        seen.append(weakref.ref(image))
-        most = max(most, sum(one() is not None for one in seen))
+        opened_images.append(weakref.ref(image))
+        most = max(most, sum(one() is not None for one in opened_images))
         return image
 
     monkeypatch.setattr(training, "open_rgb", open_rgb)
@@ -222,8 +238,13 @@ def test_patches_hold_one_picture_at_a_time(pictures, monkeypatch):
 
 def test_a_share_of_the_pictures_is_grey_with_grey_noise():
     images = torch.randint(256, (9, 3, 4, 4), dtype=torch.uint8)
-    draw = lambda grey: training_batch(images, 200, 0, 0, 0, torch.device("cpu"), grey)
-    is_grey = lambda x: (x == x[:, :1]).all((1, 2, 3))
+
+    def draw(grey):
+        return training_batch(images, 200, 0, 0, 0, torch.device("cpu"), grey)
+
+    def is_grey(x):
+        return (x == x[:, :1]).all((1, 2, 3))
+
     x0, noise, _ = draw(0.25)
     assert torch.equal(is_grey(x0.half()), is_grey(noise)) and 30 < is_grey(noise).sum() < 70
     x0_of_none, noise_of_none, _ = draw(0)
@@ -234,12 +255,12 @@ def test_a_share_of_the_pictures_is_grey_with_grey_noise():
 
 
 @pytest.mark.parametrize(
-    "more, said",
+    "more, problem",
     [(("--patch", 32), "--patches"), (("--patches", 4, "--patch", 9), "multiple of 2")],
 )
-def test_patches_of_no_use_are_one_line(train, more, said):
+def test_invalid_patches_are_one_line(train, more, problem):
     result = train("model.pt", 1, *more)
-    assert result.code == 2 and len(result.err.splitlines()) == 1 and said in result.err
+    assert result.code == 2 and len(result.err.splitlines()) == 1 and problem in result.err
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing():
@@ -248,12 +269,15 @@ def test_the_learning_rate_rises_stays_and_falls_to_nothing():
 
 
 def test_the_loss_weighs_noisy_timesteps_more():
-    silent = lambda x, t: torch.zeros_like(x)  # predicts no noise at all: the square is noise's own
+    def silent(x, t):
+        return torch.zeros_like(x)  # predicts no noise at all: the square is noise's own
+
     x0 = torch.zeros(2, 3, 4, 4)
     abar = torch.tensor([0.25, 1e-4])
-    loss = lambda t: noise_prediction_loss(
-        silent, x0, x0 + 1, torch.tensor([t, t]), abar, False
-    ).item()
+
+    def loss(t):
+        return noise_prediction_loss(silent, x0, x0 + 1, torch.tensor([t, t]), abar, False).item()
+
     assert loss(0) == pytest.approx(2) and loss(1) == pytest.approx(100)
 
 
@@ -301,9 +325,9 @@ def test_a_compiled_training_takes_the_steps_of_a_plain_one(train, tmp_path):
         torch.load(tmp_path / name, weights_only=True) for name in ("plain.pt", "compiled.pt")
     )
     torch.manual_seed(0)
-    begun = build_model(load_model_config(tmp_path / "config.yaml"), "config.yaml").state_dict()
+    first = build_model(load_model_config(tmp_path / "config.yaml"), "config.yaml").state_dict()
     moved = [
-        torch.cat([(state[name] - begun[name]).flatten() for name in begun])
+        torch.cat([(state[name] - first[name]).flatten() for name in first])
         for state in (plain, compiled)
     ]
     assert (
@@ -318,16 +342,16 @@ def test_a_loss_that_is_not_finite_ends_a_training_and_spoils_no_file(
 ):
     assert train("model.pt", 1).code == 0
     before = {name: (tmp_path / name).read_bytes() for name in ("model.pt", "model.pt.training")}
-    spoil = lambda parameters, norm: [
-        p.grad.fill_(float("nan")) for p in parameters if p.grad is not None
-    ]
+
+    def spoil(parameters, norm):
+        for p in parameters:
+            p.grad.fill_(float("nan"))
+
     monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", spoil)
     result = train("model.pt", 1 + steps)
-    assert result.code == 2 and len(result.err.splitlines()) == 1, result.err
-    assert (
-        f"step {min(1 + steps, 20)}: the loss or the weights are not finite any more; {tmp_path}/model.pt.training holds"
-        in result.err
-    )
+    error = result.err.splitlines()[-1]
+    assert result.code == 2 and f"step {min(1 + steps, 20)}: " in error, result.err
+    assert f"{tmp_path}/model.pt.training" in error
     states = [
         torch.load(io.BytesIO(content), weights_only=True)
         for content in (before["model.pt.training"], (tmp_path / "model.pt.training").read_bytes())
@@ -347,24 +371,20 @@ def test_other_images_are_refused_whatever_became_of_the_first(train, tmp_path):
         archive.extractall(tmp_path / "moved")
     (tmp_path / "faces.zip").unlink()
     assert (
-        "going on from step 1" in train("model.pt", 2, data="moved").out
+        "resuming from step 1" in train("model.pt", 2, data="moved").out
     )  # the same images elsewhere, as a folder
     (tmp_path / "moved" / "folder" / "grace_hopper.png").unlink()
     result = train("model.pt", 3, data="moved")
     assert (
         result.code == 2
-        and "was begun with data.content 2 images, digest " in result.err
+        and "was started with data.content 2 images, digest " in result.err
         and ", now it is 1 images, digest " in result.err
     )
     Image.open("data/demo/grace_hopper.png").rotate(180).save(
         tmp_path / "moved" / "folder" / "grace_hopper.png"
     )
     result = train("model.pt", 3, data="moved")
-    assert (
-        result.code == 2
-        and "now it is 2 images, digest " in result.err
-        and len(result.err.splitlines()) == 1
-    )
+    assert result.code == 2 and "now it is 2 images, digest " in result.err
 
 
 def test_another_checkpoint_to_start_from_is_refused(train, tmp_path):
@@ -372,7 +392,7 @@ def test_another_checkpoint_to_start_from_is_refused(train, tmp_path):
     assert train("model.pt", 1, "--init", tmp_path / "first.pt").code == 0
     os.replace(tmp_path / "first.pt", tmp_path / "moved.pt")
     result = train("model.pt", 2, "--init", tmp_path / "second.pt")
-    assert result.code == 2 and "was begun with init.digest " in result.err
+    assert result.code == 2 and "was started with init.digest " in result.err
     assert train("model.pt", 2, "--init", tmp_path / "moved.pt").code == 0
 
 
@@ -425,7 +445,7 @@ def test_a_foreign_training_state_is_one_line(train, tmp_path):
 def test_more_steps_go_on_and_other_arguments_are_refused(train, tmp_path):
     assert train("model.pt", 1).code == 0
     longer = train("model.pt", 3)
-    assert longer.code == 0 and "going on from step 1" in longer.out and "3 steps" in longer.out
+    assert longer.code == 0 and "resuming from step 1" in longer.out and "3 steps" in longer.out
     for key, value, was in (
         ("seed", 1, 0),
         ("lr", 0.002, 0.001),
@@ -433,10 +453,7 @@ def test_more_steps_go_on_and_other_arguments_are_refused(train, tmp_path):
         ("grey", 0.5, 0.0),
     ):
         other = train("model.pt", 4, f"--{key}", value)
-        assert other.code == 2 and len(other.err.splitlines()) == 1
-        assert (
-            f"was begun with {key.replace('-', '_')} {was}, now it is {value}; go on with the former or choose another --out"
-            in other.err
-        )
+        assert other.code == 2
+        assert f"with {key.replace('-', '_')} {was}, now it is {value}" in other.err
     (tmp_path / "config.yaml").write_text(CONFIG + "norm_groups: 8\n")
-    assert "was begun with model.norm_groups None, now it is 8" in train("model.pt", 4).err
+    assert "with model.norm_groups None, now it is 8" in train("model.pt", 4).err

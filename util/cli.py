@@ -1,4 +1,4 @@
-"""The ground of every command line: argument types, and how a script ends."""
+"""Argument types of the command lines, and how a script ends."""
 
 import argparse
 import math
@@ -11,55 +11,44 @@ import torch
 from util.devices import first_line, keep_memory
 from util.files import UserError
 
-GOES_ON = (
-    "what was finished is on disk, the same command (a restoration's with its --name NAME) goes on"
-)
+GOES_ON = "finished images are saved, the same command (with its --name NAME) goes on"
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose help shows the script's docstring as written, and whose errors are one line."""
+    """An ArgumentParser that prints the script's docstring as written, and errors as one line."""
 
     def __init__(self, doc):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def error(self, message):
-        raise UserError(f"{message}; --help shows what there is")
+        raise UserError(f"{message}; --help lists all options")
 
 
 def run_script(function):
-    """Call `function`, the whole of a script; a UserError or a failing disk becomes one line on standard error and exit code 2."""
+    """Call `function`, the whole of a script. A UserError, OSError or failing GPU prints one line
+    to standard error and exits with code 2, an interruption with 130."""
     script = os.path.basename(sys.argv[0])
     keep_memory()
-    # A file's name may be no Unicode, a terminal may know no "…"; and in a job's log a line is to stand as soon as it is printed.
+    # Names of files may be no Unicode, a terminal may not support "…", and logs need lines at once.
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed
             setattr(sys, name, open(os.devnull, "w"))
         getattr(sys, name).reconfigure(errors="backslashreplace", line_buffering=True)
     try:
-        function()
+        return function()
     except UserError as error:
-        print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except (
-        OSError
-    ) as error:  # a full disk, a share that went away: what was finished is on disk, whole
-        print(
-            f"{script}: error: {error.filename or 'a file'}: {error.strerror or error}; {GOES_ON}",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        problem = " ".join(str(error).split())
+    except OSError as error:  # a full disk, a network share that is gone
+        problem = f"{error.filename or 'a file'}: {error.strerror or error}; {GOES_ON}"
     except torch.OutOfMemoryError:
-        print(
-            f"{script}: error: the GPU's memory is full; free it or choose another with --cuda",
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        problem = "the GPU's memory is full; free it or choose another with --cuda"
     except torch.AcceleratorError as error:
-        print(f"{script}: error: the GPU fails ({first_line(error)}); {GOES_ON}", file=sys.stderr)
-        sys.exit(2)
+        problem = f"the GPU fails ({first_line(error)}); {GOES_ON}"
     except KeyboardInterrupt:
         print(f"{script}: interrupted; {GOES_ON}", file=sys.stderr)
         sys.exit(130)
+    print(f"{script}: error: {problem}", file=sys.stderr)
+    sys.exit(2)
 
 
 def number(kind, low, high=math.inf):
@@ -68,9 +57,8 @@ def number(kind, low, high=math.inf):
     def parse(text):
         value = kind(text)
         if not (low <= value <= high and value < math.inf):
-            raise argparse.ArgumentTypeError(
-                f"must be {low} or more{f', {high} at most' if high < math.inf else ''}, not {text}"
-            )
+            most = f", {high} at most" if high < math.inf else ""
+            raise argparse.ArgumentTypeError(f"must be {low} or more{most}, not {text}")
         return value
 
     parse.__name__ = kind.__name__  # argparse says "invalid int value" where kind() fails
@@ -87,7 +75,7 @@ def folder_name(text):
 
 
 def typed_path(text):
-    """An argparse type: a path, with the ~ that a shell leaves in --data=~/photos; "" is what an unset variable leaves."""
-    if not text:
+    """An argparse type: a path; expands ~, which shells do not expand in --data=~/photos."""
+    if not text:  # as from an unset variable
         raise argparse.ArgumentTypeError("must not be empty")
     return os.path.expanduser(text)

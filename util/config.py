@@ -1,4 +1,4 @@
-"""YAML files of the published form, read by a safe loader and checked key by key."""
+"""YAML files of the published format, read by a safe loader and checked key by key."""
 
 import re
 
@@ -8,21 +8,21 @@ from util.files import UserError, project, project_files
 
 
 class DuplicateKey(yaml.YAMLError):
-    """A key that stands twice in one mapping, of which yaml itself would take the last one without a word."""
+    """A key twice in one mapping; yaml itself silently uses the last one."""
 
 
 class Loader(yaml.SafeLoader):
-    """yaml.SafeLoader that also reads the tag `!!python/tuple` of the published task files, and 1e-3 as a number, and that takes a key
-    once: but for `<<`, whose mappings are merged later."""
+    """yaml.SafeLoader that also reads the tag `!!python/tuple` of the published task files and 1e-3
+    as a number. Raises DuplicateKey, except for `<<`, whose mappings are merged later."""
 
     def compose_mapping_node(self, anchor):
-        node, seen = super().compose_mapping_node(anchor), {}
+        node, keys = super().compose_mapping_node(anchor), {}
         for key, _ in node.value:
-            first = seen.setdefault((key.tag, str(key.value)), key)
+            first = keys.setdefault((key.tag, str(key.value)), key)
             if key is not first and key.value != "<<":
                 line, earlier = key.start_mark.line + 1, first.start_mark.line + 1
                 raise DuplicateKey(
-                    f"{key.value}, line {line}, stands in line {earlier} already; remove one of them"
+                    f"{key.value}, line {line}, repeats the key of line {earlier}; remove one"
                 )
         return node
 
@@ -38,19 +38,15 @@ Loader.add_implicit_resolver(
 
 
 def load_yaml(path):
-    """A YAML file -> dict. Raises UserError, naming the file, for one that is missing, broken or no mapping."""
+    """A YAML file -> dict. Raises UserError for one that is missing, invalid or not a mapping."""
     try:
-        with open(path, "rb") as f:  # yaml tells UTF-8 and UTF-16 apart
+        with open(path, "rb") as f:  # yaml detects UTF-8 and UTF-16
             config = yaml.load(f, Loader=Loader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except DuplicateKey as error:
         raise UserError(f"{path}: {error}") from error
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: a date or a number that there is none of
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: 30 February
         raise UserError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(config, dict):
         raise UserError(f"{path}: must hold 'key: value' lines")
@@ -58,9 +54,10 @@ def load_yaml(path):
 
 
 class Section:
-    """A mapping of a YAML file whose keys are taken one by one, so that a missing, unknown or absurd one is named.
+    """A mapping of a YAML file whose keys are read one by one, so that errors name the key.
 
-    `take` and `section` read a key; `finish`, called when everything has been read, complains about the rest.
+    `take` and `section` read a key; `finish`, called last, refuses all others. path: the file;
+    prefix: of the keys in errors, as "measurement.".
     """
 
     def __init__(self, values, path, prefix=""):
@@ -73,12 +70,13 @@ class Section:
         return UserError(f"{self.path}: {self.prefix}{key} {problem}")
 
     def take(self, key, kind, valid=None, hint="", default=None):
-        """The value of `key`, which must be of `kind` (a type) and satisfy `valid` (a predicate, said as `hint`).
+        """The value of `key`, or `default` if it is absent.
 
-        A key that is absent gives `default`; without a default it is an error.
+        Raises UserError unless the value is of type `kind` and valid(value), in words `hint`, and
+        if the key is absent and default is None.
         """
         self.unread.discard(key)
-        hint = hint or getattr(kind, "__name__", "a number or a text")
+        hint = hint or getattr(kind, "__name__", "a number or text")
         if key not in self.values:
             if default is None:
                 raise self.error(key, f"is missing ({hint})")
@@ -88,24 +86,20 @@ class Section:
             value = float(value)
         if kind is tuple and isinstance(value, list):
             value = tuple(value)
-        if (
-            not isinstance(value, kind)
-            or (kind is int and isinstance(value, bool))
-            or (valid and not valid(value))
-        ):
+        of_kind = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+        if not of_kind or (valid and not valid(value)):
             raise self.error(key, f"is {value!r}, must be {hint}")
         return value
 
     def section(self, key):
-        """The mapping under `key` as a Section of its own: always the same one, so that several may read from it."""
+        """The mapping under `key` as a Section, the same one in every call."""
         if key not in self.sections:
-            self.sections[key] = Section(
-                self.take(key, dict, hint="a mapping"), self.path, f"{self.prefix}{key}."
-            )
+            values = self.take(key, dict, hint="a mapping")
+            self.sections[key] = Section(values, self.path, f"{self.prefix}{key}.")
         return self.sections[key]
 
     def finish(self):
-        """Raise UserError if the file has a key that nobody took."""
+        """Raise UserError for a key that was not read."""
         for key in sorted(self.unread, key=str):
             raise self.error(key, "is not a known key; remove it or correct its name")
         for section in self.sections.values():
@@ -113,18 +107,17 @@ class Section:
 
 
 def named_by(pattern):
-    """The names for which a config of the project stands: configs/tasks/{}_config.yaml -> {task: path}."""
+    """{name: path} of the project's files like configs/tasks/{}_config.yaml, {} being the name."""
     head, tail = project(pattern).split("{}")
-    return {
-        path[len(head) : -len(tail)]: path for path in project_files(pattern.replace("{}", "*"))
-    }
+    paths = project_files(pattern.replace("{}", "*"))
+    return {path[len(head) : -len(tail)]: path for path in paths}
 
 
 def config_path(option, name, *patterns):
-    """The config that `--option name` means; patterns have {} where the name goes, and of two that know it the later one counts."""
+    """The path of the config that `--option name` names; later patterns (`named_by`) take
+    precedence. Raises UserError without one."""
     known = {key: path for pattern in patterns for key, path in named_by(pattern).items()}
     if name not in known:
-        raise UserError(
-            f"--{option} {name}: there is no {project(patterns[0]).format(name)} (known: {', '.join(known) or 'none'})"
-        )
+        missing, names = project(patterns[0]).format(name), ", ".join(known) or "none"
+        raise UserError(f"--{option} {name}: there is no {missing} (known: {names})")
     return known[name]

@@ -1,4 +1,4 @@
-"""Random draws that belong to an image, not to its batch, its device or the order in which images are taken."""
+"""Random numbers that depend on the image only, not on batch, device or order of images."""
 
 import numpy as np
 import torch
@@ -7,12 +7,10 @@ LAST_SEED = 2**32 - 1  # numpy's
 
 
 class BatchRandom:
-    """One torch and one numpy generator for each image of a batch, from `seeds`, an integer an image.
+    """One torch and one numpy generator per image of a batch, all on the CPU.
 
-    The published scripts seed torch and numpy with 123 anew for every image. An image's draws are the same alone or in
-    a batch and on any device, for they are made on the CPU.
-
-    seeds: those integers; torch: list of B torch.Generator; numpy: list of B numpy.random.RandomState (the legacy stream of np.random.seed).
+    seeds: an integer per image; the published scripts seed torch and numpy with 123 for each image.
+    torch: B torch.Generator; numpy: B numpy.random.RandomState (the stream of np.random.seed).
     """
 
     def __init__(self, seeds):
@@ -21,16 +19,12 @@ class BatchRandom:
         self.numpy = [np.random.RandomState(seed) for seed in seeds]
 
     def randn(self, shape, device="cpu"):
-        """Standard normal (B, *shape) float32 on `device`; `shape` is that of one image."""
+        """Standard normal (B, *shape) float32 on `device`; shape: of one image."""
         return torch.cat([torch.randn(1, *shape, generator=g) for g in self.torch]).to(device)
 
     def randn_like(self, y):
-        """Standard normal of y's shape (B, …) and device, drawn in y's memory order, as torch.randn_like draws it.
-
-        The published noise is drawn so: a measurement that keeps the pixel order of the image file (inpainting) gets
-        another noise than one that does not.
-        """
+        """Standard normal of y's shape (B, …) on its device, sampled in y's memory order as by
+        torch.randn_like and the published code: the order of px in memory changes the noise."""
         like = y[:1].detach().cpu()
-        return torch.cat([torch.empty_like(like).normal_(generator=g) for g in self.torch]).to(
-            y.device
-        )
+        noise = torch.cat([torch.empty_like(like).normal_(generator=g) for g in self.torch])
+        return noise.to(y.device)

@@ -1,22 +1,22 @@
 "use strict";
-// One listener a kind of event for the whole page, however many pictures it has.
+// One listener per kind of event for the whole page, whatever the number of pictures.
 document.documentElement.classList.add("script");
 
-const parts = (compare) => ({
+const elements = (compare) => ({
   frame: compare.querySelector(".frame"), stack: compare.querySelector(".stack"), slider: compare.querySelector("input"),
   before: compare.querySelector(".before"), after: compare.querySelector(".after"),
   left: compare.querySelector(".left"), right: compare.querySelector(".right"), name: compare.querySelector(".name"),
 });
 
-// The split stands at the slider's share of what the frame shows, wherever that has been scrolled to.
+// The split is at the slider's share of the visible part of the stack.
 function split(compare) {
-  const { frame, stack, slider } = parts(compare);
+  const { frame, stack, slider } = elements(compare);
   const at = frame.scrollLeft + frame.clientWidth * slider.value / 100;
   stack.style.setProperty("--split", 100 * at / stack.offsetWidth + "%");
 }
 
 function show(compare, side, address) {
-  const { before, after, left, right, name } = parts(compare);
+  const { before, after, left, right, name } = elements(compare);
   const [select, image] = side === "left" ? [left, before] : [right, after];
   const option = [...select.options].find((one) => one.value === address);
   if (!option) return;
@@ -27,7 +27,7 @@ function show(compare, side, address) {
 }
 
 function zoom(compare, factor) {
-  const { frame, stack } = parts(compare);
+  const { frame, stack } = elements(compare);
   const before = stack.offsetWidth;
   const middle = [frame.scrollLeft + frame.clientWidth / 2, frame.scrollTop + frame.clientHeight / 2];
   compare.classList.toggle("zoomed", factor > 1);
@@ -37,17 +37,21 @@ function zoom(compare, factor) {
   split(compare);
 }
 
-// A picture below or beside goes to the right; on its left stays what is there, unless that is of another image.
+// A clicked thumbnail becomes the right picture. The left one is kept unless it belongs to another image. False: not offered.
 function choose(thumb) {
-  const compare = thumb.closest("article").querySelector(".compare");
-  if (!compare) return;
-  const { left } = parts(compare), address = thumb.getAttribute("href");
+  const compare = thumb.closest("article").querySelector("div.compare");
+  if (!compare) return false;
+  const { left, slider } = elements(compare), address = thumb.getAttribute("href");
   const option = [...left.options].find((one) => one.value === address);
-  const group = option && option.parentElement;
+  if (!option) return false;
+  const group = option.parentElement;
   if (compare.dataset.grouped && group !== left.selectedOptions[0].parentElement) show(compare, "left", group.children[0].value);
   show(compare, "right", address);
-  for (const other of thumb.closest("article").querySelectorAll(".thumb")) other.classList.toggle("shown", other === thumb);
+  if (slider.value > 95) slider.value = 50;
+  split(compare);
+  for (const other of thumb.closest("article").querySelectorAll(".thumb")) other.classList.toggle("current", other === thumb);
   compare.scrollIntoView({ block: "nearest" });
+  return true;
 }
 
 document.addEventListener("input", (event) => {
@@ -60,7 +64,7 @@ document.addEventListener("input", (event) => {
 document.addEventListener("scroll", (event) => {
   if (event.target.className === "frame") split(event.target.closest(".compare"));
 }, true);
-// A page of several runs that stands alone has copies of its pictures only.
+// The page of several runs, copied without them, falls back to its embedded copies.
 document.addEventListener("error", (event) => {
   const src = event.target.closest?.(".stack") && event.target.getAttribute("src");
   const thumb = [...document.querySelectorAll("a.thumb")].find((one) => one.getAttribute("href") === src);
@@ -69,11 +73,11 @@ document.addEventListener("error", (event) => {
 }, true);
 window.addEventListener("resize", () => document.querySelectorAll(".zoomed").forEach(split));
 
-// On the picture itself a finger or the mouse moves the split; of a zoomed one the mouse moves the picture, as fingers do by themselves.
+// Dragging on the picture moves the split or, if zoomed, scrolls the picture (the browser does so for touch).
 function drag(event) {
   const compare = event.target.closest?.(".compare");
   if (!compare || !event.buttons || !event.target.closest(".frame")) return;
-  const { frame, slider } = parts(compare);
+  const { frame, slider } = elements(compare);
   if (!compare.classList.contains("zoomed")) {
     const box = frame.getBoundingClientRect();
     slider.value = 100 * (event.clientX - box.left) / box.width;
@@ -91,7 +95,7 @@ document.addEventListener("dragstart", (event) => {
   if (event.target.closest(".frame")) event.preventDefault();
 });
 
-// A column's heading sorts its table, names as people count; once more, the other way round. What has no figure stays last.
+// A column's heading sorts its table, names in natural order; a second click reverses it. Rows without a figure stay last.
 function sort(heading) {
   const table = heading.closest("table"), body = table.tBodies[0], column = heading.cellIndex;
   const down = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
@@ -109,10 +113,7 @@ document.addEventListener("click", (event) => {
   const heading = event.target.closest(".sortable th button");
   if (heading) sort(heading.parentElement);
   const thumb = event.target.closest("a.thumb");
-  if (thumb && !event.ctrlKey && !event.metaKey && thumb.closest("article").querySelector(".compare")) {
-    event.preventDefault();
-    choose(thumb);
-  }
+  if (thumb && !event.ctrlKey && !event.metaKey && choose(thumb)) event.preventDefault();
   const cell = event.target.closest("a.cell");
   const first = cell && document.querySelector(cell.getAttribute("href") + " a.thumb");
   if (first) choose(first);

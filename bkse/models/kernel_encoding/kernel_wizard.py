@@ -76,7 +76,8 @@ class PaddedResidualBlock(nn.Module):
 
 
 class KernelExtractor(nn.Module):
-    """Blur code of a pair: features (B, nf, H, W) of both -> mean, logvar (B, kernel_dim, H/32, W/32)."""
+    """Blur code of a pair: features (B, nf, H, W) of both -> mean, logvar (B, kernel_dim, H/32,
+    W/32)."""
 
     def __init__(self, nf, kernel_dim, n_blocks):
         super().__init__()
@@ -97,7 +98,7 @@ class KernelExtractor(nn.Module):
 
 
 class SkipBlock(nn.Module):
-    """One level of the adapter: (B, outer_nc, H, W) and the code -> (B, 2 * outer_nc, H, W)."""
+    """One scale of the adapter: (B, outer_nc, H, W) and the code -> (B, 2 * outer_nc, H, W)."""
 
     def __init__(self, outer_nc, inner_nc, submodule=None):
         super().__init__()
@@ -119,7 +120,8 @@ class SkipBlock(nn.Module):
 
 
 class OutermostBlock(nn.Module):
-    """The adapter's first level: (B, nf, H, W) and the code -> (B, nf, H, W) in [-1, 1], no skip."""
+    """The adapter's first scale: (B, nf, H, W) and the code -> (B, nf, H, W) in [-1, 1], no
+    skip."""
 
     def __init__(self, nf, submodule):
         super().__init__()

@@ -1,0 +1,216 @@
+"""The command line of restore.py: `Options` of photographs, in addition to a run's `Arguments`."""
+
+import dataclasses
+
+from experiment.arguments import (
+    Arguments,
+    add_method,
+    add_run,
+    add_slice,
+    check_seed,
+    model_file,
+    select_fields,
+)
+from experiment.methods import METHODS
+from experiment.presets import load_presets
+from experiment.recommended import recommended
+from guided_diffusion.kernels import FILTERS
+from photographs.problems import photograph_files
+from photographs.reading import is_transparent
+from util.cli import Parser, number, typed_path
+from util.files import UserError
+
+# The task of a photograph by the option given with it.
+MEASURED_TASKS = {
+    "scale": "super_resolution",
+    "mask": "inpainting",
+    "kernel": "motion_deblur",
+    "blind": "blind_deblur",
+    None: "denoising",
+}
+# Options that require one of others.
+REQUIRES = {
+    "flip_kernel": ("kernel",),
+    "centre_kernel": ("kernel",),
+    "invert_mask": ("mask",),
+    "grow": ("mask",),
+    "filter": ("scale",),
+    "linear": ("kernel", "blind", "scale"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What is known about photographs, see `restore.py --help`; None: not given.
+
+    transparent: a file has transparent areas and no option names the task: they are the holes.
+    """
+
+    photographs: tuple
+    mask: str | None = None
+    kernel: str | None = None
+    blind: int | None = None
+    scale: int | None = None
+    invert_mask: bool = False
+    grow: int | None = None
+    keep_observed: bool = False
+    flip_kernel: bool = False
+    centre_kernel: bool = False
+    filter: str | None = None
+    linear: bool = False
+    transparent: bool = False
+
+    @property
+    def given(self):
+        """The option that determines the task: with --kernel and --scale, the latter; or None."""
+        return next((key for key in MEASURED_TASKS if key and getattr(self, key) is not None), None)
+
+    @property
+    def task(self):
+        return MEASURED_TASKS["mask" if self.transparent else self.given]
+
+    def refuse(self):
+        """Raise UserError for an option that requires another one, or excludes it."""
+        for option, required in REQUIRES.items():
+            if getattr(self, option) and not any(
+                getattr(self, one) is not None for one in required
+            ):
+                names = " or ".join(f"--{one}" for one in required)
+                raise UserError(f"--{option.replace('_', '-')}: requires {names}")
+        if self.keep_observed and self.mask is None and not self.transparent:
+            raise UserError("--keep-observed: there are no holes to fill; name them with --mask")
+        for other in ("mask", "blind"):
+            if self.scale is not None and getattr(self, other) is not None:
+                raise UserError(
+                    f"--scale: not with --{other}, only alone or with --kernel; restore one after "
+                    "the other"
+                )
+
+
+def add_photographs(parser):
+    """The photographs and what is known about their damage."""
+    group = parser.add_argument_group("photographs, and what happened to them")
+    add = group.add_argument
+    add(
+        "photographs",
+        type=typed_path,
+        metavar="PHOTO",
+        nargs="+",
+        help="files or folders; denoised unless --mask, --kernel, --blind or --scale is given",
+    )
+    damage = group.add_mutually_exclusive_group().add_argument
+    damage(
+        "--mask",
+        type=typed_path,
+        metavar="FILE|DIR",
+        help="where it is not white, the photograph is missing (inpainting); a folder: by the "
+        "photograph's name, a.png or a_mask.png. Without it, transparent areas are missing",
+    )
+    damage(
+        "--kernel",
+        type=typed_path,
+        metavar="FILE|DIR",
+        help="image or .npy of the blur kernel, as a cross-correlation: "
+        "y[i] = sum_j k[j] x[i + j - centre] (deblurring); a folder: by the photograph's name",
+    )
+    damage(
+        "--blind",
+        type=number(int, 3),
+        metavar="PX",
+        help="the blur kernel is unknown, at most so many px a side (odd; an even number counts as "
+        "the one below): it is estimated together with the image",
+    )
+    add(
+        "--scale",
+        type=number(int, 2),
+        help="enlarge so many times (super-resolution); with --kernel: blurred, then reduced",
+    )
+    add(
+        "--invert-mask",
+        action="store_true",
+        help="the mask is white where the photograph is missing, as in other programs",
+    )
+    add("--grow", type=number(int, 1), metavar="PX", help="grow the mask's holes on every side")
+    add(
+        "--keep-observed",
+        action="store_true",
+        help="change nothing outside the holes, noise included",
+    )
+    add(
+        "--flip-kernel",
+        action="store_true",
+        help="the kernel files are for convolution: rotate them by 180 degrees",
+    )
+    add(
+        "--centre-kernel",
+        action="store_true",
+        help="centre the kernel's mass, so that the result is not shifted",
+    )
+    add(
+        "--filter",
+        choices=tuple(FILTERS),
+        help="how it was reduced: bicubic (MATLAB's and Pillow's, default), lanczos (Pillow's), "
+        "area (means of squares: OpenCV's INTER_AREA), cubic (without antialiasing: OpenCV's "
+        "INTER_CUBIC), nearest (each N-th px)",
+    )
+    add(
+        "--linear",
+        action="store_true",
+        help="it was blurred or reduced in linear light, as by a lens and a sensor; the result is "
+        "sRGB again",
+    )
+
+
+def choose_method(given, task):
+    """(the method's name, its preset) of parsed arguments: by --method and its --preset, or by a
+    --preset of configs/restore.yaml."""
+    if given.method is None:
+        preset = given.preset or ("posterior" if given.samples > 1 else "fast")
+        return recommended(preset, task, given.dataset)
+    presets = list(map(str, load_presets(given.method)))
+    return given.method, given.preset or ("fast" if "fast" in presets else presets[0])
+
+
+def parse_photographs(doc):
+    """The command line of restore.py -> (Arguments, Options, the method's name). Raises UserError
+    for an unknown option, a value out of range and options that contradict each other."""
+    parser = Parser(doc)
+    add_photographs(parser)
+    add = parser.add_argument_group("how to restore them").add_argument
+    add(
+        "--preset",
+        help="quick, fast, sharp or posterior, see configs/restore.yaml (default fast, with "
+        "--samples posterior); with --method one of configs/<method>.yaml",
+    )
+    add("--method", choices=METHODS, metavar="NAME", help=f"one of {', '.join(METHODS)}")
+    add(
+        "--prior",
+        "--dataset",
+        dest="dataset",
+        default="photo",
+        help="the prior, configs/model_config_<prior>.yaml (default photo)",
+    )
+    add_slice(parser, None, "all")
+    add_method(parser, "the method's preset")
+    add_run(
+        parser,
+        "./restored",
+        "<logdir>/<name>",
+        None,
+        "GPU 0 if there is a usable one, else the CPU",
+    )
+    given = parser.parse_args()
+    check_seed(given)
+    options = select_fields(Options, vars(given), photographs=tuple(given.photographs))
+    if options.given is None and any(map(is_transparent, photograph_files(options)[0])):
+        options = dataclasses.replace(options, transparent=True)
+    options.refuse()
+    method, preset = choose_method(given, options.task)
+    model_config = model_file(given.dataset)
+    return (
+        select_fields(
+            Arguments, vars(given), task=options.task, preset=preset, model_config=model_config
+        ),
+        options,
+        method,
+    )
