@@ -325,7 +325,7 @@ def test_a_stated_side_is_checked_where_the_picture_has_the_priors_size():
     config["measurement"]["mask_opt"]["image_size"] = 256
     load_measurement(config, "task.yaml", (64, 88), 256)
     load_measurement(config, "task.yaml", (256, 256), 256)
-    with pytest.raises(UserError, match="image_size says 256"):
+    with pytest.raises(UserError, match="image_size is 256"):
         load_measurement(config, "task.yaml", (64, 64), 64)
 
 

@@ -138,7 +138,7 @@ def test_another_sample_is_the_restoration_of_the_next_seed():
 def test_a_measurement_that_asks_for_a_gradient_gets_none():
     given = problem("inpainting", faces()[:1], BatchRandom([123]))
     y = given.y.clone().requires_grad_()
-    x = restore(y, given.operator, preset="paper", task="inpainting")
+    x = restore(y, given.operator, method="dmilo", preset="paper", task="inpainting")
     assert y.grad is None and not x.requires_grad
 
 
