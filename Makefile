@@ -11,12 +11,17 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/installed
 	rm -rf results/make-demo
-	set -e; for method in dmilo dmilo-pgd; do for task in inpainting super_resolution gaussian_deblur motion_deblur; do \
-	    $(BIN)/python $$method.py --task $$task --preset fast -l results/make-demo/$$method --name demo --cuda -1; done; done
+	@echo "Part 1 of 9: a scratched photograph"
 	$(BIN)/python restore.py data/photo/scratched.png --mask data/photo/scratched_mask.png \
 	    -l results/make-demo/photo --name demo
+	@set -e; part=1; for method in dmilo dmilo-pgd; do \
+	    for task in inpainting super_resolution gaussian_deblur motion_deblur; do \
+	        part=$$((part + 1)); echo "Part $$part of 9: two faces, $$method, $$task"; \
+	        $(BIN)/python $$method.py --task $$task --preset fast -l results/make-demo/$$method \
+	            --name demo --cuda -1; done; done
 	@$(BIN)/python -m report results/make-demo
-	@echo "Open results/make-demo/report.html in a browser: all pictures side by side."
+	@echo "Open results/make-demo/report.html in a browser; the photograph alone:" \
+	    "results/make-demo/photo/demo/report.html"
 
 # Two processes with one thread each are faster than one process with two threads.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -q -rs -n 2 --dist worksteal

@@ -1,4 +1,4 @@
-"""Benchmarks: speed, memory, quality, calibration, a prior's loss, photographs; all of it on a GPU.
+"""Benchmarks of speed, memory, quality, calibration, a prior's loss and photographs.
 
     python benchmark.py quality --data faces/ -n 40 -bn 32 --cuda -1          # PSNR, LPIPS, seconds
     python benchmark.py calibration --data faces/ -n 48 -bn 40 --cuda -1      # spread of samples
@@ -7,22 +7,26 @@
     python benchmark.py inner --dataset demo --batch-size 1 2 4 8 --cuda -1   # an inner step
     python benchmark.py inner --dataset celeba --precision fp32 bf16 --cuda 0
     python benchmark.py memory --dataset demo --steps 1 2 3 4 --cuda -1       # by number of steps
-    python benchmark.py gpu                                                   # results/gpu.md
+    python benchmark.py gpu                                                   # on a GPU, see below
 
-quality runs the scripts and resumes what is in --out: all images in batches, then --timed of them
-singly for the seconds. Writes quality.md, .csv and .png. Column `front`: no other row is both
-better in that figure and faster.
+quality runs the methods' scripts on all images in batches and then times --timed images one at a
+time; it resumes from the results in --out. It writes quality.md, .csv and .png. A row is marked in
+the column `front` if no other row is both better in that metric and faster.
 
-calibration restores each measurement --samples times and counts how often their intervals contain
-the truth (util/intervals.py): everywhere, in holes, on measured px, on the steepest tenth of all
-px. Writes calibration.md, .csv and .png (ranks).
+calibration restores each measurement --samples times and counts how often the intervals computed
+from the samples (util/intervals.py) contain the truth: everywhere, in holes, on measured px, and on
+the tenth of the px with the steepest gradients. It writes calibration.md, .csv and .png (rank
+histograms).
 
-photographs damages photographs of scikit-image and scikit-learn and restores them by restore.py and
-by other programs (BM3D, OpenCV … if installed). Writes photographs.md and photographs.png.
+photographs damages photographs of scikit-image and scikit-learn and restores them with restore.py
+and with other programs (BM3D, OpenCV … if installed). It writes photographs.md and photographs.png.
 
-inner and memory need no checkpoint. inner compares our step with the published code's, made of the
-same modules, which computes gradients of the weights, recomputes attention in the backward pass and
-waits for every loss. The measurements alternate; memory is the peak of a process of its own.
+inner and memory need no checkpoint. inner compares our step with that of the published code, built
+from our modules: it computes gradients of the weights, recomputes attention in the backward pass
+and waits for every loss. The two are timed alternately; peak memory is measured in a process of its
+own.
+
+gpu runs the tests that need a GPU and several of these benchmarks, and writes results/gpu.md.
 """
 
 import subprocess
@@ -99,7 +103,7 @@ def add_inner(add):
     add("--batch-size", type=count, nargs="+", default=[1], help="(default 1)")
     add("--precision", choices=precisions, nargs="+", default=["fp32"], help="(default fp32)")
     add("--compile", action="store_true", help="also with the network compiled")
-    add("--repeats", type=count, default=9, help="number of steps of each kind (default 9)")
+    add("--repeats", type=count, default=9, help="repetitions of each step (default 9)")
 
 
 def add_memory(add):
@@ -112,22 +116,22 @@ def add_images(add):
     add_device(add)
     add("--data", type=typed_path, help="folder of images (default data/<dataset>)")
     add("-n", "--number", type=number(int, 1), default=10, help="number of images (default 10)")
-    add("-bn", "--begin_number", type=number(int, 0), default=0, help="first one (default 0)")
+    add("-bn", "--begin_number", type=number(int, 0), default=0, help="first index (default 0)")
 
 
 def add_comparison(add, name):
     runs = RUNS[name]
-    help = f"method/preset (default {' '.join(runs)})"
+    help = f"runs, as method/preset (default {' '.join(runs)})"
     add_images(add)
-    add("--tasks", nargs="+", default=TASKS, help=f"(default {' '.join(TASKS)})")
+    add("--tasks", nargs="+", default=TASKS, help=f"tasks (default {' '.join(TASKS)})")
     add("--runs", nargs="+", type=method_and_preset, default=runs, help=help)
-    add("--sigma", type=number(float, 0), help="of the noise (default: that of the task files)")
-    add("--out", type=typed_path, default=OUT[name], help=f"(default {OUT[name]})")
+    add("--sigma", type=number(float, 0), help="of the noise (default: as in the task files)")
+    add("--out", type=typed_path, default=OUT[name], help=f"folder (default {OUT[name]})")
 
 
 def add_quality(add):
     add_comparison(add, "quality")
-    add("--timed", type=number(int, 1), default=3, help="images timed singly (default 3)")
+    add("--timed", type=number(int, 1), default=3, help="images to time one at a time (default 3)")
 
 
 def add_calibration(add):
@@ -141,14 +145,14 @@ def add_photographs(add):
     help = f"a set of photographs: {', '.join(SETS)}; no method was tuned on final (default final)"
     add_device(add, "photo")
     add("--set", choices=SETS, default="final", help=help)
-    help = f"these instead of a set: {' '.join(PHOTOGRAPHS)}"
+    help = f"photographs to use instead of a set: {' '.join(PHOTOGRAPHS)}"
     add("--photographs", nargs="+", choices=PHOTOGRAPHS, metavar="NAME", help=help)
-    help = f"of {' '.join(DAMAGES)} (default {damages})"
+    help = f"kinds of damage: {' '.join(DAMAGES)} (default {damages})"
     add("--damages", nargs="+", choices=DAMAGES, default=DAMAGED_BY, metavar="NAME", help=help)
     add("--size", type=number(int, 80), default=SIDE, help=f"side of the crops (default {SIDE})")
-    help = "presets of restore.py, method/preset, other programs (default: fast and all of these)"
+    help = "restore.py's presets, method/preset or programs (default: fast, all programs)"
     add("--runs", nargs="+", type=photo_run, metavar="RUN", help=help)
-    add("--out", type=typed_path, default=out, help=f"(default {out})")
+    add("--out", type=typed_path, default=out, help=f"folder (default {out})")
 
 
 COMMANDS = {

@@ -5,7 +5,7 @@
     python dmilo.py --dataset celeba --task gaussian_deblur -n 5 --cuda 0  # as published
     python dmilo.py --task super_resolution --data faces/ --resize --name mine --preset fast
 
-restore.py restores photographs. From Python: `from dmilo import restore`.
+To restore photographs, use restore.py. From Python: `from dmilo import restore`.
 """
 
 import torch
@@ -21,18 +21,18 @@ def dmilo(g, operator, y, z_0, h, on_step, state=None):
     outer iteration.
 
     g: the N layers of the chain; operator: A, as a function; y: the measurements, (B, …); z_0: the
-    chain's input, (B, 3, H, W); h: Hyperparameters; on_step: see `optimise_layer`; state: resume
-    from this Iterate's.
+    chain's input, (B, 3, H, W); h: Hyperparameters; on_step: see `optimise_layer`; state: that of
+    the Iterate from which to resume.
     """
     N = len(g)
-    if state is None:  # else a stopped run resumes, which is not part of the algorithm
+    if state is None:  # otherwise resume an interrupted run (not in the paper)
         nu = [torch.zeros_like(z_0) for _ in range(N)]
         z = run_chain(g, z_0, nu)
         yield Iterate("init", z[N].clamp(-1, 1))
         state = {"t": 0, "z": z, "nu": nu}
     z, nu = state["z"], state["nu"]
     for t in range(state["t"], h.outer):
-        z, nu = list(z), list(nu)  # what was yielded must not change
+        z, nu = list(z), list(nu)  # copies: the yielded lists must not change
         # From image to noise: the last layer fits y, the others the next layer's input.
         A, target = operator, y
         for i in reversed(range(N)):

@@ -1,13 +1,14 @@
-"""Reproduce tables of methods by data sets and tasks: runs the scripts, resumes unfinished runs.
+"""Reproduce a table: run every method on every data set and task; unfinished runs are resumed.
 
     python reproduce.py configs/tables/demo.yaml --cuda -1
     python reproduce.py configs/tables/celeba.yaml --dry-run     # commands and estimated time
     python reproduce.py configs/tables/celeba.yaml --only inpainting dmilo/paper --nproc-per-node 4
 
-Writes results/<table>/: table.md, .csv and .tex (mean ± standard deviation over images, best value
-bold; `final`: last iterate, `chosen`: by a stopping rule without the truth, `best`: highest PSNR),
-strips.png (truth, measurement, final results), convergence.png (PSNR and residual over NFE) and
-report.html. A table with the key `memory` is that of `benchmark.py memory`: table.* only.
+Writes to results/<table>/: table.md, .csv and .tex (mean ± standard deviation over images, best
+value in bold; `final`: the last iterate, `chosen`: the one chosen by a stopping rule without the
+truth, `best`: the one with the highest PSNR), strips.png (truth, measurement, final results),
+convergence.png (PSNR and residual over NFE) and report.html. For a table file with the key
+`memory`, it measures peak memory as `benchmark.py memory` does and writes table.* only.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from report.table import write_runs
 from util.cli import Parser, number, run_script
 from util.config import Section, config_path, load_yaml
 from util.devices import choose_device
-from util.files import UserError, here_or_project, project
+from util.files import UserError, here_or_project, project, warn
 from util.tables import write_table
 
 COLUMNS = (*METRICS, "fid")  # metrics that a table may have
@@ -53,7 +54,7 @@ SUMMED_UP = "table.md, table.csv, table.tex"
 
 
 def is_text_list(values):
-    """Whether a list holds texts only, at least one."""
+    """Whether a list is not empty and contains strings only."""
     return values and all(isinstance(value, str) for value in values)
 
 
@@ -94,7 +95,7 @@ def check_run(section, run):
 
 
 def jobs_of(section, i, entry, tasks, methods, out):
-    """The jobs of entry i of a table's `datasets`. Raises UserError for an invalid one."""
+    """The jobs of entry i of a table's `datasets`. Raises UserError if the entry is invalid."""
     if not isinstance(entry, dict):
         raise section.error(f"datasets[{i}]", f"is {entry!r}, must be {{dataset, data, number}}")
     one = Section(entry, section.path, f"datasets[{i}].")
@@ -112,7 +113,7 @@ def jobs_of(section, i, entry, tasks, methods, out):
 
 
 def load_table(section, out):
-    """-> (jobs, metrics, published) of a table file. Raises UserError, with file and key."""
+    """Read a table file -> (jobs, metrics, published). Raises UserError, naming file and key."""
     datasets = section.take("datasets", list, bool, "a list of {dataset, data, number}")
     tasks = section.take("tasks", list, is_text_list, "a list of tasks")
     methods = section.take("methods", list, is_run_list, "a list of method/preset")
@@ -137,8 +138,8 @@ def load_table(section, out):
 
 
 def statistics_of(job):
-    """{"final" | "chosen" | "best": {metric: {"mean", "std"}}, "images": n} of the finished images;
-    None without any. FID has no "std" and is None unless computed on all of these images."""
+    """{"final" | "chosen" | "best": {metric: {"mean", "std"}}, "images": n} of the finished images,
+    or None if there are none. FID has no "std", and is None unless computed on all these images."""
     records = list(sound_records(job).values())
     if not records:
         return None
@@ -155,9 +156,9 @@ def statistics_of(job):
 
 
 def row_of(job, metrics, published):
-    """A table row: what ran, and {"mean", "std"}, a published number or None by (metric, which).
+    """A table row: KEYS and, by (metric, which), {"mean", "std"}, a published number or None.
 
-    published: {method: {metric: number}}, listed beside the preset paper.
+    published: {method: {metric: number}}, listed in the rows of the preset paper.
     """
     ours = statistics_of(job)
     images = ours["images"] if ours else 0
@@ -180,7 +181,7 @@ def mark_best(rows, metric, which):
 
 
 def rows_of(jobs, metrics, published):
-    """The table's rows (`row_of`) by data set and task; published methods that did not run last."""
+    """The table's rows (`row_of`) by data set and task, published methods without a run last."""
     rows = []
     for dataset, task in dict.fromkeys((job.dataset, job.task) for job in jobs):
         theirs = published.get(dataset, {}).get(task, {})
@@ -201,7 +202,7 @@ def rows_of(jobs, metrics, published):
 
 
 def cell(value, metric):
-    """One figure as text: a published number, or mean ± std, the best between ** and **."""
+    """One figure as text: a published number, or mean ± std, between ** if it is the best."""
     digits = DECIMALS[metric]
     if not isinstance(value, dict):
         return "" if value is None else f"{value:.{digits}f}"
@@ -265,26 +266,31 @@ def convergence_groups(jobs):
 
 
 def finished_runs(jobs):
-    """The Runs of those jobs that have a summary, with the jobs' images only."""
+    """The Runs of the jobs that have a summary, restricted to the jobs' images."""
     done = [job for job in jobs if os.path.exists(os.path.join(folder(job), "summary.json"))]
     return [load_run(folder(job))._replace(records=sound_records(job)) for job in done]
 
 
 def write_memory(out, path, cuda):
-    """The table of a file with the key `memory`."""
+    """Measure and write the table of a file with the key `memory`."""
     header, rows = memory_table(*load_memory_table(path), choose_device(cuda))
     print("\n".join(write_table(out, header, rows, [header, *rows])))
     print(f"wrote {out}/ ({SUMMED_UP})")
 
 
-def estimate(jobs, cuda, extra):
-    """{job: seconds} for the images that are not finished: their NFE, counted with --outer, --inner
-    and -c from `extra`, times the measured seconds of an inner step of one image."""
+def changed_by(extra):
+    """The hyperparameters that --extra changes: {"outer", "inner", "chain_steps"}, None: not."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for names in (["--outer"], ["--inner"], ["-c", "--custom_steps"]):
         parser.add_argument(*names, type=int)
     given, _ = parser.parse_known_args(extra)
-    given = {"outer": given.outer, "inner": given.inner, "chain_steps": given.custom_steps}
+    return {"outer": given.outer, "inner": given.inner, "chain_steps": given.custom_steps}
+
+
+def estimate(jobs, cuda, extra):
+    """{job: seconds} for its unfinished images: their NFE, counted with the hyperparameters of
+    `extra`, times the measured seconds of an inner step on one image."""
+    given = changed_by(extra)
     device, step_seconds, estimates = choose_device(cuda), {}, {}
     for job in jobs:
         if job.dataset not in step_seconds:
@@ -298,7 +304,7 @@ def estimate(jobs, cuda, extra):
 
 
 def dry_run(jobs, typed, cuda, extra):
-    """Print each job's command, typed(job), and estimated time."""
+    """Print the command, typed(job), and the estimated time of each job."""
     print("measuring an inner step of each prior, which takes minutes on a CPU", file=sys.stderr)
     estimates = estimate(jobs, cuda, extra)
     for job in jobs:
@@ -308,8 +314,8 @@ def dry_run(jobs, typed, cuda, extra):
 
 
 def select(jobs, only, path):
-    """The jobs named by --only: of each kind that it names, data set, task or method/preset, only
-    these. Raises UserError for a name that the table does not have."""
+    """The jobs selected by --only, which restricts data sets, tasks or method/presets to those that
+    it names. Raises UserError for a name that is not in the table."""
     kinds = [
         {job.dataset for job in jobs},
         {job.task for job in jobs},
@@ -362,17 +368,17 @@ def parse_arguments():
         "--only",
         nargs="+",
         default=[],
-        help="run only these data sets, tasks or method/presets; kinds not named: all",
+        help="restrict the data sets, tasks or method/presets to these (default: all)",
     )
     add(
         "--dry-run",
         action="store_true",
-        help="print commands and estimated time: NFE times the time of an inner step",
+        help="only print the commands and their time, estimated as NFE x time of an inner step",
     )
     count = number(int, 1)
     add("--nproc-per-node", type=count, default=1, help="processes per run (default 1)")
     add("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
-    extra = 'further arguments of every run: --extra="--outer 1 --fid"'
+    extra = 'more arguments for every run, for example --extra="--outer 1 --fid"'
     add("--extra", type=shlex.split, default=[], help=extra)
     return parser.parse_args()
 
@@ -387,6 +393,9 @@ def main():
             raise UserError(f"{path}: a memory table has no --dry-run and no --only")
         return write_memory(out, path, args.cuda)
     table, metrics, published = load_table(section, out)
+    if published and any(changed_by(args.extra).values()):
+        warn("--extra changes hyperparameters: the published figures are left out")
+        published = {}
     extra = [*args.extra, *(["--fid"] if "fid" in metrics else [])]
     options = {"cuda": args.cuda, "extra": extra, "nproc_per_node": args.nproc_per_node}
     typed = functools.partial(command, **options)

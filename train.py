@@ -1,4 +1,4 @@
-"""Train a prior: a UNet learns to predict the noise in the images of a folder or zip file.
+"""Train a prior, a UNet that predicts the noise in noisy images, on a folder or zip file of images.
 
     python train.py --config configs/model_config_demo.yaml --data faces.zip --out models/demo.pt
     python train.py --config … --data photos/ --held-out others/ --out models/mine.pt
@@ -7,9 +7,9 @@
     python train.py --config … --data photos/ --out models/photo.pt --patches 40000 --grey 0.1
     torchrun --nproc-per-node 4 train.py --config … --data faces.zip --out models/demo.pt
 
-Writes to OUT the averaged weights, a state dict on the CPU; beside it samples, OUT_samples.png, and
-the network's mean squared errors, OUT_errors.csv, which samplers.posterior reads. OUT.training
-holds the training's state: after an interruption the same command resumes it.
+Writes OUT (the averaged weights, a state dict on the CPU) and, next to it, *_samples.png (samples
+from the prior) and *_errors.csv (the network's mean squared errors, which the samplers read). The
+state of the training is saved in OUT.training; to resume an interrupted one, repeat the command.
 """
 
 import copy
@@ -30,17 +30,18 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from experiment.folder import checkpoint_digest, differences
+from experiment.runner import join_group
 from guided_diffusion.ddim import TRAINING_STEPS, Chain, chain_timesteps, linear_alphas_cumprod
 from guided_diffusion.errors import by_frequency, dct, errors_path, write_errors
 from guided_diffusion.prior import build_model, load_model_config, load_prior
 from util.cli import Parser, number, run_script, typed_path
-from util.devices import choose_device, compile_network
-from util.files import UserError, here_or_project, save_tensors, say, warn
+from util.devices import available_memory, choose_device, compile_network
+from util.files import PictureError, UserError, here_or_project, save_tensors, say, warn
 from util.images import SUFFIXES, find_images, open_rgb, save_image, say_unread, split_names, tile
 from util.rng import LAST_SEED, BatchRandom
 
 WARM_UP = 200  # steps of increasing learning rate
-COOL_DOWN = 0.3  # the share of steps, the last ones, with decreasing learning rate
+COOL_DOWN = 0.3  # share of the steps, at the end, with decreasing learning rate
 EMA_DECAY = 0.999
 GRADIENT_NORM = 1.0
 MOST_SHRUNK = 8  # largest reduction of a patch
@@ -70,47 +71,84 @@ def find_data(path):
         try:
             content = Path(path, name).read_bytes() if os.path.isdir(path) else archive.read(name)
         except (zipfile.BadZipFile, RuntimeError, OSError) as error:  # RuntimeError: encrypted
-            raise UserError(f"{path}: {name} cannot be read ({error})") from error
+            raise PictureError(f"{name}: cannot be read ({error})") from error
         return open_rgb(io.BytesIO(content), name)
 
     return files, read
 
 
+def usable_images(path, files, read, size):
+    """Yield (index, image) of the `files` that can be decoded and are `size` px or more a side;
+    warns of each of the others. Raises UserError without any."""
+    left_out = []
+    for i, name in enumerate(tqdm(files, desc="reading images", unit="image", disable=None)):
+        try:
+            image = read(name)
+        except PictureError as error:
+            left_out.append(str(error))
+            continue
+        if min(image.size) < size:
+            width, height = image.size
+            left_out.append(f"{name}: {width} x {height} px, would have to be enlarged to {size}")
+        else:
+            yield i, image
+    for line in left_out:
+        warn(f"{path}: left out: {' '.join(line.split())}")
+    if len(left_out) == len(files):
+        raise UserError(f"{path}: none of its {len(files)} images can be used; see the warnings")
+
+
+def allocated(path, count, size):
+    """An empty (count, 3, size, size) uint8. Raises UserError for more than there is memory."""
+    needed, free = 3.0 * count * size**2 / 2**30, available_memory(torch.device("cpu")) / 2**30
+    if needed > free:
+        raise UserError(
+            f"{path}: {count} images or patches of {size} x {size} px need {needed:.1f} GiB of "
+            f"memory, {free:.1f} GiB are free; train on fewer --patches or smaller ones (--patch)"
+        )
+    return np.empty((count, 3, size, size), np.uint8)
+
+
 def load_images(path, size):
     """A folder or zip of images -> (n, 3, size, size) uint8, cropped to the central square."""
     files, read = find_data(path)
-    images = np.empty((len(files), 3, size, size), np.uint8)
-    for i, name in enumerate(tqdm(files, desc="reading images", unit="image", disable=None)):
-        square = ImageOps.fit(read(name), (size, size), Image.LANCZOS)
-        images[i] = np.asarray(square).transpose(2, 0, 1)
-    return torch.from_numpy(images)
+    images, count = allocated(path, len(files), size), 0
+    for _, image in usable_images(path, files, read, size):
+        square = ImageOps.fit(image, (size, size), Image.LANCZOS)
+        images[count] = np.asarray(square).transpose(2, 0, 1)
+        count += 1
+    return torch.from_numpy(images[:count])
 
 
 def patch_box(width, height, size, rng):
     """A random square (left, top, right, bottom) within an image, its side log-uniform from `size`
-    to MOST_SHRUNK times that, or to the image's shorter side."""
-    shorter = min(width, height)
-    smallest, largest = min(size, shorter), min(MOST_SHRUNK * size, shorter)
-    side = smallest * (largest / smallest) ** rng.random()
+    to MOST_SHRUNK times that, or to the image's shorter side, which is `size` or more."""
+    largest = min(MOST_SHRUNK * size, width, height)
+    side = size * (largest / size) ** rng.random()
     left, top = (width - side) * rng.random(), (height - side) * rng.random()
     return left, top, left + side, top + side
 
 
 def cut_patches(path, size, count, seed):
-    """A folder or zip of images -> (count, 3, size, size) uint8: equally many random patches
-    (`patch_box`) of each. Decodes one image at a time to save memory."""
+    """A folder or zip of images -> (n, 3, size, size) uint8: equally many random patches
+    (`patch_box`) of each, `count` in all or, if images are left out, fewer. Decodes one image at a
+    time to save memory."""
     files, read = find_data(path)
-    patches = np.empty((count, 3, size, size), np.uint8)
-    for i, name in enumerate(tqdm(files, desc="cutting patches", unit="image", disable=None)):
-        image, rng = read(name), np.random.default_rng((seed, i))
+    patches, is_cut = allocated(path, count, size), np.zeros(count, bool)
+    for i, image in usable_images(path, files, read, size):
+        rng = np.random.default_rng((seed, i))
         for patch in patches[i :: len(files)]:
             box = patch_box(*image.size, size, rng)
             patch[:] = np.asarray(image.resize((size, size), Image.LANCZOS, box)).transpose(2, 0, 1)
-    return torch.from_numpy(patches)
+        is_cut[i :: len(files)] = True
+    if not is_cut.any():  # fewer patches than images
+        raise UserError(f"{path}: --patches {count}: no image that can be used has one; cut more")
+    return torch.from_numpy(patches if is_cut.all() else patches[is_cut])
 
 
 def read_data(args, image_size, stride, path, patches):
-    """The images or, unless `patches` is None, so many patches of `path`: (n, 3, side, side) uint8.
+    """The images of `path` or, if `patches` is not None, so many patches of them:
+    (n, 3, side, side) uint8.
 
     Raises UserError unless `stride` divides --patch.
     """
@@ -123,12 +161,12 @@ def read_data(args, image_size, stride, path, patches):
 
 
 def read_training(args, image_size, stride):
-    """What to train on (`read_data`)."""
+    """The training images or patches (`read_data`)."""
     return read_data(args, image_size, stride, args.data, args.patches)
 
 
 def read_held_out(args, image_size, stride, images):
-    """(images for the table of errors, what they are): of --held-out, else of the training."""
+    """(images for the table of errors, a description): from --held-out, else from the training."""
     if not args.held_out:
         warn("errors are measured on training images, so they may be too small; use --held-out")
         return images[:: max(1, len(images) // ERRORS_OF)][:ERRORS_OF], "training images"
@@ -139,8 +177,8 @@ def read_held_out(args, image_size, stride, images):
 
 def training_batch(images, batch_size, step, rank, seed, device, grey=0.0):
     """(x_0, noise, timesteps) on the device, x_0 flipped at random; determined by (seed, rank,
-    step), so that a resumed training continues exactly. grey: the share of x_0 and noise in
-    grey."""
+    step), so that a resumed training continues exactly. grey: the share of images that are made
+    grey, with equal noise in all channels."""
     generator = torch.Generator().manual_seed(1_000_000_007 * seed + 1_000_003 * rank + step)
     chosen = torch.randint(len(images), (batch_size,), generator=generator)
     mirrored = torch.rand(batch_size, 1, 1, 1, generator=generator) < 0.5
@@ -149,7 +187,7 @@ def training_batch(images, batch_size, step, rank, seed, device, grey=0.0):
     is_grey = (torch.rand(batch_size, 1, 1, 1, generator=generator) < grey).to(device)
     x0 = images[chosen].to(device).float() / 127.5 - 1
     x0 = torch.where(mirrored.to(device), x0.flip(3), x0)
-    # On the device: on a CPU core, the noise of 512 images costs a quarter of a GPU's step.
+    # On the device: on a CPU core, noise for 512 images would take a quarter of a GPU's step.
     generator = torch.Generator(device).manual_seed(noise_seed)
     noise = torch.randn(x0.shape, generator=generator, device=device)
     if grey:
@@ -159,8 +197,8 @@ def training_batch(images, batch_size, step, rank, seed, device, grey=0.0):
 
 
 def draw_timesteps(n, generator):
-    """(n,) timesteps: half of them with small noise, log-uniform in sigma, a fifth in 100 … 349,
-    the last layers of 3 to 9 steps, 15 % those of 3 steps, the others uniform."""
+    """(n,) timesteps: 50 % with small noise, log-uniform in sigma; 20 % in 100 … 349, the last
+    layers of chains of 3 to 9 steps; 15 % from the chain of 3 steps; 15 % uniform."""
     low, high = math.log(LEAST_SIGMA), math.log(SMALL_SIGMA)
     sigma = torch.exp(low + (high - low) * torch.rand(n, generator=generator))
     small = torch.searchsorted(SIGMAS, sigma)
@@ -173,14 +211,15 @@ def draw_timesteps(n, generator):
 
 
 def learning_rate_factor(step, steps):
-    """Linear warm-up, constant, linear cool-down to zero. More steps can be added before that."""
+    """Linear warm-up, constant, linear cool-down to zero. Before the cool-down, a training can be
+    resumed with more steps."""
     return min((step + 1) / WARM_UP, 1.0, (steps - step) / (COOL_DOWN * steps))
 
 
 def noise_prediction_loss(network, x0, noise, timesteps, alphas_cumprod, bf16):
-    """mean w (eps(sqrt(abar) x_0 + sqrt(1 - abar) noise, t) - noise)^2 with w = 1 / sqrt(abar), the
-    geometric mean of the weights of Ho et al. 2020 (eq. 14), w = 1, which neglects noisy timesteps,
-    and of the v-prediction of Salimans & Ho 2022, w = 1 / abar."""
+    """mean w (eps(sqrt(abar) x_0 + sqrt(1 - abar) noise, t) - noise)^2 with w = 1 / sqrt(abar): the
+    geometric mean of w = 1 (Ho et al. 2020, eq. 14), which neglects noisy timesteps, and
+    w = 1 / abar (the v-prediction of Salimans & Ho 2022)."""
     abar = alphas_cumprod[timesteps][:, None, None, None]
     x_t = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
     with torch.autocast(x0.device.type, torch.bfloat16, enabled=bf16):
@@ -189,7 +228,7 @@ def noise_prediction_loss(network, x0, noise, timesteps, alphas_cumprod, bf16):
 
 
 class Optimizer:
-    """Muon (Jordan et al. 2024) for the convolutions within the network, AdamW for all else.
+    """Muon (Jordan et al. 2024) for the inner convolutions, AdamW for all other parameters.
 
     PyTorch's Muon accepts matrices only, so each weight (out, in, 3, 3) is a matrix (out, in 9)
     that shares its memory.
@@ -208,7 +247,7 @@ class Optimizer:
         ]
 
     def step(self, factor):
-        """Step at the learning rate times `factor`, and clear the gradients."""
+        """Make a step with the learning rate times `factor`, and clear the gradients."""
         for matrix, p in zip(self.matrices, self.convolutions):
             matrix.grad, p.grad = p.grad.flatten(1), None
         for optimizer in self.optimizers:
@@ -227,8 +266,8 @@ class Optimizer:
 
 def resume(path, modules, settings, device):
     """Load the training saved in `path` into `modules`, {name: object with load_state_dict};
-    returns its progress, None without a file. Raises UserError for a file of another kind, and for
-    a training with other settings."""
+    returns its progress, or None if there is no file. Raises UserError for a file of another kind,
+    and for a training with other settings."""
     if not os.path.exists(path):
         return None
     try:
@@ -251,7 +290,7 @@ def resume(path, modules, settings, device):
 
 @torch.no_grad()
 def write_samples(model, size, device, path):
-    """Write a grid of 32 unconditional samples of 10 DDIM steps."""
+    """Write a grid of 32 unconditional samples, generated with 10 DDIM steps."""
     rng = BatchRandom(range(32))
     x = rng.randn((3, size, size), device)
     for g in Chain(model.eval(), 10, rng):
@@ -262,7 +301,7 @@ def write_samples(model, size, device, path):
 @torch.no_grad()
 def measure_errors(model, images, kind, device, path):
     """Write the table of `guided_diffusion.errors`: the mean squared error of x0_hat for images,
-    (n, 3, H, W) uint8, under noise. kind: what they are."""
+    (n, 3, H, W) uint8, with added noise. kind: a description of the images."""
     g, sigmas = Chain(model, 1, BatchRandom([0])), SIGMAS[ERRORS_AT].tolist()
     variances = []
     for sigma in tqdm(sigmas, desc="measuring errors", unit="sigma", disable=None):
@@ -287,23 +326,23 @@ def parse_arguments():
         "--held-out",
         type=typed_path,
         metavar="DIR|ZIP",
-        help="images for the table of errors (default: training images)",
+        help="images for the table of errors (default: the training images)",
     )
     add(
         "--patches",
         type=count,
         metavar="N",
-        help="train on N patches of large images, at scales of 1 to 1/8, not on whole images",
+        help="train on N patches of large images, at scales from 1 to 1/8, instead of whole images",
     )
     side = "side of the patches (default: the config's image_size)"
     add("--patch", type=number(int, 8), metavar="PX", help=side)
     add("--grey", type=number(float, 0, 1), default=0.0, help="share of grey images (default 0)")
-    add("--init", type=typed_path, help="initial weights, a checkpoint (default: random)")
+    add("--init", type=typed_path, help="checkpoint with initial weights (default: random)")
     add("--steps", type=count, default=9500, help="total number of steps (default 9500)")
     add("--batch-size", type=count, default=16, help="images per step and process (default 16)")
     add("--lr", type=number(float, 0), default=1e-3, help="maximal learning rate (default 1e-3)")
     add("--seed", type=number(int, 0, LAST_SEED), default=0, help="random seed (default 0)")
-    add("--only-errors", action="store_true", help="do not train, only write OUT_errors.csv")
+    add("--only-errors", action="store_true", help="do not train, only write *_errors.csv")
     add(
         "--bf16", action="store_true", help="bfloat16 autocast: faster if the processor supports it"
     )
@@ -318,8 +357,8 @@ def parse_arguments():
 
 
 def refuse_spoilt(loss, average, step, path):
-    """Raise UserError if the mean loss or the averaged weights are not finite: both would remain
-    so, and must not replace the training saved in `path`."""
+    """Raise UserError if the mean loss or the averaged weights are not finite: they cannot recover,
+    and must not overwrite the training saved in `path`."""
     norms = torch.stack(torch._foreach_norm(list(average.parameters())))
     if not (torch.isfinite(loss) & torch.isfinite(norms).all()):
         raise UserError(
@@ -331,7 +370,7 @@ def refuse_spoilt(loss, average, step, path):
 
 def run_steps(args, network, modules, images, progress, save, rank, device):
     """Train from progress["step"] to args.steps, calling save(progress) every few minutes; returns
-    the progress. network: modules["model"], perhaps compiled or wrapped."""
+    the progress. network: modules["model"], possibly compiled or wrapped."""
     model, ema, optimizer = modules["model"], modules["ema"], modules["optimizer"]
     alphas_cumprod = linear_alphas_cumprod().to(device)
     loss_mean = torch.tensor(progress["loss"], device=device)
@@ -344,9 +383,9 @@ def run_steps(args, network, modules, images, progress, save, rank, device):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
         optimizer.step(learning_rate_factor(step, args.steps))
-        # A short average at first, or it would keep the random initial weights.
+        # Average fewer steps at first, so that the random initial weights are forgotten.
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        with torch.no_grad():  # else it would keep the graphs of all steps
+        with torch.no_grad():  # otherwise it would store the graphs of all steps
             torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
         loss_mean.lerp_(loss.detach(), 0.01)
         now = time.time()
@@ -378,7 +417,7 @@ def load_weights(path, args, config, device):
 
 
 def settings_of(args, images, world, config):
-    """The settings that a resumed training must have: files by content, for they may have moved."""
+    """The settings that a resumed training must share; files by content, as they may have moved."""
     digest = hashlib.blake2b(images.numpy(), digest_size=8).hexdigest()
     return {
         **{key: getattr(args, key) for key in SETTINGS},
@@ -435,7 +474,10 @@ def train(args, config, device, rank, world):
             save(progress)  # fails at once if the folder is not writable
         except OSError as error:
             raise UserError(f"{state_path}: cannot be written ({error.strerror})") from error
-    network = DistributedDataParallel(model) if world > 1 else model
+    network = model
+    if world > 1:
+        group = dist.new_group(backend="nccl" if device.type == "cuda" else "gloo")
+        network = DistributedDataParallel(model, process_group=group)
     if args.compile:
         network = compile_network(network, device)
     progress = run_steps(args, network, modules, images, progress, save, rank, device)
@@ -447,10 +489,8 @@ def train(args, config, device, rank, world):
 
 def main():
     args = parse_arguments()
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world = join_group()
     device = choose_device(-1 if args.cuda == -1 else int(os.environ.get("LOCAL_RANK", args.cuda)))
-    if world > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     torch.manual_seed(args.seed)  # the same initial weights on every rank
     config = load_model_config(args.config)
     if args.only_errors:

@@ -6,7 +6,7 @@ import sys
 from collections import namedtuple
 
 from experiment.methods import PAPER, load_method, module
-from experiment.presets import load_presets
+from experiment.presets import about, load_presets, load_row
 from report.records import finished_records
 from util.files import PROJECT, UserError, project
 from util.images import image_names, list_images
@@ -28,7 +28,8 @@ def method_and_preset(text):
 def described(run):
     """[method, preset, what the method is] of method/preset, for the rows of a table."""
     method, _, preset = run.partition("/")
-    return [method, preset, load_method(method).about]
+    kind, row = load_method(method), next(iter(load_presets(method)[preset]))
+    return [method, preset, about(kind, load_row(kind, row.split("/")[-1], preset))]
 
 
 def folder(job):

@@ -3,13 +3,15 @@
 import hashlib
 import json
 import os
+import time
 from typing import NamedTuple
 
-from util.files import UserError, write_text
+from util.files import UserError
 
 # Settings that are paths. The content of what they name is compared elsewhere.
 PATHS = ("data", "model_path")
 FORMAT = 2  # of a run's files and settings
+PATIENCE = 3  # seconds for which settings that another job is writing are awaited
 
 
 class Folder(NamedTuple):
@@ -67,11 +69,17 @@ def checkpoint_digest(path):
 def read_settings(directory, path):
     """The content of a settings.json. Raises UserError for another file, and for a run of an older
     version, whose presets, records and folders were others."""
-    try:
-        with open(path, encoding="utf-8") as f:
-            settings = json.load(f)
-    except ValueError as error:
-        raise UserError(f"{path}: cannot be read ({error}); choose another --name NAME") from error
+    end, settings = time.monotonic() + PATIENCE, None
+    while settings is None:
+        try:
+            with open(path, encoding="utf-8") as f:
+                settings = json.load(f)
+        except ValueError as error:
+            if time.monotonic() > end or os.path.getsize(path):
+                raise UserError(
+                    f"{path}: cannot be read ({error}); choose another --name NAME"
+                ) from error
+            time.sleep(0.1)  # another job has just created it
     if not isinstance(settings, dict):
         raise UserError(f"{path}: does not hold a run's settings; choose another --name NAME")
     if settings.get("format") != FORMAT:
@@ -80,6 +88,38 @@ def read_settings(directory, path):
             "NAME"
         )
     return settings
+
+
+def unused(directory):
+    """Create a run's folder and return its path: `directory` or, where another job has it, that
+    and -2, -3, … Raises UserError where it cannot be created."""
+    path, count = directory, 1
+    while True:
+        try:
+            os.makedirs(path)
+            return path
+        except FileExistsError:
+            count += 1
+            path = f"{directory}-{count}"
+        except OSError as error:
+            raise cannot_write(directory, error) from error
+
+
+def cannot_write(directory, error):
+    return UserError(f"{directory}: cannot be written ({error.strerror}); choose another --logdir")
+
+
+def write_new(path, text):
+    """Write a text file; nothing if another job has created it. Raises OSError."""
+    try:
+        with open(path, "x", encoding="utf-8") as f:
+            f.write(text)
+    except FileExistsError:
+        return
+    except OSError:  # a full disk
+        if os.path.exists(path):
+            os.unlink(path)
+        raise
 
 
 def open_run(directory, settings, adjustable, defaults):
@@ -96,18 +136,17 @@ def open_run(directory, settings, adjustable, defaults):
     now = json.loads(json.dumps({"format": FORMAT, **settings}))
     try:
         if not os.path.exists(path):
-            # Another process may be writing its hidden temporary file right now, or have finished.
+            # Another process may have finished meanwhile.
             others = os.listdir(directory) if os.path.isdir(directory) else []
             if any(not name.startswith(".") and name != "settings.json" for name in others):
                 raise UserError(
                     f"{directory}: exists and is no run of this program; choose another --name NAME"
                 )
-            write_text(path, json.dumps({**now, **adjustable}, indent=1))
+            os.makedirs(directory, exist_ok=True)
+            write_new(path, json.dumps({**now, **adjustable}, indent=1))
         before = read_settings(directory, path)
     except OSError as error:
-        raise UserError(
-            f"{directory}: cannot be written ({error.strerror}); choose another --logdir"
-        ) from error
+        raise cannot_write(directory, error) from error
     before = with_defaults(before, json.loads(json.dumps(defaults)))
     kept = {key: before.pop(key, value) for key, value in adjustable.items()}
     for key, old, new in differences(before, now):

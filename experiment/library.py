@@ -17,8 +17,10 @@ from guided_diffusion.tiles import AnySize, choose_tile
 from solvers.least_squares import is_linear, silent
 from util.config import config_path
 from util.devices import first_line
-from util.files import UserError
+from util.files import UserError, warn
 from util.rng import LAST_SEED, BatchRandom
+
+FAR = 4  # times the largest probe: a y beyond that has other units
 
 
 @functools.lru_cache(maxsize=1)
@@ -156,6 +158,21 @@ def row_for(operator, x):
     return "default" if is_linear(operator, x) else "nonlinear"
 
 
+@torch.no_grad()
+def warn_if_far(problem, probe):
+    """Warn if y is far larger than what the operator makes of images in [-1, 1]: it may be in
+    0 … 255. probe: (B, 3, H, W) standard normal."""
+    images = torch.ones_like(probe), -torch.ones_like(probe), probe.sign()
+    largest = max(problem.operator(x).norm().item() for x in images)
+    noise, size = problem.sigma * problem.y.numel() ** 0.5, problem.y.norm().item()
+    if size > FAR * (largest + noise):
+        warn(
+            f"y: is {size / (largest + noise):.3g} times as large as operator makes images in "
+            "[-1, 1]; scale y, sigma and operator to that range (x / 127.5 - 1 for 0 … 255)"
+        )
+
+
+@torch.inference_mode(False)
 @torch.enable_grad()
 def restore(
     y,
@@ -194,10 +211,12 @@ def restore(
     method = method and load_method(method)
     device = device_of(device, y)
     model, side = network(prior, device)
-    batch = batch_of(y.detach().to(device, torch.float32), operator, sigma, size or (side, side))
+    y = y.detach().clone()  # else it remains a tensor of the caller's inference mode
+    batch = batch_of(y.to(device, torch.float32), operator, sigma, size or (side, side))
     problem = batch.problem
     eps = AnySize(model, choose_tile(model, problem.size, side, len(y), device))
     probe = BatchRandom([0] * len(y)).randn((3, *problem.size), device)
+    warn_if_far(problem, probe)
     task = task or row_for(problem.operator, probe)
     if method is None:
         name, preset = recommended(preset, task, prior)

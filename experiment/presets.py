@@ -164,3 +164,9 @@ def load_row(method, task, preset=None, on_row=lambda line: None, dataset=None, 
         h = dataclasses.replace(h, hyperparameters=replaced(h.hyperparameters, section, given))
     section.finish()
     return h
+
+
+def about(method, h):
+    """A Method with a row h, in a few words for tables."""
+    ours = isinstance(h, Preset) and not h.is_published
+    return f"variant of {method.about} (ours)" if ours else method.about

@@ -58,8 +58,8 @@ class Progress:
         now = time.monotonic()
         if self.outer.disable and not self.hidden and now - self.last_line >= LINE_EVERY:
             print(
-                f"{self.finished} of {self.total} images finished, outer iteration {self.done} of "
-                f"{len(self.iterations)} of the next, {(now - self.start) / 60:.0f} min"
+                f"image {self.finished + 1} of {self.total}: outer iteration {self.done} of "
+                f"{len(self.iterations)} done after {(now - self.start) / 60:.0f} min"
                 f"{self.time_left(now)}"
             )
             self.last_line = now

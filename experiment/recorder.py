@@ -10,8 +10,7 @@ import torch
 
 from experiment.stop import stop
 from guided_diffusion.blind import kernel_error
-from report import plots
-from report.pictures import kernel_picture, measurement_picture
+from report.pictures import kernel_picture, measurement_picture, spread_picture
 from report.records import METRICS, record_path
 from util.files import atomic, write_text
 from util.images import save_image
@@ -28,10 +27,10 @@ class ImageRecord:
     metrics: an `experiment.metrics.Metrics`, None without ground truth; rule, single: see
     `experiment.stop.stop`.
 
-    Without ground truth there are no metrics, and the chosen iterate is the result, which is copied
-    to <top>/<name>.png. With `case.nearest`, the record says in `turned` which image was nearest to
-    the truth, `psnr_unturned` is the PSNR of the iterate itself and `measurement`, where y is
-    shaped like an image, holds the metrics of y.
+    Without ground truth there are no metrics, and the chosen iterate, of several samples their
+    mean, is the result, which is copied to <top>/<name>.png. With `case.nearest`, the record says
+    in `turned` which image was nearest to the truth, `psnr_unturned` is the PSNR of the iterate
+    itself and `measurement`, where y is shaped like an image, holds the metrics of y.
     """
 
     def __init__(self, folder, case, metrics, rule, single):
@@ -74,15 +73,20 @@ class ImageRecord:
         for kernel in state.keys() & {"kernel", "kernel_true"}:
             self._save(kernel, kernel_picture(state[kernel]))
 
-    def _save_result(self, x):
-        """result.png: x, pasted into its photograph if only a window of that was restored."""
+    def _whole(self, x, around=None):
+        """x, (C, h, w), in its photograph if only a window of that was restored. around: the value
+        of everything else, by default the photograph's own."""
         source = self.case.source
-        if source and source.is_cropped:
-            whole = source.whole[: len(x)].clone()
-            whole[(slice(None), *source.window)] = x.to(whole)
-            x = whole
-        save = source.save if source else {}
-        save_image(os.path.join(self.pictures, "result.png"), x, **save)
+        if not source or not source.is_cropped:
+            return x
+        whole = source.whole[: len(x)].clone()
+        whole = whole if around is None else torch.full_like(whole, around)
+        whole[(slice(None), *source.window)] = x.to(whole)
+        return whole
+
+    def _save_result(self, x):
+        save = self.case.source.save if self.case.source else {}
+        save_image(os.path.join(self.pictures, "result.png"), self._whole(x), **save)
 
     def _nearest(self, x):
         """(the image indistinguishable from x that is nearest to the truth, which it is)."""
@@ -142,8 +146,10 @@ class ImageRecord:
     def compare(self, samples):
         """Record several restorations of the measurement, (K, 3, H, W).
 
-        Saves each, their mean, their standard deviation by px (spread.png, RMS over the channels)
-        and an interval by value (interval.npz, `util.intervals.interval`).
+        Saves each, their mean, their standard deviation by px (spread.png, RMS over the channels,
+        the largest white) and an interval by value (interval.npz, `util.intervals.interval`).
+        Without ground truth the mean becomes the result. Around a restored window the samples are
+        equal, and there is no interval (NaN).
         """
         if self.failed:
             return
@@ -153,13 +159,17 @@ class ImageRecord:
         samples = torch.stack([self._nearest(x)[0] for x in samples])
         mean, spread = samples.mean(0), samples.std(0).square().mean(0).sqrt()
         for k, x in enumerate(samples):
-            self._save(f"sample_{k}", x)
-        self._save("mean", mean)
-        plots.spread(os.path.join(self.pictures, "spread.png"), spread.cpu().numpy())
-        low, high = (bound.clamp(-1, 1).cpu().numpy() for bound in interval(samples))
+            self._save(f"sample_{k}", self._whole(x))
+        self._save("mean", self._whole(mean))
+        self._save("spread", self._whole(spread_picture(spread), -1.0))
+        bounds = (self._whole(bound.clamp(-1, 1), torch.nan) for bound in interval(samples))
+        low, high = (bound.cpu().numpy() for bound in bounds)
         with atomic(os.path.join(self.pictures, "interval.npz")) as tmp, open(tmp, "wb") as f:
             np.savez_compressed(f, low=low, high=high, percent=PERCENT)
         figures, regions = {"count": len(samples)}, self._regions(spread)
+        if self.case.truth is None:
+            self._save_result(mean)
+            figures["result"] = "mean"
         for region, where in regions.items():
             figures["spread" + region] = spread[where].square().mean().sqrt().item()
         truth = self.case.truth

@@ -9,7 +9,7 @@ import time
 import torch
 
 from experiment.recorder import RESIDUALS, ImageRecord, with_whole, write_too_large
-from experiment.stop import misfit, structure
+from experiment.stop import misfit, refuse_rule, structure
 from guided_diffusion.blind import UnknownOperator
 from guided_diffusion.ddim import Chain
 from guided_diffusion.tiles import AnySize
@@ -31,8 +31,11 @@ def draw_latents(rng, shape, h, device):
     The published code samples N + 1 latents, of which the chain overwrites all but the first. So
     does this, as the noise for eta > 0 continues the same random stream.
     """
-    latents = [rng.randn(shape) for _ in range(max(h.chain_steps + 1, h.latents))]
-    return [latent.to(device) for latent in latents[: h.latents]]
+    latents = []
+    for k in range(max(h.chain_steps + 1, h.latents)):
+        latent = rng.randn(shape)
+        latents += [latent.to(device)] if k < h.latents else []
+    return latents
 
 
 class Iterates:
@@ -93,7 +96,8 @@ class Restoration:
     """
 
     def __init__(self, folder, batch, rng, setup):
-        problem = batch.problem
+        problem, start = batch.problem, time.perf_counter()
+        refuse_rule(setup.rule, problem.y)
         self.batch, self.problem, self.setup = batch, problem, setup
         self.made_with = provenance(problem.y.device)
         self.samples, self.spent, self.seconds = [], 0, 0.0
@@ -104,6 +108,7 @@ class Restoration:
         if batch.sources:
             wholes = (surroundings(batch, setup.model, i) for i in range(len(cases)))
             cases = [with_whole(case, whole) for case, whole in zip(cases, wholes)]
+            self.seconds = time.perf_counter() - start
         self.records = [
             ImageRecord(folder, case, setup.metrics, setup.rule, not setup.h.averages)
             for case in cases

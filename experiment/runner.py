@@ -12,25 +12,57 @@ import torch.distributed as dist
 
 from experiment.arguments import parse_arguments
 from experiment.fid import FrechetInceptionDistance
-from experiment.folder import checkpoint_digest, open_run
+from experiment.folder import checkpoint_digest, open_run, unused
 from experiment.metrics import Metrics
-from experiment.presets import load_row
+from experiment.presets import about, load_row
 from experiment.problem import Simulated
 from experiment.progress import Progress
 from experiment.restoration import Restoration, Setup, run_within_memory
 from experiment.summary import print_summary, write_summary
+from guided_diffusion.errors import errors_path
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize, choose_tile
 from report.page import write_report
 from report.pictures import write_grid
 from report.records import finished_records
 from util.cli import run_script
-from util.devices import choose_device, compile_network
+from util.devices import choose_device, compile_network, first_line
 from util.files import UserError, project, say, warn
 from util.rng import BatchRandom
 
 CPU_BATCH_PX = 4 * 64 * 64  # larger batches do not make the CPU faster (benchmark.py inner)
 GPU_BATCH = 64  # images at most; larger batches make no GPU faster
+LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
+SECOND, MONTH = datetime.timedelta(seconds=1), datetime.timedelta(days=30)
+PATIENCE = 45  # seconds for which the other processes of a group are awaited
+
+
+def join_group():
+    """(rank, world) of this process, which joins the others that torchrun has started.
+
+    Alone, (0, 1), unless all of LAUNCHED are set: batch systems and job scripts set some of them.
+    Raises UserError, within PATIENCE seconds, if the others do not come.
+    """
+    values = [os.environ.get(key, "") for key in LAUNCHED]
+    if not all(values) or not values[1].isdecimal() or int(values[1]) < 2:
+        for key in (*LAUNCHED[:2], "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(key, None)  # `util.files.say` and `util.devices` read them, too
+        return 0, 1
+    try:
+        store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE * SECOND))
+        store.set(f"dmilo/{rank}", "")
+        store.wait([f"dmilo/{other}" for other in range(world)], PATIENCE * SECOND)
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        others = "process has" if values[1] == "2" else "processes have"
+        raise UserError(
+            f"WORLD_SIZE is {values[1]}, but the other {others} not come to {':'.join(values[2:])} "
+            f"within {PATIENCE} s ({first_line(error)}); start all of them with torchrun, or unset "
+            "WORLD_SIZE for one process alone"
+        ) from error
+    # For barriers only; the fastest rank may wait for the slowest one's images.
+    store.set_timeout(MONTH)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=MONTH)
+    return rank, world
 
 
 def of_rank_0(value):
@@ -172,6 +204,13 @@ def row_defaults(row):
     return defaults
 
 
+def described(method, h, args):
+    """What runs, in a few words, with the hyperparameters that the command line changes."""
+    changed = {key: getattr(args, key) for key in ("outer", "inner", "custom_steps")}
+    changed = [f"{key} {value}" for key, value in changed.items() if value is not None]
+    return ", ".join([about(method, h), *changed])
+
+
 def lasting_settings(args, method, h, config, images, precision):
     """The settings that must not change when a run is resumed; the others (which images, batch
     size, device) change results by rounding only."""
@@ -184,7 +223,10 @@ def lasting_settings(args, method, h, config, images, precision):
     row = row_values(dataclasses.asdict(h))
     settings.update(method=method.name, hyperparameters=row, model=config, **images.lasting)
     if method.uses_prior:
-        settings["checkpoint"] = checkpoint_digest(project(config["model_path"]))
+        checkpoint = project(config["model_path"])
+        settings["checkpoint"] = checkpoint_digest(checkpoint)
+        table = errors_path(checkpoint)
+        settings["errors"] = checkpoint_digest(table) if os.path.isfile(table) else None
     return settings
 
 
@@ -243,12 +285,9 @@ def run(args, method, problems=Simulated):
     args: an `experiment.arguments.Arguments`; method: a `solvers.method.Method`; problems: a
     function (args, the prior's image size) that makes the images, see `experiment.problem`.
     """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1:
-        # For barriers only; the fastest rank may wait for the slowest one's images.
-        dist.init_process_group("gloo", timeout=datetime.timedelta(days=30))
-    name = of_rank_0(args.name or time.strftime("%Y-%m-%d_%H-%M-%S"))  # their clocks may differ
+    rank, world = join_group()
     images, h, config = open_images(args, method, problems)
+    name = args.name or time.strftime("%Y-%m-%d_%H-%M-%S")
     compute, folder = choose_compute(args, rank, world), images.folder(args, name)
     if args.summarize and not finished_records(folder.files):
         raise UserError(f"{folder.top}: has no finished image to summarise yet")
@@ -259,7 +298,10 @@ def run(args, method, problems=Simulated):
     lasting = lasting_settings(args, method, h, config, images, compute.precision)
     adjustable = {"batch_size": args.batch_size or possible}
     adjustable.update({} if args.tile else {"tile": eps and eps.tile})
-    defaults = {"hyperparameters": row_values(row_defaults(h))}
+    defaults = {"hyperparameters": row_values(row_defaults(h)), "errors": lasting.get("errors")}
+    if not args.name:
+        top = of_rank_0(unused(folder.top) if rank == 0 else None)
+        name, folder = os.path.basename(top), folder._replace(top=top)
     before = open_run(folder.top, lasting, adjustable, defaults)
     # The same on every rank, or an image might belong to none.
     batch_size = args.batch_size or of_rank_0(before["batch_size"])
@@ -269,7 +311,8 @@ def run(args, method, problems=Simulated):
     computed = {"name": name, "batch_size": batch_size, "tile": tile, "world": world}
     computed["device"] = str(compute.device)
     settings = {**vars(args), **images.options, **lasting, **computed}
-    head = {"method": method.name, "dataset": args.dataset, "task": args.task}
+    head = {"method": method.name, "about": described(method, h, args)}
+    head.update(dataset=args.dataset, task=args.task)
     if rank == 0 and images.report:
         print("\n".join(images.report))
     for line in [*images.warnings, *images.failed.values()]:

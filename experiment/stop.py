@@ -2,6 +2,8 @@
 
 import torch
 
+from util.files import UserError
+
 LIMIT = 1.05  # times sigma: a residual as large as the noise, plus its own scatter
 REACH = 4  # px: the largest offset of the residual's autocorrelation
 
@@ -15,6 +17,20 @@ def misfit(residual, mask):
     return (squares / mask.expand_as(residual).flatten(1).sum(1)).sqrt()
 
 
+def is_picture(y):
+    """Whether measurements, (B, …), have the rows and columns that `structure` needs."""
+    return y.dim() == 4 and min(y.shape[-2:]) > 2 * REACH
+
+
+def refuse_rule(rule, y):
+    """Raise UserError where `rule` cannot judge the residuals of measurements y, (B, …)."""
+    if rule == "whiteness" and not is_picture(y):
+        raise UserError(
+            f"--stop whiteness: compares neighbouring px, but y, {tuple(y.shape[1:])}, is no "
+            f"picture of more than {2 * REACH} px a side; leave the option out"
+        )
+
+
 def structure(residual, mask):
     """How far residuals, (B, C, H, W), are from white noise, (B,).
 
@@ -23,7 +39,7 @@ def structure(residual, mask):
 
     Source: Almeida & Figueiredo 2013, whiteness measures. It does not need sigma.
     """
-    if residual.dim() != 4 or min(residual.shape[-2:]) <= 2 * REACH:
+    if not is_picture(residual):
         return residual.new_zeros(len(residual))
     known = torch.ones_like(residual) if mask is None else mask.expand_as(residual)
     share = known.flatten(1).mean(1)[:, None, None, None]

@@ -49,6 +49,8 @@ def samples_summary(records):
         summary["mean"] = metric_means([row["mean"] for row in rows])
         best = [max(row["each"], key=lambda figures: figures["psnr"]) for row in rows]
         summary["best_single"] = metric_means(best)
+    if "result" in rows[0]:
+        summary["result"] = rows[0]["result"]
     return {"samples": {"count": rows[0]["count"], **summary}}
 
 
@@ -143,7 +145,7 @@ def write_summary(directory, head, records, settings):
         name: record.get("chosen", {"reached": True})["reached"] for name, record in records.items()
     }
     summary["never_reached"] = [name for name in records if not reached[name]]
-    for key, figure in (("seconds", "seconds"), ("network_evaluations", "nfe_total")):
+    for key, figure in (("seconds", "seconds"), ("nfe", "nfe_total")):
         summary[f"{key}_per_image"] = mean_and_std([record[figure] for record in every])["mean"]
     summary.update(samples_summary(every), **turned_summary(every))
     # One, unless the run was resumed elsewhere.
@@ -158,6 +160,8 @@ def write_summary(directory, head, records, settings):
 
 def print_samples(samples):
     """Print what a run with several samples says of them."""
+    if "result" in samples:
+        print(f"the restored picture is the {samples['result']} of {samples['count']} samples")
     if "mean" in samples:
         mean, best = samples["mean"]["psnr"], samples["best_single"]["psnr"]
         print(f"{samples['count']} samples: PSNR {mean:.2f} dB (mean), {best:.2f} dB (best)")
@@ -179,13 +183,13 @@ def print_samples(samples):
 def print_summary(summary, folder, mismatches):
     """The last lines of a run. folder: its Folder; mismatches: {image: warning}."""
     count = f"{summary['images']} image{'s' if summary['images'] != 1 else ''}"
-    about = f"{summary['method']}, {summary['task']}, {count}"
+    about = f"{summary['method']}/{summary['settings']['preset']}, {summary['task']}, {count}"
     final, chosen, best = (summary[which]["psnr"]["mean"] for which in WHICH)
     residual = summary["chosen"]["residual"]["mean"]
     if final is not None:
         print(
-            f"{about}: PSNR {final:.2f} dB (final), {chosen:.2f} dB (chosen without the ground "
-            f"truth), {best:.2f} dB (best, chosen against it)"
+            f"{about}: PSNR {final:.2f} dB (final), {chosen:.2f} dB (chosen: the stopping rule, "
+            f"without ground truth), {best:.2f} dB (best: needs the ground truth)"
         )
     elif residual is not None:
         print(f"{about}: residual {residual:.4f}")

@@ -169,11 +169,13 @@ def warn_of_options(config, path, model, device):
         hint = f"; {options} would do better" if better else ""
         warn(
             f"{config['model_path']} predicts noise badly with {path} (mean squared error "
-            f"{figures}){hint}. The weights are untrained, or one of the options without a shape "
+            f"{figures}; trained: below {EXPECTED[0]:g} and {EXPECTED[1]:g}){hint}. The weights "
+            "are untrained and results meaningless, or one of the options without a shape "
             f"({', '.join(SHAPELESS)}) is not as in training"
         )
 
 
+@torch.inference_mode(False)  # within which tensors are created that allow no gradient
 def load_prior(config, path, device, precision="fp32"):
     """The frozen UNet of `config`, read from `path`, with the weights of its `model_path`, a state
     dict.

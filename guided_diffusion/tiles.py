@@ -82,7 +82,8 @@ def kept_per_pixel(model, prior_size, device):
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.inference_mode(False), torch.enable_grad(), hooks:
         x = torch.zeros(1, 3, side, side, device=device, requires_grad=True)
         out = model(x, torch.zeros(1, device=device))
     for parameter in model.parameters():

@@ -9,7 +9,6 @@ from numbers import Integral, Real
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from scipy.signal import fftconvolve
 
 EPS = 0.1  # keeps steps and angles from vanishing at the ends of the intensity range
 
@@ -138,6 +137,8 @@ class Kernel:
             width, height = self.size
             borders = ((height // 2, (height - 1) // 2), (width // 2, (width - 1) // 2), (0, 0))
             bands = np.pad(bands, borders, mode="symmetric")
+        from scipy.signal import fftconvolve  # here, as importing it takes a second
+
         blurred = fftconvolve(bands, self.kernelMatrix[..., None], mode="valid", axes=(0, 1))
         values = np.uint8(np.clip(np.rint(blurred), 0, 255))
         return Image.fromarray(values.squeeze(2) if values.shape[2] == 1 else values)

@@ -43,7 +43,7 @@ REQUIRES = {
 class Options:
     """What is known about photographs, see `restore.py --help`; None: not given.
 
-    transparent: a file has transparent areas and no option names the task: they are the holes.
+    transparent: all files have transparent areas and no option names the task: these are holes.
     """
 
     photographs: tuple
@@ -202,8 +202,9 @@ def parse_photographs(doc):
     given = parser.parse_args()
     check_seed(given)
     options = select_fields(Options, vars(given), photographs=tuple(given.photographs))
-    if options.given is None and any(map(is_transparent, photograph_files(options)[0])):
-        options = dataclasses.replace(options, transparent=True)
+    if options.given is None:
+        transparent = {*map(is_transparent, photograph_files(options)[0])} - {None}
+        options = dataclasses.replace(options, transparent=transparent == {True})
     options.refuse()
     method, preset = choose_method(given, options.task)
     model_config = model_file(given.dataset)

@@ -1,4 +1,4 @@
-"""Arrays in files, for kernels and masks: NumPy, FITS, TIFF with any values."""
+"""Arrays in files, for kernels and masks: NumPy, TIFF with any values."""
 
 import os
 
@@ -7,35 +7,18 @@ import tifffile
 from PIL import Image, ImageOps
 
 from util.files import UserError
-from util.images import UNREADABLE, is_grey_mode, unreadable
+from util.images import UNREADABLE, is_grey_mode, refuse_fits, unreadable
 
-FITS = (".fits", ".fit", ".fts")
-OTHERS = tuple(".mat .npz .csv .txt .h5 .hdf5 .exr .pfm .fits.gz .fz .dm3 .dm4 .mrc".split())
+OTHERS = tuple(".mat .npz .csv .txt .h5 .hdf5 .exr .pfm .fz .dm3 .dm4 .mrc".split())
 
 
 def is_array(path):
     """Whether a file holds an array rather than an image."""
-    return path.lower().endswith((".npy", *FITS, *OTHERS))
-
-
-def _fits(path):
-    try:
-        from astropy.io import fits
-    except ImportError as error:
-        raise UserError(
-            f"{path}: is FITS, which astropy reads (pip install astropy); or save its values as "
-            ".npy"
-        ) from error
-    with fits.open(path) as units:
-        arrays = (getattr(unit, "data", None) for unit in units)
-        image = next((a for a in arrays if a is not None and a.dtype.names is None), None)
-    if image is None:
-        raise UserError(f"{path}: has no image in it; save the values as .npy")
-    return np.asarray(image)
+    return path.lower().endswith((".npy", *OTHERS))
 
 
 def load_array(path, what):
-    """A .npy or FITS file -> its values, float64, without dimensions of length one.
+    """A .npy file -> its values, float64, of two dimensions if the others have length one.
 
     what: what it should be, for errors. Raises UserError for unreadable files and for stacks.
     """
@@ -46,10 +29,12 @@ def load_array(path, what):
             f"numpy.save('{stem}.npy', values)"
         )
     try:
-        values = _fits(path) if path.lower().endswith(FITS) else np.load(path, allow_pickle=False)
+        values = np.load(path, allow_pickle=False)
         if np.iscomplexobj(values):
             raise ValueError("its numbers are complex")
-        values = np.squeeze(values.astype(np.float64))
+        values = values.astype(np.float64)
+        while values.ndim > 2 and 1 in values.shape:
+            values = values.squeeze(values.shape.index(1))
     except (OSError, ValueError, TypeError, EOFError) as error:
         raise _neither(path, error, what) from error
     if values.ndim > 2:
@@ -80,6 +65,7 @@ def load_picture_values(path, what):
     Raises UserError for unreadable files and for several pages.
     """
     try:
+        refuse_fits(path)
         with Image.open(path) as opened:
             if getattr(opened, "n_frames", 1) > 1:
                 raise UserError(

@@ -8,7 +8,8 @@ from guided_diffusion.blind import UnknownBlur
 from guided_diffusion.kernels import FILTERS, correlating, lit_beyond_white
 from guided_diffusion.measurements import reducing
 from photographs.kernels import load_kernel
-from photographs.masks import HALF_GONE, load_mask, mask_of
+from photographs.masks import HALF_GONE, load_mask
+from photographs.pairing import file_for
 from util.files import UserError
 
 CLIPPED = 1 - 1 / 255  # brighter values, in all channels, may have been brighter than white
@@ -60,7 +61,7 @@ class Inpainting(Denoising):
         if self.masks is None:
             remarks = [] if visible.all() else ["transparent areas are missing"]
             return {"mask": visible}, remarks, []
-        file = mask_of(self.masks, path, name)
+        file = file_for("mask", self.masks, path, name)
         mask, remark = load_mask(file, self.invert, self.grow)
         if mask.shape[-2:] != photo.x.shape[-2:]:
             sizes = [f"{x.shape[-1]} x {x.shape[-2]}" for x in (mask, photo.x)]
@@ -90,15 +91,17 @@ class Deblurring(Denoising):
 
     def state_of(self, path, name, photo):
         file = file_for("kernel", self.kernels, path, name)
-        kernel, warnings = load_kernel(file, self.flip, self.centre)
+        kernel, before, warnings = load_kernel(file, self.flip, self.centre)
         h, w = kernel.shape[-2:]
         height, width = (side * self.factor for side in photo.x.shape[-2:])
+        whole = f"{before[1]} x {before[0]}"
         if h > height or w > width:
             raise UserError(
-                f"{file}: this kernel, {w} x {h}, is larger than {path}, {width} x {height}; crop "
-                "its dark border"
+                f"{file}: this kernel, {whole}, is larger than {path}, {width} x {height}; crop it"
             )
-        return {"kernel": kernel}, [f"kernel {w} x {h}"], [f"{file}: {one}" for one in warnings]
+        remark = f"kernel {w} x {h}"
+        remark += f", trimmed from {whole}" if h < before[0] or w < before[1] else ""
+        return {"kernel": kernel}, [remark], [f"{file}: {one}" for one in warnings]
 
     def unclipped(self, photo, state):
         """A lamp brighter than white lights its surroundings more than any x in [-1, 1] could."""
@@ -186,23 +189,3 @@ def damage_of(options):
         return SuperResolution(options)
     is_holed = options.mask is not None or options.transparent
     return Inpainting(options) if is_holed else Denoising(options)
-
-
-def file_for(option, given, path, name):
-    """The file for the photograph `path`, called `name`: `given` or, in that folder, the file of
-    the same path or name. Raises UserError if there is none or it is the photograph itself."""
-    if not os.path.isdir(given):
-        if os.path.exists(given) and os.path.samefile(given, path):
-            raise UserError(f"--{option} {given}: is the photograph itself; name another file")
-        return given
-    for stem in dict.fromkeys((name, os.path.basename(name))):
-        folder, stem = os.path.split(os.path.join(given, stem))
-        files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        same = [os.path.join(folder, file) for file in files if os.path.splitext(file)[0] == stem]
-        same = [file for file in same if not os.path.samefile(file, path)]
-        if same:
-            return same[0]
-    raise UserError(
-        f"--{option} {given}: has no file called {os.path.basename(name)}, for {path}; put it "
-        "there or name one file for all"
-    )

@@ -10,6 +10,7 @@ from util.files import UserError
 # and the median of the border above which it is not dark.
 COLOURFUL, BRIGHT_BORDER = 0.1, 0.03
 OFF_CENTRE = 1.0  # px
+TRIMMED = 0.001  # largest share of a kernel's sum in the dark border that is trimmed
 
 
 def _of_picture(path, warnings):
@@ -42,6 +43,18 @@ def centred(kernel):
     return np.pad(kernel, pads)
 
 
+def trimmed(kernel):
+    """A kernel, (h, w) with odd sides and sum one, without its dark border, the middle px kept."""
+    cut = []
+    for axis, side in ((1, kernel.shape[0]), (0, kernel.shape[1])):
+        line = kernel.sum(axis)
+        border = np.cumsum((line + line[::-1])[: side // 2])
+        count = int((border <= TRIMMED / 2).sum())
+        cut.append(slice(count, side - count))
+    kernel = kernel[tuple(cut)]
+    return kernel / kernel.sum()
+
+
 def _warn_of_border(kernel, warnings):
     border = np.concatenate([kernel[0], kernel[-1], kernel[:, 0], kernel[:, -1]])
     share = np.median(border) / kernel.max()
@@ -64,11 +77,13 @@ def _warn_of_offset(kernel, warnings):
 
 
 def load_kernel(path, flip=False, centre=False):
-    """An image, .npy or FITS file -> ((1, h, w) float32, warnings): a kernel for cross-correlation.
+    """An image or .npy file -> ((1, h, w) float32, (h, w) of the file, warnings): a kernel for
+    cross-correlation.
 
-    Negative values are set to 0, the sum to one; a row or column of zeros makes h and w odd. flip:
-    rotate it by 180 degrees, for files meant for convolution; centre: move its centre of mass to
-    its middle. Raises UserError for an unreadable file, a stack and an empty kernel.
+    Negative values are set to 0, the sum to one; a row or column of zeros makes h and w odd, then
+    its dark border is trimmed. flip: rotate it by 180 degrees, for files meant for convolution;
+    centre: move its centre of mass to its middle. Raises UserError for an unreadable file, a stack
+    and an empty kernel.
     """
     warnings = []
     kernel = load_array(path, "a kernel") if is_array(path) else _of_picture(path, warnings)
@@ -81,11 +96,13 @@ def load_kernel(path, flip=False, centre=False):
         warnings.append("its negative values are set to 0")
     kernel = kernel.clip(0)
     _warn_of_border(kernel, warnings)
-    kernel = np.pad(kernel, [(0, 1 - side % 2) for side in kernel.shape])
+    size = kernel.shape
+    kernel = np.pad(kernel, [(0, 1 - side % 2) for side in size])
     kernel = kernel[::-1, ::-1] if flip else kernel
     kernel = kernel / kernel.sum()
     if centre:
         kernel = centred(kernel)
     else:
         _warn_of_offset(kernel, warnings)
-    return torch.from_numpy(np.ascontiguousarray(kernel)).float()[None], warnings
+    kernel = np.ascontiguousarray(trimmed(kernel))
+    return torch.from_numpy(kernel).float()[None], size, warnings

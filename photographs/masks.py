@@ -1,7 +1,4 @@
-"""Masks of missing px: which file belongs to a photograph, and what its values mean."""
-
-import os
-import re
+"""Masks of missing px: what the values of a file mean."""
 
 import numpy as np
 import torch
@@ -10,66 +7,11 @@ from scipy import ndimage
 
 from photographs.arrays import is_array, load_array
 from util.files import UserError
-from util.images import UNREADABLE, is_grey_mode, listed, unreadable
+from util.images import UNREADABLE, is_grey_mode, refuse_fits, unreadable
 
-# Names of masks, by LaMa (a_mask, a_mask001) and by others.
-MASK_NAME = re.compile(r"(.+?)[-_.](?:inpaint_?)?mask[-_]?\d*", re.IGNORECASE)
 # Of the largest value: darker px may be the soft edge of a brush, partly painted over.
 NEAR_WHITE = 0.95
 HALF_GONE = 0.5  # share missing above which a mask may be inverted
-
-
-def owner(stem):
-    """The image of a mask by its name without suffix: a_mask001 -> a; None for other names."""
-    match = MASK_NAME.fullmatch(stem)
-    return match[1] if match else None
-
-
-def without_masks(names):
-    """The names of images that are no mask of another one among them."""
-    stems = {os.path.splitext(name)[0] for name in names}
-    return [name for name in names if owner(os.path.splitext(name)[0]) not in stems]
-
-
-def _masks_in(folder, stem, path):
-    """The mask files in a folder for the photograph `path`, called `stem`; exact names only, if
-    there are any."""
-    files = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-    stems = {file: os.path.splitext(file)[0] for file in files if not file.startswith(".")}
-    named = [file for file, one in stems.items() if stem in (one, owner(one))]
-    masks = [os.path.join(folder, file) for file in named]
-    masks = [mask for mask in masks if os.path.isfile(mask) and not os.path.samefile(mask, path)]
-    exact = [mask for mask in masks if os.path.splitext(os.path.basename(mask))[0] == stem]
-    return exact or masks
-
-
-def mask_of(given, path, name):
-    """The mask file for the photograph `path`, called `name` in the run.
-
-    It is `given` or, in that folder, a file with the photograph's path, its name, or its name and
-    _mask. Raises UserError if there is none, if there are several, or if it is the photograph.
-    """
-    if not os.path.isdir(given):
-        if os.path.exists(given) and os.path.exists(path) and os.path.samefile(given, path):
-            raise UserError(
-                f"--mask {given}: is the photograph itself; name the file that shows what is "
-                "missing"
-            )
-        return given
-    stem = os.path.basename(name)
-    for folder in dict.fromkeys((os.path.dirname(name), "")):
-        masks = _masks_in(os.path.join(given, folder), stem, path)
-        if len(masks) > 1:
-            several = listed([os.path.basename(mask) for mask in masks])
-            raise UserError(
-                f"--mask {given}: has several masks for {path} ({several}); leave one there"
-            )
-        if masks:
-            return masks[0]
-    raise UserError(
-        f"--mask {given}: has no file called {stem} or {stem}_mask, for {path}; put it there or "
-        "name one file for all"
-    )
 
 
 def _brightness(path):
@@ -77,6 +19,7 @@ def _brightness(path):
     if is_array(path):
         return load_array(path, "a mask").astype(np.float64), None
     try:
+        refuse_fits(path)
         with Image.open(path) as opened:
             if getattr(opened, "n_frames", 1) > 1:
                 raise UserError(f"{path}: has {opened.n_frames} pages; save the mask by itself")

@@ -148,6 +148,8 @@ def estimate_noise(x, observed):
     affects them less. If these are smaller, the noise is not white (larger blocks have hardly more
     of it) or it is texture (they have).
     """
+    if (x == x[:, :1]).all():  # grey: repeated channels would be components without noise
+        x = x[:, :1]
     x, observed = _squares(x), _squares(observed)
     spoilt, estimate = _spoilt(x, observed), 0.0
     figures = {side: _figures(x, spoilt, side) for side in (8, 16)}

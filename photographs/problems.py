@@ -11,10 +11,11 @@ import torch
 from experiment.folder import Folder
 from experiment.problem import Batch, Problem, Source, refuse_small, select
 from guided_diffusion.measurements import masking
-from photographs.damages import Inpainting, damage_of, file_for
+from photographs.damages import Inpainting, damage_of
 from photographs.kernels import load_kernel
-from photographs.masks import around_holes, without_masks
+from photographs.masks import around_holes
 from photographs.noise import estimate_noise
+from photographs.pairing import file_for, without_masks
 from photographs.reading import from_linear, read_photograph
 from report.pictures import kernel_picture
 from report.records import picture
@@ -106,6 +107,11 @@ class Photographs:
         for name, path in self.paths.items():
             try:
                 photo = read_photograph(path, options.linear)
+                if self.task == "denoising" and not photo.visible.all():
+                    raise PictureError(
+                        f"{path}: has transparent areas, which others of these files lack; restore "
+                        "it alone to fill them"
+                    )
                 size = [side * (options.scale or 1) for side in photo.x.shape[-2:]]
                 refuse_small(path, size, prior_size)
                 self._inspect(name, path, photo)
@@ -161,6 +167,7 @@ class Photographs:
         complete = is_inpainting and self.known.mask is not None and bool(mask.all())
         sigma, source, kind = self._estimate_sigma(path, y, mask, complete)
         warnings += [f"{path}: {NOT_WHITE[kind]}"] if kind in NOT_WHITE else []
+        warnings += [f"{path}: {one}" for one in photo.warnings]
         y = y[(..., *self._window(state))]
         if y.shape[-2:] != whole:
             rest = "left as it is" if self.known.keep_observed else "denoised once by the network"

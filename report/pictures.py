@@ -31,6 +31,12 @@ def kernel_picture(kernel):
     return 2 * kernel[None] / kernel.max() - 1
 
 
+def spread_picture(deviation):
+    """A standard deviation at each px, (H, W) -> (1, H, W) in [-1, 1], zero black and the largest
+    white."""
+    return 2 * deviation[None] / deviation.max().clamp(min=1e-20) - 1
+
+
 def fitted(image, side):
     """A picture resized to a longer side of `side` px: nearest when enlarged, else Lanczos."""
     size = [max(1, round(side * one / max(image.size))) for one in image.size]

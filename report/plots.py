@@ -1,17 +1,27 @@
 """Plots of tables and benchmarks. matplotlib is imported only when one is made."""
 
 import itertools
+import os
 
 import numpy as np
 
-from util.files import atomic
+from util.files import UserError, atomic
 
 MARKERS, LINES = "os^Dv<>P*Xph", ("-", "--", "-.", ":")
 
 
 def new_figure(width, height, **options):
-    from matplotlib.figure import Figure
-
+    """A figure without a window, whatever backend MPLBACKEND names. Raises UserError if matplotlib
+    finds no folder for its caches."""
+    backend = os.environ.pop("MPLBACKEND", None)  # a notebook's may be unknown here
+    try:
+        from matplotlib.figure import Figure
+    except OSError as error:
+        raise UserError(
+            "matplotlib finds no folder that it can write to; set MPLCONFIGDIR to one"
+        ) from error
+    finally:
+        os.environ.update({} if backend is None else {"MPLBACKEND": backend})
     return Figure((width, height), **options)
 
 
@@ -98,14 +108,4 @@ def calibration(path, groups):
     panels[0].set_ylabel("relative frequency (calibrated: 1)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=6)
-    save(figure, path)
-
-
-def spread(path, deviation):
-    """The samples' standard deviation at each px, (H, W) in units of [-1, 1], with a colour bar."""
-    figure = new_figure(4.6, 3.9, layout="constrained")
-    panel = figure.subplots()
-    image = panel.imshow(127.5 * deviation, cmap="viridis", vmin=0)
-    figure.colorbar(image, label="standard deviation, of 255")
-    panel.set_axis_off()
     save(figure, path)

@@ -3,8 +3,8 @@ Vincent 2011).
 
     python -m samplers.denoiser --task denoising --data faces/ -n 4 --cuda -1
 
-For denoising alone, where no search has a better PSNR if the network is right. The command line and
-the files of dmilo.py.
+For denoising only, where no search can have a better PSNR if the network is exact. Options and
+output files are those of dmilo.py.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from util.files import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class DenoiserRow(Row):
-    """One row of configs/denoiser.yaml. runs: NFE for a grey image, whose noise is equal in all
-    channels (`solvers.plug_and_play.denoised`)."""
+    """One row of configs/denoiser.yaml. runs: NFE for a grey image, which needs several because
+    its noise is equal in all channels (`solvers.plug_and_play.denoised`)."""
 
     runs: int
 
 
 def denoiser(g, operator, y, z_0, h, on_step, state=None):
-    """Yields the Iterate of the posterior mean. Raises UserError for tasks other than denoising."""
+    """Yields one Iterate, the posterior mean. Raises UserError for tasks other than denoising."""
     if y.shape != z_0.shape or not torch.equal(operator(z_0), z_0):
         raise UserError(
             "one network evaluation restores noisy images only; choose another method for this task"

@@ -2,9 +2,10 @@
 
     python -m samplers.pnp --task inpainting --data faces/ -n 4 --cuda -1
 
-Denoising and data steps in turns, at falling noise levels; a second, without a gradient. In
-inpainting each data step weighs frequencies by the network's error (`guided_diffusion.errors`).
-No layer is searched. The command line and the files of dmilo.py.
+Denoising and data steps alternate at falling noise levels. In inpainting the data steps are
+weighted by the network's error at each frequency (`guided_diffusion.errors`). This needs no
+gradient of the network and about a second per 64 px image. No layer is searched. Options and output
+files are those of dmilo.py.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from solvers.method import Method, Row, single
 @dataclass(frozen=True, kw_only=True)
 class PlugAndPlayRow(Row):
     """One row of configs/pnp.yaml. steps, top, last, damping: see `solvers.init.PlugAndPlay`;
-    by_errors: whether data steps weigh frequencies (`solvers.init.PlugAndPlayByErrors`)."""
+    by_errors: whether to use `solvers.init.PlugAndPlayByErrors`."""
 
     steps: int
     top: float
@@ -28,8 +29,7 @@ class PlugAndPlayRow(Row):
 
 
 def pnp(g, operator, y, z_0, h, on_step, state=None):
-    """Yields the Iterate of the last denoising. Raises UserError for an operator that is not
-    linear."""
+    """Yields one Iterate, the last estimate. Raises UserError for a nonlinear operator."""
     kind = PlugAndPlayByErrors if h.by_errors else PlugAndPlay
     init = kind(steps=h.steps, top=h.top, last=h.last, damping=h.damping)
     return single(lambda: init(g, LinearTask(operator, y, z_0), h.sigma, on_step), state)

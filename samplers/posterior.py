@@ -1,9 +1,9 @@
-"""Posterior sampling (ours, `solvers.posterior.posterior_sample`): images that y leaves possible.
+"""Posterior sampling (ours, `solvers.posterior.posterior_sample`): images consistent with y.
 
     python -m samplers.posterior --task inpainting --samples 8 --cuda -1
 
-With --samples K each is a sample of its own, so that their spread says how certain each pixel is.
-No layer is searched. The command line and the files of dmilo.py.
+With --samples K, K independent samples are computed, whose spread shows how uncertain each pixel
+is. No layer is searched. Options and output files are those of dmilo.py.
 """
 
 from dataclasses import dataclass, field
@@ -17,15 +17,15 @@ from solvers.posterior import posterior_sample
 from solvers.search import task_of
 
 DENSER = (
-    1.5  # > 1: noise levels denser towards the end; nearer to the exact posterior (docs/LOG.md)
+    1.5  # > 1: noise levels denser towards the end, closer to the exact posterior (docs/LOG.md)
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PosteriorRow(Row):
-    """One row of configs/posterior.yaml. steps: noise levels; last: the last one, in units of
-    [-1, 1], where the sample is taken; zeta: the share of fresh noise at each; data_steps:
-    conjugate gradient steps at each."""
+    """One row of configs/posterior.yaml. steps: number of noise levels; last: the last one, in
+    units of [-1, 1], at which the result is sampled; zeta: the share of fresh noise at each
+    of them; data_steps: conjugate gradient steps at each of them."""
 
     steps: int
     last: float = field(metadata={"low": 1e-9})
@@ -34,7 +34,7 @@ class PosteriorRow(Row):
 
 
 def posterior(g, operator, y, z_0, h, on_step, state=None):
-    """Yields the Iterate of one sample, (B, 3, H, W) in [-1, 1]."""
+    """Yields one Iterate, a posterior sample, (B, 3, H, W) in [-1, 1]."""
     sigmas = even_sigmas(h.steps, h.last, denser=DENSER)
 
     def sample():

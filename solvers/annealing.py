@@ -1,4 +1,4 @@
-"""Samples by annealing: at falling noise levels, the network's estimate and a data step."""
+"""Annealed sampling: the network's estimate and a data step alternate at falling noise levels."""
 
 import torch
 
@@ -9,11 +9,11 @@ PIXEL_VARIANCE = 0.25  # of an image in [-1, 1]
 
 def guided(task, z, x0_hat, timestep, sigma):
     """The estimate x0_hat of the image behind z, (B, 3, H, W), after a data step along the
-    network's gradient: values correlated with a measured one move along.
+    network's gradient, which also updates values that are correlated with measured ones.
 
     Source: PiGDM (Song et al. 2023), x0_hat + C A^T (r A A^T + sigma^2)^-1 (y - A x0_hat). C, the
-    covariance given z, is sigma_t^2 times the network's Jacobian; where it is inverted, r replaces
-    it, the variance of a white image of PIXEL_VARIANCE given z.
+    covariance given z, is sigma_t^2 times the network's Jacobian; inside the inverse it is replaced
+    by r, the variance given z of a white image of variance PIXEL_VARIANCE.
     """
     variance = (1 - timestep.abar) / timestep.abar
     r = 1 / (1 / variance + 1 / PIXEL_VARIANCE)
@@ -23,19 +23,20 @@ def guided(task, z, x0_hat, timestep, sigma):
 
 
 def unchanged(x0_hats, timestep):
-    """`annealed`'s default before_data: the estimates, and no operator variance."""
+    """The default `before_data` of `annealed`: unchanged estimates, operator variance 0."""
     return x0_hats, 0.0
 
 
 @torch.no_grad()
 def annealed(g, task, zs, sigma, zeta, on_step, by_gradient=False, before_data=unchanged):
-    """Samples, a list of (B, 3, H, W) in [-1, 1], one for each of zs.
+    """Returns samples, a list of (B, 3, H, W) in [-1, 1], one for each of zs.
 
-    At each timestep of the chain: the network's estimate, a proximal step damped by its error
-    variance, and noise, partly fresh, for the next timestep. zs: (B, 3, H, W) each, at the chain's
-    highest sigma_t; sigma: the measurement noise; zeta: the share of fresh noise, 0 … 1;
-    by_gradient: use `guided`; before_data(x0_hats, timestep): the estimates before the data step,
-    and the variance of the operator's own error.
+    At each timestep of the chain, the network estimates the image, a proximal step damped by the
+    variance of its error follows, and noise, partly fresh, leads to the next timestep.
+
+    zs: (B, 3, H, W) each, at the chain's highest sigma_t; sigma: the measurement noise; zeta: the
+    share of fresh noise, 0 … 1; by_gradient: use `guided`; before_data(x0_hats, timestep): returns
+    the estimates before the data step, and the variance due to the error of the operator.
     Source: DiffPIR (Zhu et al. 2023, Algorithm 1) with lambda = 1.
     """
     for step, timestep in enumerate(g.timesteps):
@@ -45,7 +46,7 @@ def annealed(g, task, zs, sigma, zeta, on_step, by_gradient=False, before_data=u
         x0_hats, variance = before_data(x0_hats, timestep)
         if by_gradient:
             xs = [guided(task, z, x0_hat, timestep, sigma) for x0_hat, z in zip(x0_hats, zs)]
-        else:  # at sigma 0 the limited number of conjugate gradient steps prevents a zero divisor
+        else:  # at sigma 0 the small number of conjugate gradient steps avoids a zero divisor
             damping = (sigma**2 + variance) * timestep.abar / (1 - timestep.abar)
             xs = [task.prox(x0_hat, damping) for x0_hat in x0_hats]
         xs = [x.clamp(-1, 1) for x in xs]
@@ -55,7 +56,7 @@ def annealed(g, task, zs, sigma, zeta, on_step, by_gradient=False, before_data=u
 
 
 def renoised(x, z, timestep, zeta, rng):
-    """x at the next timestep, (B, 3, H, W), with the noise of z, a share zeta of it fresh."""
+    """z of the next timestep, (B, 3, H, W): x with the noise of z, a share zeta of it fresh."""
     eps = (z - timestep.abar**0.5 * x) / (1 - timestep.abar) ** 0.5
     noise = (1 - zeta) ** 0.5 * eps + zeta**0.5 * rng.randn(x.shape[1:], x.device)
     return timestep.abar_prev**0.5 * x + (1 - timestep.abar_prev) ** 0.5 * noise
@@ -63,8 +64,8 @@ def renoised(x, z, timestep, zeta, rng):
 
 @torch.no_grad()
 def best_of(samples, task):
-    """For each image the one of `samples`, (B, 3, H, W) each, with the smallest residual; one that
-    is not finite counts as the largest."""
+    """Select, for each image, the one of `samples`, (B, 3, H, W) each, with the smallest residual;
+    a residual that is not finite counts as the largest."""
     best = least = None
     for x in samples:
         residual = (task.operator(x) - task.y).flatten(1).square().sum(1)[:, None, None, None]

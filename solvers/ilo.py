@@ -1,4 +1,4 @@
-"""Intermediate layer optimisation: the equation that DMILO and DMILO-PGD share, and their chain."""
+"""Intermediate layer optimisation: the layer problem and the chain of DMILO and DMILO-PGD."""
 
 from dataclasses import dataclass
 

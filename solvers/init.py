@@ -1,9 +1,9 @@
 """The initial point of a search: an estimate of the image made without a layer search.
 
-An init is a dataclass: `kind` names it in a row, its other fields are the keys beside that name.
-init(g, task, sigma, on_step) returns the estimate, (B, 3, H, W) in [-1, 1]. g: the chain, whose
-steps it may change; task: see `solvers.search.task_of`; sigma: the measurement noise. A row without
-an init has standard normal noise there.
+An init is a dataclass: its field `kind` is its name in a row, and its other fields are the other
+keys under `init`. init(g, task, sigma, on_step) returns the estimate, (B, 3, H, W) in [-1, 1]. g:
+the chain, whose steps it may change; task: see `solvers.search.task_of`; sigma: the measurement
+noise. Without an init, the initial point is standard normal noise.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from guided_diffusion.ddim import TRAINING_STEPS, even_sigmas
 from solvers.annealing import annealed, best_of
 from solvers.least_squares import DAMPED_STEPS, floor_sigma
 from solvers.plug_and_play import plug_and_play
-from solvers.posterior import antithetic_samples
+from solvers.posterior import antithetic_samples, channel_noise
 from solvers.unknown import UnknownTask, annealed_together
 
 CONTRAST = 0.1  # default variance of the differences between neighbouring pixel values
@@ -20,7 +20,7 @@ SHARE = {"valid": lambda value: 0 <= value <= 1, "hint": "a number from 0 to 1"}
 
 
 def named(kind):
-    """The field that names an init in a row."""
+    """The field `kind`: the name of an init in a row."""
     return field(default=kind, init=False)
 
 
@@ -39,8 +39,8 @@ class Smooth:
 
 @dataclass(frozen=True, kw_only=True)
 class Annealed:
-    """The best of `samples` annealed samples (`solvers.annealing.annealed`) of each image, by its
-    residual; for a blind operator, which they fit together, their mean.
+    """For each image, the one of `samples` annealed samples (`solvers.annealing.annealed`) with the
+    smallest residual; for a blind operator, which is fitted to all of them, their mean.
 
     steps: noise levels; zeta: the share of fresh noise at each; guided: whether the data step uses
     the network's gradient.
@@ -69,12 +69,12 @@ class Annealed:
 
 @dataclass(frozen=True, kw_only=True)
 class PlugAndPlay:
-    """Plug and play (DPIR: Zhang et al., TPAMI 2021): denoising and proximal steps in turns, at
-    falling noise levels, without a gradient of the network. For linear operators.
+    """Plug and play (DPIR: Zhang et al., TPAMI 2021): alternating denoising and proximal steps at
+    falling noise levels, without the network's gradient. For linear operators.
 
-    steps: noise levels, geometric; top: the first one, in units of [-1, 1]; last: the last one, in
-    units of sigma; damping: of the proximal step, in units of (sigma / sigma_t)^2; contrast: of the
-    Tikhonov estimate that is denoised first (see Smooth).
+    steps: number of noise levels, which fall geometrically; top: the first one, in units of
+    [-1, 1]; last: the last one, in units of sigma; damping: of the proximal step, in units of
+    (sigma / sigma_t)^2; contrast: see Smooth, whose estimate is denoised first.
     """
 
     kind: str = named("pnp")
@@ -98,7 +98,7 @@ class PlugAndPlay:
         return plug_and_play(g, task, smooth, self.sigmas(sigma), data_step, on_step)
 
     def sigmas(self, sigma):
-        """The noise levels, falling."""
+        """The falling noise levels."""
         last = self.last * sigma
         top = max(self.top, last)
         return [top * (last / top) ** (k / max(1, self.steps - 1)) for k in range(self.steps)]
@@ -106,7 +106,7 @@ class PlugAndPlay:
 
 @dataclass(frozen=True, kw_only=True)
 class PlugAndPlayByErrors(PlugAndPlay):
-    """Plug and play whose data step weighs each frequency by the network's error there
+    """Plug and play whose data step is weighted by the network's error at each frequency
     (`guided_diffusion.errors`). damping: of the step, in units of that error's variance."""
 
     kind: str = named("pnp_by_errors")
@@ -116,7 +116,7 @@ class PlugAndPlayByErrors(PlugAndPlay):
 
     def data_step(self, g, task, x0_hat, sigma, sigma_t):
         root, transposed, _ = g.errors.around(x0_hat, sigma_t)
-        damped = self.damping**0.5 * sigma
+        damped = self.damping**0.5 * channel_noise(task.y, sigma).view(-1, 1, 1, 1)
         return x0_hat + root(
             task.whitened_update(x0_hat, root, transposed, damped, task.y, DAMPED_STEPS)
         )
@@ -125,11 +125,11 @@ class PlugAndPlayByErrors(PlugAndPlay):
 @dataclass(frozen=True, kw_only=True)
 class Antithetic:
     """The mean of two posterior samples with antithetic noise
-    (`solvers.posterior.antithetic_samples`), whose squared error is below a single one's.
+    (`solvers.posterior.antithetic_samples`), whose squared error is lower than that of one sample.
 
-    steps: noise levels, evenly spaced in the network's timesteps; last: the last one, in units of
-    [-1, 1]; top: the first one, to which Tikhonov's estimate is noised, or 0 to start at noise;
-    data_steps: conjugate gradient steps at each.
+    steps: number of noise levels, evenly spaced in the network's timesteps; last: the last one, in
+    units of [-1, 1]; top: the first one, to which Tikhonov's estimate is noised, or 0 to start at
+    pure noise; data_steps: conjugate gradient steps at each of them.
     """
 
     kind: str = named("antithetic")
@@ -141,7 +141,7 @@ class Antithetic:
     by_gradient = False
 
     def samples(self, g, task, sigma, on_step):
-        """Both, (B, 3, H, W) each."""
+        """Both samples, (B, 3, H, W) each."""
         sigma = floor_sigma(sigma)
         init = task.smooth(sigma**2 / CONTRAST) if self.top else 0 * task.like
         sigmas = even_sigmas(self.steps, self.last, self.top)
@@ -155,7 +155,7 @@ class Antithetic:
 
 @dataclass(frozen=True, kw_only=True)
 class AntitheticByGradient(Antithetic):
-    """Antithetic, where each estimate first moves along the network's gradient of the residual."""
+    """Antithetic, but each estimate first moves along the network's gradient of the residual."""
 
     kind: str = named("antithetic_by_gradient")
     steps: int = 20

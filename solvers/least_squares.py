@@ -1,11 +1,11 @@
-"""Data steps of linear operators, without a prior: conjugate gradients and what follows."""
+"""Data steps of linear operators, solved by conjugate gradients; they use no prior."""
 
 import torch
 
 from util.files import UserError
 
 SMOOTH_STEPS = 100  # conjugate gradient steps for Tikhonov's estimate
-DAMPED_STEPS = 10  # for one preconditioned residual, of which only the direction matters
+DAMPED_STEPS = 10  # for one preconditioned residual, whose direction alone matters
 DATA_STEPS = 20  # for one proximal step
 NOT_LINEAR = (
     "the operator is not linear, which least squares and this init require; use the preset's row "
@@ -19,13 +19,13 @@ def silent(step, steps, loss):
 
 
 def floor_sigma(sigma):
-    """sigma, at least the images' own rounding (0.0023), so that no divisor vanishes."""
+    """sigma, bounded below by the rounding error of 8 bits (0.0023), for use as a divisor."""
     return max(sigma, ROUNDING)
 
 
 @torch.no_grad()
 def is_linear(operator, x):
-    """Whether A is linear at x, (B, 3, H, W), not zero, to a thousandth of max |A(x)|."""
+    """Whether A is linear at a nonzero x, (B, 3, H, W), to within a thousandth of max |A(x)|."""
     other, y = x.flip(0, -1), operator(x)
     scale = y.abs().max().clamp(min=1e-30)
     combined = operator(other - 2 * x), operator(other) - 2 * y
@@ -33,7 +33,7 @@ def is_linear(operator, x):
 
 
 def adjoint(operator, x):
-    """A^T as a function, by automatic differentiation. x: an input of A, (B, 3, H, W), not zero.
+    """A^T as a function, by automatic differentiation. x: a nonzero input of A, (B, 3, H, W).
 
     Raises UserError if the operator is not linear.
     """
@@ -72,7 +72,7 @@ def conjugate_gradients(apply, b, steps, on_step=silent):
 class LinearTask:
     """y = A(x) + noise with a linear A, and its least squares solutions, (B, 3, H, W).
 
-    like: (B, 3, H, W), not zero. Raises UserError if the operator is not linear.
+    like: any nonzero (B, 3, H, W). Raises UserError if the operator is not linear.
     """
 
     def __init__(self, operator, y, like):
@@ -101,7 +101,7 @@ class LinearTask:
     @torch.no_grad()
     def prox(self, x, damping, steps=DATA_STEPS, y=None):
         """argmin_u ||A(u) - y||^2 + damping ||u - x||^2: the MAP estimate if x has an error of
-        variance sigma^2 / damping. y: a measurement other than the task's."""
+        variance sigma^2 / damping. y: replaces the task's measurement."""
         residual = (self.y if y is None else y) - self.operator(x)
 
         def apply(d):
@@ -122,12 +122,13 @@ class LinearTask:
         return conjugate_gradients(apply, b, steps)
 
     def preconditioned(self, damping, y):
-        """(A', 0) by which a method weighs the residual r = A(x) - y by (A A^T + damping)^-1.
+        """An operator A' and a measurement, 0, with which a method weights the residual
+        r = A(x) - y by (A A^T + damping)^-1.
 
         A'(x) is the damped Gauss-Newton step (A^T A + damping)^-1 A^T r as an image, with the
         gradient of the identity: the gradient of 1/2 mean A'(x)^2 is then that of
-        1/2 r^T (A A^T + damping)^-1 r, so that frequencies weakened by A converge as fast as
-        others. With DMILO-PGD's lr_x = 1/2 and squared norm, a gradient step is this step.
+        1/2 r^T (A A^T + damping)^-1 r, so that frequencies attenuated by A converge as fast as
+        others. In DMILO-PGD with lr_x = 1/2 and the squared norm, a gradient step equals this step.
         """
 
         def operator(x):

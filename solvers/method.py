@@ -1,4 +1,4 @@
-"""What every method is: a generator of iterates, and the row of configs/<method>.yaml it reads."""
+"""The interface of a method: a generator of Iterates, and a row of configs/<method>.yaml."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from guided_diffusion.ddim import TRAINING_STEPS
 
 
 class Iterate(NamedTuple):
-    """What a method yields.
+    """One iterate of a method.
 
-    name: the name of its picture's file; "init" is the initial point, saved but not scored.
+    name: the file name of its picture; "init" is the initial point, saved but not scored.
     x: the images, (B, 3, H, W) in [-1, 1].
-    state: a dict for torch.save from which the method can resume; None where it cannot.
-    ends_outer: whether an outer iteration ends here; --stop chooses among these only.
+    state: a dict for torch.save from which the method can resume; None if it cannot.
+    ends_outer: whether an outer iteration ends here; --stop selects only among these.
     """
 
     name: str
@@ -26,13 +26,13 @@ class Iterate(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The contract of a row for every method but the paper's two, whose rows are
+    """The base class of the rows of all methods but the paper's two, whose rows are
     `solvers.preset.Preset`.
 
     chain_steps: DDIM steps of the chain. sigma: the standard deviation of the measurement noise in
-    units of [-1, 1]; set by the problem, not a key. The class attributes are what a run asks of
-    any row: the layers of the chain in use (all), the number of latents to sample, whether the
-    result is a mean of several searches, whether the method fits a blind operator itself.
+    units of [-1, 1]; set by the problem, not a key. The class attributes describe the method to a
+    run: how many layers of the chain it uses (all), how many latents it needs, whether its result
+    is a mean of several searches, and whether it estimates a blind operator itself.
     """
 
     sigma: float = field(default=0.0, metadata={"of_the_problem": True})
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class IteratedRow(Row):
-    """A Row with `outer` iterations or, for samplers, samples."""
+    """A Row with `outer` outer iterations or, for samplers, samples."""
 
     outer: int
 
@@ -58,13 +58,14 @@ class IteratedRow(Row):
 
 
 class Method(NamedTuple):
-    """A method, by the name of its generator and of configs/<name>.yaml.
+    """A method; `name` is also that of configs/<name>.yaml.
 
     solver(g, operator, y, z_0, h, on_step, state=None): a generator of Iterates. g: the chain;
     operator: A, as a function; y: the measurements, (B, …); z_0: standard normal, (B, 3, H, W); h:
-    a `row`; on_step(step, steps, loss): called after every step; state: resume from this Iterate's.
+    a `row`; on_step(step, steps, loss): called after every step; state: that of the Iterate from
+    which to resume.
     row: the dataclass of its row, a Row or the paper's `solvers.ilo.Hyperparameters`.
-    about: what it is, in a few words for tables.
+    about: a short description for tables.
     uses_prior: False for a method that needs no network.
     """
 
@@ -76,7 +77,7 @@ class Method(NamedTuple):
 
 
 def single(restore, state):
-    """The only Iterate of a method without iterations; none where a stopped run already had it.
-    restore(): the images, (B, 3, H, W)."""
+    """Yields the only Iterate of a method without iterations, or none if the run that is resumed
+    already had it. restore(): returns the images, (B, 3, H, W)."""
     if state is None:
         yield Iterate("0_after", restore().clamp(-1, 1), {}, ends_outer=True)

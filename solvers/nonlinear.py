@@ -1,18 +1,18 @@
-"""Data steps of nonlinear operators, without a prior: gradient steps on the residual."""
+"""Data steps of nonlinear operators: gradient steps on the residual; they use no prior."""
 
 import torch
 
 from solvers.least_squares import NOT_LINEAR
 from util.files import UserError
 
-GRADIENT_STEPS = 15  # for one proximal step; accelerated, they equal twice as many plain ones
-FEW_STEPS = 5  # for one preconditioned residual, of which only the direction matters
-POWER_STEPS = 5  # of a power iteration: a curvature a third too small is still stable
+GRADIENT_STEPS = 15  # for one proximal step; accelerated, they are worth twice as many plain ones
+FEW_STEPS = 5  # for one preconditioned residual, whose direction alone matters
+POWER_STEPS = 5  # of the power iteration; gradient steps stay stable if it is a third too small
 NUDGE = 0.01  # finite difference per pixel in [-1, 1], root mean square
 
 
 def norm(x):
-    """The Euclidean norm of each image of x, (B, 3, H, W): (B, 1, 1, 1)."""
+    """The Euclidean norm, (B, 1, 1, 1), of each image of x, (B, 3, H, W)."""
     return x.flatten(1).norm(dim=1)[:, None, None, None].clamp(min=1e-20)
 
 
@@ -23,8 +23,8 @@ class NonlinearTask:
         self.operator, self.y, self.like = operator, y, like
 
     def pulled_back(self, x, residual=None, y=None):
-        """J^T residual with the Jacobian J of A at x: (B, 3, H, W). residual: default A(x) - y,
-        with the task's y unless another is passed."""
+        """J^T residual, (B, 3, H, W), where J is the Jacobian of A at x. residual: by default
+        A(x) - y; y: replaces the task's measurement."""
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             measured = self.operator(x)
@@ -46,7 +46,7 @@ class NonlinearTask:
     def prox(self, x, damping, steps=GRADIENT_STEPS, y=None):
         """An approximation of argmin_u ||A(u) - y||^2 + damping ||u - x||^2, (B, 3, H, W), by
         accelerated gradient steps from x (Nesterov 1983) with step size one over the curvature at
-        x. y: a measurement other than the task's."""
+        x. y: replaces the task's measurement."""
         rate = 1 / (self.curvature(x) + damping).clamp(min=1e-20)
         u = ahead = x
         for step in range(steps):
@@ -63,8 +63,8 @@ class NonlinearTask:
         raise UserError(NOT_LINEAR)
 
     def preconditioned(self, damping, y):
-        """See LinearTask.preconditioned: A'(x) is x minus the result of a few gradient steps, with
-        the gradient of the identity."""
+        """See LinearTask.preconditioned; here A'(x) is x minus the result of a few gradient steps,
+        with the gradient of the identity."""
 
         def operator(x):
             return x - self.prox(x.detach(), damping, FEW_STEPS, y)

@@ -1,4 +1,4 @@
-"""Restoration with the network as a denoiser, without a gradient of it."""
+"""Restoration with the network as a denoiser, without its gradient."""
 
 import torch
 
@@ -10,7 +10,7 @@ def plug_and_play(g, task, z, sigmas, data_step, on_step):
     """Half-quadratic splitting with a network as the denoiser (DPIR: Zhang et al., TPAMI 2021).
 
     z: (B, 3, H, W), denoised first; sigmas: falling noise levels in units of [-1, 1];
-    data_step(x0_hat, sigma_t): the step between two of them. Returns (B, 3, H, W).
+    data_step(x0_hat, sigma_t): called between two of them. Returns (B, 3, H, W).
     """
     for step, sigma_t in enumerate(sigmas):
         x = g.denoised(z, sigma_t)
@@ -22,12 +22,12 @@ def plug_and_play(g, task, z, sigmas, data_step, on_step):
 
 @torch.no_grad()
 def denoised(g, y, sigma, samples):
-    """The posterior mean given y, (B, 3, H, W) with noise sigma in each channel, by one NFE.
+    """The posterior mean given y, (B, 3, H, W), with noise sigma in each channel, by one NFE.
 
-    The noise of a grey image is equal in all channels, where the network expects three independent
-    ones. Its y is the mean of three channels with noise sqrt(3) sigma; their differences are
-    sampled `samples` times in antithetic pairs and the results averaged. Grey and colour images may
-    share a batch.
+    The noise of a grey image is equal in all channels, but the network expects independent noise.
+    y is therefore treated as the mean of three channels with independent noise sqrt(3) sigma, whose
+    differences are sampled `samples` times in antithetic pairs, and the results are averaged. Grey
+    and colour images can share a batch.
     """
     grey = has_equal_channels(y)
     if not grey.any():

@@ -1,14 +1,14 @@
-"""Posterior samples: at falling noise levels, a Gaussian around the network's estimate with the
-covariance of its error, conditioned on the measurement."""
+"""Posterior sampling: at falling noise levels, condition on the measurement a Gaussian around the
+network's estimate, with the covariance of the network's error."""
 
 import torch
 
 ERROR_RATE = 0.15  # exponent by which one sigma_t updates the error scale
-ERROR_SCALE_MAX = 1.3  # the error scale's upper bound, and one over its lower bound
+ERROR_SCALE_MAX = 1.3  # upper bound of the error scale; its lower bound is the reciprocal
 GRADIENT_SHARE = (
     0.5  # of the network's gradient step: all of it diverges in inpainting (docs/LOG.md)
 )
-JACOBIAN_SHARE = 0.75  # of the covariance that moves a sample's estimate: likewise
+JACOBIAN_SHARE = 0.75  # weight of the Jacobian in the outer covariance of `posterior_sample`
 
 
 def has_equal_channels(y):
@@ -17,15 +17,16 @@ def has_equal_channels(y):
 
 
 def channel_noise(y, sigma):
-    """The noise to assume in each channel of y, (B, C, …): (B, 1, …). The three channels of a grey
-    image share one noise; three independent ones of sqrt(3) sigma carry the same information."""
+    """The sigma, (B, 1, …), to assume in each channel of y, (B, C, …). The three channels of a grey
+    image contain the same noise; three channels with independent noise sqrt(3) sigma are equally
+    informative."""
     factor = torch.where(has_equal_channels(y), 3**0.5, 1.0)
     return sigma * factor.view(-1, *[1] * (y.dim() - 1))
 
 
 def scaled(errors, factor):
-    """(S, S^T, S^-T) of `guided_diffusion.errors.Errors.around` for errors larger by a factor,
-    (B, 1, 1, 1)."""
+    """(S, S^T, S^-T) of `guided_diffusion.errors.Errors.around`, for errors that are larger by
+    `factor`, (B, 1, 1, 1)."""
     root, transposed, inverse = errors
     return (
         lambda u: factor * root(u),
@@ -35,8 +36,8 @@ def scaled(errors, factor):
 
 
 def updated_scale(error_scale, updates, expected):
-    """The error scale of each image, (B, 1, 1, 1), after one more sigma_t. updates: whitened
-    updates towards the measurement; expected: those of simulated errors; lists of (B, 3, H, W)."""
+    """The error scale of each image, (B, 1, 1, 1), updated after one sigma_t. updates: whitened
+    updates towards the measurement; expected: those for simulated errors; lists of (B, 3, H, W)."""
 
     def power(us):
         return sum(u.flatten(1).square().sum(1) for u in us)[:, None, None, None]
@@ -49,14 +50,16 @@ def updated_scale(error_scale, updates, expected):
 def antithetic_samples(g, task, init, sigma, sigmas, by_gradient, data_steps, on_step):
     """Two posterior samples, (B, 3, H, W) in [-1, 1] each, with antithetic noise throughout.
 
+    At each sigma_t, the image is sampled from the Gaussian around the network's estimate, with
+    the covariance of its error (`guided_diffusion.errors`), conditioned on the measurement: image
+    and measurement are perturbed, and the linear system is solved (Papandreou & Yuille, NIPS 2010).
+    Fresh noise leads to the next sigma_t (decoupled annealing: DAPS, Zhang et al., CVPR 2025). The
+    error scale of each image is estimated from the ratio of the whitened updates to those for
+    simulated errors.
+
     init: (B, 3, H, W), noised to the first of `sigmas`, the falling noise levels in units of
-    [-1, 1]. At each, a sample is taken around the network's estimate with its error covariance
-    (`guided_diffusion.errors`) given the measurement: unknown and measurement are perturbed and the
-    system solved (Papandreou & Yuille, NIPS 2010). Fresh noise leads to the next sigma_t (decoupled
-    annealing: DAPS, Zhang et al., CVPR 2025). The ratio of the whitened updates to those of
-    simulated errors gives each image's error scale. by_gradient: the estimate first moves by
-    GRADIENT_SHARE of the network's gradient of the residual, see `posterior_sample`; data_steps:
-    conjugate gradient steps.
+    [-1, 1]; by_gradient: whether the estimate first moves by GRADIENT_SHARE of the network's
+    gradient of the residual, see `posterior_sample`; data_steps: conjugate gradient steps.
     """
 
     def noise(like):
@@ -91,15 +94,15 @@ def antithetic_samples(g, task, init, sigma, sigmas, by_gradient, data_steps, on
 @torch.no_grad()
 def posterior_sample(g, task, sigma, sigmas, zeta, data_steps, on_step):
     """A posterior sample, (B, 3, H, W) in [-1, 1], by DDIM at falling noise levels `sigmas`, with a
-    share zeta of fresh noise at each.
+    share zeta of fresh noise at each of them.
 
-    The network's estimate moves to the posterior mean x + C A^T (A C A^T + sigma^2)^-1 (y - A x).
-    JACOBIAN_SHARE of the outer covariance C is sigma_t^2 J with the network's Jacobian J (Tweedie's
-    formula), which knows this image; the rest, and the inner C, is the covariance of the network's
-    error (`guided_diffusion.errors`), which knows frequencies and edges. PiGDM (Song et al. 2023)
-    takes white noise inside. At the last sigma_t, where all of C is the error's, unknown and
-    measurement are perturbed and the system solved (Papandreou & Yuille, NIPS 2010). The error
-    scale is as in `antithetic_samples`.
+    The network's estimate x moves to the posterior mean x + C A^T (A C A^T + sigma^2)^-1 (y - A x).
+    The inner C, inside the inverse, is the covariance of the network's error by frequency and near
+    edges (`guided_diffusion.errors`); PiGDM (Song et al. 2023) assumes white errors there. The
+    outer C is a weighted mean of this covariance and, with the weight JACOBIAN_SHARE, of
+    sigma_t^2 J, where J is the network's Jacobian (Tweedie's formula), which depends on the image.
+    At the last sigma_t both are the covariance of the error, and the image is sampled as in
+    `antithetic_samples`, where the error scale is explained, too.
     """
 
     def noise(like):

@@ -1,5 +1,5 @@
-"""What we put around the paper's algorithms, as one row of configs/dmilo.yaml: init, restarts,
-data term. A row without these runs Algorithm 1 or 2 as published."""
+"""The rows of configs/dmilo.yaml: the paper's hyperparameters and our init, restarts and data term.
+A row without these three runs Algorithm 1 or 2 as published."""
 
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -15,9 +15,9 @@ from util.files import UserError
 class Restarts:
     """The keys under `restarts`.
 
-    count: searches per stage from different noise, in antithetic pairs, whose results are averaged.
-    stages: chain steps of the stages before the row's own, each from the noised
-    result of the previous one. inner: steps of each search in these.
+    count: searches per stage, with different noise in antithetic pairs; their results are averaged.
+    stages: chain steps of earlier stages, each initialised with the noised result of the previous
+    one. inner: steps of each search in these stages.
     """
 
     count: int = 1
@@ -35,9 +35,10 @@ class Restarts:
 class Preset:
     """One row of configs/dmilo.yaml or configs/dmilo-pgd.yaml.
 
-    hyperparameters: the paper's, whose keys are the row's own. init: the initial point, one
-    of `solvers.init.INITS`; None: standard normal noise. With an init only the last layer is
-    searched, from the noised init. restarts, data_term: see there; None: the paper's data term.
+    hyperparameters: the paper's; their keys are those of the row itself. init: the initial
+    point, one of `solvers.init.INITS`; None: standard normal noise. With an init, only the last
+    layer is searched, from the noised init. restarts: see Restarts; data_term: see
+    `solvers.data_term`; None: the paper's.
     sigma: the standard deviation of the measurement noise, set by the problem.
     """
 
@@ -53,7 +54,7 @@ class Preset:
 
     @property
     def is_published(self):
-        """Whether Algorithm 1 or 2 runs with nothing of ours around it."""
+        """Whether Algorithm 1 or 2 runs without init, restarts or data term of ours."""
         return not self.init and not self.data_term and self.restarts == Restarts()
 
     @property
@@ -84,13 +85,13 @@ class Preset:
 
     @property
     def iterations(self):
-        """The cost of each outer iteration: inner steps of each search, or one."""
+        """The relative cost of each outer iteration: the inner steps of each search, or 1."""
         if self.averages:
             return [inner for _, inner, _ in self.searches]
         return [1] * self.hyperparameters.outer
 
     @property
     def fits_operator(self):
-        """Whether anything estimates a blind operator: the init, or the outer iterations."""
+        """Whether the init or the outer iterations estimate a blind operator."""
         by_init = self.init is not None and self.init.fits_operator
         return by_init or (not self.averages and self.hyperparameters.outer > 1)

@@ -1,4 +1,4 @@
-"""Runs a method by its row: as it is, or with init, restarts and data term around it."""
+"""Run a method as its row specifies: as published, or with our init, restarts and data term."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from util.files import UserError
 
 def task_of(operator, y, like):
     """y = operator(x) + noise with its data steps: a LinearTask, a NonlinearTask or an UnknownTask.
-    like: (B, 3, H, W), not zero."""
+    like: any nonzero (B, 3, H, W)."""
     if isinstance(operator, UnknownOperator):
         return UnknownTask(operator, y, like)
     return (LinearTask if is_linear(operator, like) else NonlinearTask)(operator, y, like)
@@ -26,12 +26,12 @@ def antithetic(latents, n):
 
 
 def start_of(g, init, noise):
-    """z_0 of a search: the noised init, or noise alone where init is None."""
+    """z_0 of a search: the noised init, or the noise alone if init is None."""
     return noise if init is None else g.noised(init, noise)
 
 
 def first_state(g, task, h, on_step):
-    """The initial state of a search: the init's image, None for noise, and the target."""
+    """The initial state of a search: the image of the init (None: noise) and the target."""
     init = h.init(g, task, h.sigma, on_step) if h.init else None
     g.restep(h.chain_steps, h.layers)
     return {"init": init, "target": target_of(task, h, init)}
@@ -42,14 +42,18 @@ def target_of(task, h, init):
 
 
 def problem_of(task, h, target):
-    """(operator, y) for the method."""
+    """The (operator, y) that the method receives."""
     if h.data_term:
         return h.data_term.preconditioned(task, target, h.sigma)
     return task.operator, target
 
 
+def result_of(task, h, init, x):
+    return h.data_term.result(task, init, x, h.sigma) if h.data_term else x
+
+
 def one_search(solver, g, task, latents, h, on_step, state):
-    """The iterates of a single search; init and target are part of their states."""
+    """Yields the Iterates of a single search, with init and target in their states."""
     first = state or first_state(g, task, h, on_step)
     problem, z_0 = problem_of(task, h, first["target"]), start_of(g, first["init"], latents[0])
     resumed = state and state["solver"]
@@ -57,8 +61,18 @@ def one_search(solver, g, task, latents, h, on_step, state):
         yield iterate._replace(state=iterate.state and {**first, "solver": iterate.state})
 
 
+def results(iterates, task, h):
+    """The Iterates of `one_search` with the result of each outer iteration. Only after a blind
+    operator was refitted, or its present estimate would confirm itself."""
+    for iterate in iterates:
+        if iterate.ends_outer:
+            x = result_of(task, h, iterate.state["init"], iterate.x)
+            iterate = iterate._replace(x=x)
+        yield iterate
+
+
 def averaged_searches(solver, g, task, latents, h, on_step, state):
-    """One iterate a search: the result from the mean of its stage so far."""
+    """Yields one Iterate per search: the result from the mean of its stage so far."""
     state = state or {**first_state(g, task, h, on_step), "searches": 0, "mean": 0}
     for count, (steps, inner, n) in list(enumerate(h.searches))[state["searches"] :]:
         g.restep(steps, h.layers)
@@ -70,15 +84,15 @@ def averaged_searches(solver, g, task, latents, h, on_step, state):
                 yield iterate
         mean = iterate.x if n == 0 else state["mean"] + (iterate.x - state["mean"]) / (n + 1)
         state = {**state, "searches": count + 1, "mean": mean}
-        x = h.data_term.result(task, state["init"], mean, h.sigma) if h.data_term else mean
+        x = result_of(task, h, state["init"], mean)
         if n + 1 == h.restarts.count and count + 1 < len(h.searches):  # the next stage's init
-            state.update(init=x, target=target_of(task, h, mean))
+            state.update(init=x, target=target_of(task, h, x))
         yield Iterate(f"{count}_after", x, state, ends_outer=True)
 
 
 def search(solver, g, operator, y, latents, h, on_step, state=None):
-    """The Iterates of a method by its row h, a Preset or a Row; with several searches the mean of
-    each stage so far.
+    """The Iterates of a method with the row h, a Preset or a Row. With several searches, each
+    Iterate is computed from the mean of its stage so far.
 
     solver, g, operator, y, on_step, state: see `solvers.method.Method`; latents: h.latents standard
     normal (B, 3, H, W). Raises UserError for a blind operator that the row would never estimate.
@@ -92,5 +106,7 @@ def search(solver, g, operator, y, latents, h, on_step, state=None):
     task = task_of(operator, y, latents[0])
     stages = averaged_searches if preset.averages else one_search
     iterates = stages(solver, g, task, latents, preset, on_step, state)
-    refit = preset is h and not preset.averages  # else the row's method does, or the init has
-    return refitting(iterates, task, refit, state) if blind else iterates
+    if blind:
+        refit = preset is h and not preset.averages  # else the row's method does, or the init has
+        iterates = refitting(iterates, task, refit, state)
+    return iterates if preset.averages else results(iterates, task, preset)

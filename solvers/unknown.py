@@ -1,13 +1,13 @@
-"""Blind operators (`guided_diffusion.blind.UnknownOperator`): how annealing estimates the operator
-together with the image, and how a search refits it."""
+"""Blind operators (`guided_diffusion.blind.UnknownOperator`): annealing estimates the operator
+together with the image, and a search can refit it."""
 
 import torch
 
 from solvers.annealing import annealed
 from solvers.least_squares import LinearTask
 
-LAST_STEPS = 40  # per cent of an annealing that continues from an image of half the size
-# Variance in the measurement by the error of the operator's estimate, at the highest sigma_t.
+LAST_STEPS = 40  # per cent of the noise levels that run at full size, after all at half the size
+# Variance in the measurement due to the error of the estimated operator, at the highest sigma_t.
 OPERATOR_VARIANCE = 0.04
 NEVER_FITS = (
     "this row never estimates the blur kernel; choose another --preset (of dmilo and dmilo-pgd "
@@ -16,7 +16,7 @@ NEVER_FITS = (
 
 
 class UnknownTask(LinearTask):
-    """A LinearTask whose operator, an UnknownOperator, changes; at first it is `operator.start`."""
+    """A LinearTask whose operator, an UnknownOperator, is refitted; initially `operator.start`."""
 
     def __init__(self, operator, y, like):
         operator.unknown = operator.start
@@ -28,15 +28,15 @@ class UnknownTask(LinearTask):
         self.renew()
 
     def refit(self, xs, move):
-        """Estimate the operator from estimates of the images, a list of (B, 3, H, W). Returns
-        these, with `move` shifted as the operator was centred."""
+        """Fit the operator to estimates of the images, a list of (B, 3, H, W). With `move` it is
+        then centred, and the images are shifted accordingly. Returns the images."""
         self.operator.refit([x.clamp(-1, 1) for x in xs], self.y)
         xs = self.operator.centre(xs) if move else xs
         self.renew()
         return xs
 
     def take_over(self, half, xs):
-        """Start from the estimate of `half`, the operator for images of half the size. Returns its
+        """Adopt the estimate of `half`, the operator for images of half the size. Returns its
         images xs, enlarged."""
         xs = self.operator.take_over(half, xs)
         self.renew()
@@ -44,14 +44,14 @@ class UnknownTask(LinearTask):
 
 
 def operator_variance(timestep):
-    """The variance in the measurement by the error of the operator's estimate."""
+    """The variance in the measurement due to the error of the estimated operator."""
     return OPERATOR_VARIANCE * min(1, (1 - timestep.abar) / timestep.abar)
 
 
 def annealed_together(g, task, sigma, steps, count, zeta, on_step):
-    """The mean of `count` annealed samples, (B, 3, H, W), to all of which the operator is fitted at
-    each step. For large images it is fitted at half the size, and only the last LAST_STEPS run at
-    full size, from the enlarged samples: a fit at full size tends to a delta kernel, since a prior
+    """The mean, (B, 3, H, W), of `count` annealed samples; at each step the operator is fitted to
+    all of them. For large images it is fitted at half the size, and only the last LAST_STEPS run at
+    full size, from the enlarged mean: a fit at full size tends to a delta kernel, because a prior
     of small images accepts a blurred large one as sharp (docs/LOG.md)."""
 
     def noise():
@@ -79,9 +79,11 @@ def annealed_together(g, task, sigma, steps, count, zeta, on_step):
 
 
 def refitting(iterates, task, again, state):
-    """The Iterates of a search with a blind operator: its estimate is part of their states. again:
-    whether to refit it after each outer iteration. For large images, too: one fit to a search's
-    result does no harm (docs/LOG.md)."""
+    """The Iterates of a search with a blind operator, whose estimate is part of their states.
+
+    again: whether to refit the operator after each outer iteration, for large images, too: one fit
+    to the result of a search does no harm (docs/LOG.md).
+    """
     if state:
         task.restore(state["unknown"])
     for iterate in iterates:

@@ -68,7 +68,7 @@ def estimate(name, sigma, treatment="white", blank=0.0, seed=0):
     noisy[:page] = 1
     noisy, treated = TREATMENTS[treatment](noisy), TREATMENTS[treatment](clean)
     inside = np.abs(clean[page + 8 :]) < 1 - 2 * sigma
-    y = torch.from_numpy(noisy.transpose(2, 0, 1)).float()[None]
+    y = torch.from_numpy(noisy.transpose(2, 0, 1)).float()[None].expand(1, 3, -1, -1)  # as read
     return estimate_noise(y, torch.ones_like(y[:, :1])), (noisy - treated)[page + 8 :][inside].std()
 
 

@@ -711,6 +711,43 @@ def test_a_run_goes_on_with_its_folder_written_otherwise(least_squares, tmp_path
     assert again.code == 2 and " data data/demo, now it is " in again.err
 
 
+# WORLD_SIZE without torchrun.
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"},
+        {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"},
+        {"RANK": "1"},
+        {"WORLD_SIZE": "four"},
+    ],
+    ids=" ".join,
+)
+def test_a_batch_systems_variables_alone_start_no_group(least_squares, monkeypatch, variables):
+    for key in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(key, raising=False)
+        if key in variables:
+            monkeypatch.setenv(key, variables[key])
+    result = least_squares("-n", 1)
+    assert result.code == 0, result.err
+    assert "1 image: PSNR" in result.out
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_waits_for_others_in_vain_is_one_line(
+    least_squares, monkeypatch, port, rank
+):
+    monkeypatch.setattr("experiment.runner.PATIENCE", 2)
+    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for key, value in {**variables, "RANK": str(rank)}.items():
+        monkeypatch.setenv(key, value)
+    result = least_squares("-n", 1)
+    assert result.code == 2 and len(result.err.splitlines()) == 1
+    assert f"WORLD_SIZE is 2, but the other process has not come to 127.0.0.1:{port}" in result.err
+
+
 # Logs, torchrun, SciPy, words.
 
 

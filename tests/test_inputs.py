@@ -4,6 +4,9 @@ reported in a line and understood as it is meant."""
 import io
 import json
 import os
+import struct
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -186,6 +189,64 @@ def test_pictures_of_one_camera_share_a_batch(here):
     assert len(batches_of(photographs("set"), 12)) <= 4
 
 
+def test_a_grey_photographs_noise_is_estimated_in_one_channel(look):
+    from skimage import data
+
+    grey = data.gravel()[:256, :256] / 127.5 - 1
+    noise = 0.05 * np.random.default_rng(0).standard_normal(grey.shape)
+    noisy_grey = ((grey + noise + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+    sigmas = []
+    for file, array in (("l.png", noisy_grey), ("rgb.png", np.dstack([noisy_grey] * 3))):
+        save(file, array)
+        sigmas.append(look(file).problem.sigma)
+    assert sigmas[0] == sigmas[1] and 0.04 < sigmas[0] < 0.07  # gravel has grain of its own
+
+
+def tinted_jpeg(path, quality=50):
+    """A grey scene whose RGB JPEG has channels some steps apart, as after a change of profile."""
+    grey = scene((96, 128))[..., :1].astype(int)
+    tint = np.add.outer(np.arange(96) // 16 % 2, np.arange(128) // 16 % 2) % 2
+    colours = grey + tint[..., None] * [2, -1, -2]
+    save(path, colours.clip(0, 255).astype(np.uint8), quality=quality)
+    return np.ptp(np.asarray(Image.open(path)).astype(int), axis=2)
+
+
+@pytest.mark.parametrize("file", ["g.png", "g.jpg", "g.webp", "wide.png", "opaque.png"])
+def test_a_grey_photograph_saved_as_rgb_stays_grey(run, file):
+    grey = np.dstack([noisy()[..., 0]] * 3)
+    if file == "g.jpg":
+        apart = tinted_jpeg(file)
+        assert 2 < apart.max() <= 8 and apart.mean() > 0.5
+    elif file == "wide.png":
+        from util.images import write_png16
+
+        write_png16(file, grey.astype(np.uint16) * 257, {})
+    elif file == "opaque.png":  # what is transparent has no colour
+        grey[holed() == 0] = [255, 0, 0]
+        save(file, np.dstack([grey, holed()]))
+    else:
+        save(file, grey, **({"lossless": True} if file == "g.webp" else {}))
+    result = run(file, "--sigma", 0.02)
+    assert ": 128 x 96" in result.out or ": 64 x 48" in result.out
+    assert "grey, " in result.out
+    assert result.result(file.split(".")[0]).mode in ("L", "I;16")
+
+
+@pytest.mark.parametrize("kind", ["colours", "one red dot", "dark colours", "sepia"])
+def test_what_is_not_grey_keeps_its_colours(look, kind):
+    array = np.dstack([scene()[..., 0]] * 3).astype(int)
+    if kind == "colours":
+        array = noisy().astype(int)
+    elif kind == "one red dot":
+        array[5, 5] += [40, 0, 0]
+    elif kind == "dark colours":
+        array = scene().astype(int) // 32
+    else:
+        array = array + [14, 0, -14]
+    save("p.png", array.clip(0, 255).astype(np.uint8))
+    assert "RGB, 8 bits" in look("p.png").out
+
+
 # Masks.
 
 
@@ -334,6 +395,40 @@ def test_of_a_large_photograph_what_is_far_from_small_holes_is_denoised_once(loo
     assert "around the holes" not in look("p.png", "--mask", "m.png").out
 
 
+@pytest.mark.usefixtures("tiny_prior", "short_searches")
+def test_samples_of_a_photograph_with_a_small_hole_have_its_size_and_place(script, here):
+    mask = holed((200, 300))
+    save("p.png", noisy(size=(200, 300)))
+    save("m.png", mask)
+    command = "restore.py p.png --mask m.png --samples 3 --keep-observed -l runs --name r --cuda -1"
+    result = script(command)
+    assert result.code == 0, result.err
+    pictures, window = here / "runs/r/run/images/p", (slice(0, 52), slice(0, 67))
+
+    def load(name):
+        return np.asarray(Image.open(pictures / f"{name}.png"))
+
+    kept = np.delete(np.arange(200), range(52))  # rows far from the hole
+    for which in ("mean", "sample_0", "sample_2", "result"):
+        assert load(which).shape == (200, 300, 3)
+        assert np.array_equal(load(which)[kept], noisy(size=(200, 300))[kept])
+    spread = load("spread")
+    assert spread.shape == (200, 300) and spread[window].max() == 255
+    spread = spread.copy()
+    spread[window] = 0
+    assert not spread.any()
+    interval = np.load(pictures / "interval.npz")
+    for bound in ("low", "high"):
+        assert interval[bound].shape == (3, 200, 300)
+        inside = ~np.isnan(interval[bound])
+        assert inside[(..., *window)].all() and inside.sum() == 3 * 52 * 67
+    assert np.array_equal(np.asarray(Image.open("runs/r/p.png")), load("mean"))
+    assert not np.array_equal(load("mean"), load("sample_0"))
+    assert "the restored picture is the mean of 3 samples" in result.out
+    summary = json.loads((here / "runs/r/run/summary.json").read_text())
+    assert summary["samples"]["result"] == "mean"
+
+
 # Kernels.
 
 
@@ -375,9 +470,9 @@ def test_a_kernels_values_are_what_they_are(look, file, array):
         save(file, array)
     result = look("a.png", "--kernel", file)
     assert (
-        np.abs(result.kernel - shake() / 4).max() < 0.02
+        np.abs(result.kernel - shake()[4:5, 1:8] / 4).max() < 0.02
         and "warning: k" not in result.err
-        and "kernel 9 x 9" in result.out
+        and "kernel 7 x 1, trimmed from 9 x 9" in result.out
     )
 
 
@@ -391,8 +486,7 @@ def test_a_kernels_values_are_what_they_are(look, file, array):
         ("c.npy", "its numbers are complex"),
     ],
 )
-def test_what_is_no_single_kernel_is_one_true_line(look, monkeypatch, file, message):
-    monkeypatch.setitem(__import__("sys").modules, "astropy.io", None)
+def test_what_is_no_single_kernel_is_one_true_line(look, file, message):
     stack = [shake().astype(np.float32)] * 5
     if file == "k.tif":
         Image.fromarray(stack[0]).save(
@@ -403,20 +497,6 @@ def test_what_is_no_single_kernel_is_one_true_line(look, monkeypatch, file, mess
     else:
         open(file, "wb").write(b"SIMPLE  =                    T")
     assert message in look("a.png", "--kernel", file, code=2).err
-
-
-def test_fits_is_read_where_astropy_is(here, monkeypatch):
-    """With a stand-in: astropy is no package of ours."""
-    import sys
-    from contextlib import nullcontext
-
-    from photographs.kernels import load_kernel
-
-    units = [SimpleNamespace(data=None), SimpleNamespace(data=shake().astype(">f4"))]
-    fits = SimpleNamespace(open=lambda path: nullcontext(units))
-    monkeypatch.setitem(sys.modules, "astropy", SimpleNamespace(io=SimpleNamespace(fits=fits)))
-    monkeypatch.setitem(sys.modules, "astropy.io", SimpleNamespace(fits=fits))
-    assert np.allclose(load_kernel("k.fits")[0][0], shake() / shake().sum())
 
 
 def coloured():
@@ -459,9 +539,9 @@ def test_a_picture_blurred_and_reduced_is_restored_so(here):
     save("k.npy", shake())
     batch = photographs("a.png", kernel="k.npy", scale=2).batch(["a"], None, "cpu")
     problem = batch.problem
-    assert problem.size == (2 * 48 + 8, 2 * 64 + 8)
+    assert problem.size == (2 * 48, 2 * 64 + 6)  # the kernel is one row of 7 px
     x = torch.rand(1, 3, *problem.size) * 2 - 1
-    kernel = torch.from_numpy(shake() / shake().sum()).float()[None]
+    kernel = torch.from_numpy(shake()[4:5, 1:8] / shake().sum()).float()[None]
     torch.testing.assert_close(
         problem.operator(x), reducing((96, 128), 2, "cpu")(correlating(kernel, problem.size)(x))
     )
@@ -742,3 +822,289 @@ def test_many_photographs_are_batches_for_a_method_without_a_network_too(run, mo
 )
 def test_options_that_mean_nothing_alone_are_one_line(run, given, message):
     assert message in run("a.png", *given, code=2).err
+
+
+# Several jobs, folders with results.
+
+
+def test_results_below_the_album_are_no_input(script, here):
+    for folder in ("june", "july"):
+        save(f"album/{folder}/a.png", noisy())
+    command = (
+        "restore.py album --method least_squares --inner 2 --sigma 0.02 -l album/done --cuda -1"
+    )
+    names = []
+    for name in ("first", "second"):
+        result = script(f"{command} --name {name}")
+        assert result.code == 0, result.err
+        names.append(sorted(os.listdir(f"album/done/{name}/run/images")))
+    assert names == [["july", "june"]] * 2 and "2 images" in result.out
+    assert "album: not read: done/first/ (results of a run)" in result.err
+    again = script(
+        "restore.py album/done/first/july --method least_squares --inner 2 --cuda -1 -l x"
+    )
+    assert again.code == 0  # named by the user
+
+
+def test_two_jobs_of_one_second_have_two_folders(script, here, monkeypatch):
+    monkeypatch.setattr("time.strftime", lambda form: "2026-01-01_00-00-00")
+    for folder in "ab":
+        save(f"{folder}/scan.png", noisy(seed=ord(folder)))
+        command = f"restore.py {folder}/scan.png --method least_squares --inner 2 --cuda -1 -l runs"
+        assert script(command).code == 0
+    assert sorted(os.listdir("runs")) == ["2026-01-01_00-00-00", "2026-01-01_00-00-00-2"]
+    assert all(os.path.exists(f"runs/{one}/scan.png") for one in os.listdir("runs"))
+
+
+def test_of_two_jobs_in_one_folder_the_later_one_is_checked_against_the_first(here, monkeypatch):
+    """Both find no settings; the other one writes its own before this one does."""
+    from experiment import folder
+
+    exists = os.path.exists
+
+    os.makedirs("runs/r")
+    calls = iter([True])
+
+    def once(path):
+        if str(path).endswith("settings.json") and next(calls, False):
+            with open(path, "w") as f:
+                json.dump({"format": folder.FORMAT, "seed": 1, "tile": 64}, f)
+            return False
+        return exists(path)
+
+    monkeypatch.setattr(folder.os.path, "exists", once)
+    with pytest.raises(UserError, match="runs/r: was created with seed 1, now it is 2"):
+        folder.open_run("runs/r", {"seed": 2}, {"tile": None}, {})
+    assert json.load(open("runs/r/settings.json"))["seed"] == 1
+    assert folder.open_run("runs/r", {"seed": 1}, {"tile": None}, {}) == {"tile": 64}
+
+
+def test_settings_that_another_job_is_writing_are_waited_for(here):
+    import threading
+
+    from experiment import folder
+
+    os.makedirs("runs/r")
+    open("runs/r/settings.json", "w").close()
+    text = json.dumps({"format": folder.FORMAT, "seed": 1})
+    timer = threading.Timer(0.3, lambda: open("runs/r/settings.json", "w").write(text))
+    timer.start()
+    assert folder.open_run("runs/r", {"seed": 1}, {}, {}) == {}
+    timer.join()
+
+
+# Transparency of some, names, kernels.
+
+
+def test_one_transparent_file_does_not_change_what_is_done_with_the_others(run):
+    save("set/a.png", noisy())
+    save("set/cut.png", np.dstack([noisy(), holed()]))
+    result = run("set", code=1)
+    assert "a: 64 x 48, denoising" in result.out and (result.top / "a.png").exists()
+    assert "cut.png: has transparent areas, which others of these files lack" in result.err
+    os.rename("set/a.png", "a.png")
+    assert "cut: 64 x 48, inpainting" in run("set").out
+
+
+@pytest.mark.parametrize("given, found_as", [("NFC", "NFD"), ("NFD", "NFC")])
+@pytest.mark.parametrize("suffix", ["", "_mask"])
+def test_names_are_paired_however_their_accents_are_composed(look, given, found_as, suffix):
+    from unicodedata import normalize
+
+    photo, other = (normalize(form, "Mühle") for form in (given, found_as))
+    assert photo != other
+    save(f"set/{photo}.png", noisy())
+    save(f"masks/{other}{suffix}.png", holed())
+    assert look("set", "--mask", "masks").missing == pytest.approx(SHARE)
+    save(f"set/{other}{suffix or '_mask'}.png", holed())  # beside it: no photograph
+    assert len(look("set", "--mask", "set").images.names) == 1
+    if not suffix:
+        save(f"kernels/{other}.npy", shake())
+        assert look(f"set/{photo}.png", "--kernel", "kernels").kernel is not None
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (9, 1), (1, 1, 9), (9, 1, 1)])
+def test_a_kernel_of_one_row_is_one(look, shape):
+    save("k.npy", np.ones(shape))
+    h, w = shape[-2:] if shape[0] == 1 or len(shape) == 2 else shape[:2]
+    assert look("a.png", "--kernel", "k.npy").kernel.shape == (h, w)
+
+
+def test_several_kernels_for_a_picture_are_named_and_other_files_are_none(look):
+    save("kernels/a.npy", shake())
+    for name in ("a.json", "a.txt.bak", "a.md"):
+        open(f"kernels/{name}", "w").write("{}")
+        open(f"kernels/{name.replace('a', 'a_mask')}", "w").write("{}")
+    assert look("a.png", "--kernel", "kernels").kernel is not None
+    save("kernels/a_mask.png", holed())
+    assert look("a.png", "--mask", "kernels", code=2).err.count("a.npy") == 1  # a mask could be one
+    os.unlink("kernels/a_mask.png")
+    save("kernels/a.png", (63 * shake()).astype(np.uint8))
+    error = look("a.png", "--kernel", "kernels", code=2).err
+    assert "has several kernels for a.png (a.npy, a.png); leave one there" in error
+
+
+# TIFF of other channels, codecs, EXIF, FITS, true reasons.
+
+
+def wide_scene(channels=3):
+    """(H, W, channels) uint16; the fourth channel is dark in a spot, as infrared at dust."""
+    wide = scene().astype(np.uint16) * 257
+    infrared = np.full(SIZE, 60000, np.uint16)
+    infrared[10:14, 20:24] = 300
+    return np.dstack([wide, *[infrared] * (channels - 3)])
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("kind", [0, None, "planar", "five"])
+def test_a_channel_that_is_no_opacity_is_left_out_and_said(look, bits, kind):
+    import tifffile
+
+    wide = wide_scene(5 if kind == "five" else 4)
+    array = wide if bits == 16 else (wide >> 8).astype(np.uint8)
+    extra = {None: None, "five": [0, 0]}.get(kind, [0])
+    options = {"photometric": "rgb", "extrasamples": extra}
+    if kind == "planar":
+        array = np.moveaxis(array, -1, 0)
+        options["planarconfig"] = "separate"
+    tifffile.imwrite("i.tif", array, **options)
+    if kind is None:  # tifffile always writes the tag: here another number
+        tag, other = (struct.pack("<HHI", number, 3, 1) for number in (338, 65000))
+        data = open("i.tif", "rb").read()
+        open("i.tif", "wb").write(data.replace(tag, other))
+        assert tag in data
+    if (kind, bits) in (("five", 16), ("planar", 8)):
+        assert "i.tif: " in look("i.tif", code=2).err
+        return
+    result = look("i.tif")
+    assert f"RGB, {bits} bits, its 4th channel, infrared perhaps, is not used" in result.out
+    assert "denoising" in result.out and result.missing == 0
+    y = (result.problem.y[0].permute(1, 2, 0).double().numpy() + 1) / 2
+    assert np.abs(y - wide_scene() / 65535).max() < (1e-4 if bits == 16 else 3e-3)
+
+
+def test_opacity_of_a_16_bit_tiff_is_still_opacity(look):
+    import tifffile
+
+    wide = wide_scene(4)
+    wide[..., 3] = holed().astype(np.uint16) * 257
+    tifffile.imwrite("o.tif", wide, photometric="rgb", extrasamples=["unassalpha"])
+    assert look("o.tif").missing == pytest.approx(SHARE)
+
+
+def test_cmyk_of_16_bits_is_refused_in_a_true_line(look):
+    import tifffile
+
+    tifffile.imwrite("c.tif", wide_scene(4), photometric="separated")
+    assert "c.tif: is CMYK of 16 bits; convert it to RGB" in look("c.tif", code=2).err
+
+
+@pytest.mark.parametrize("codec", ["lzw", "zstd", "deflate", "packbits"])
+def test_a_compressed_tiff_of_16_bits_keeps_them_or_says_what_to_install(look, monkeypatch, codec):
+    import tifffile
+
+    pytest.importorskip("imagecodecs")
+    wide = wide_scene()
+    wide[..., 0] += 3  # lost in 8 bits
+    tifffile.imwrite("z.tif", wide, photometric="rgb", compression=codec)
+    result = look("z.tif")
+    y = (result.problem.y[0, 0].double().numpy() + 1) / 2 * 65535
+    assert np.abs(y - wide[..., 0]).max() < 0.1 and "RGB, 16 bits" in result.out
+    assert "bits" not in result.err
+
+    def without(*arguments, **options):
+        raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    monkeypatch.setattr(tifffile, "imread", without)
+    result = look("z.tif")
+    assert "z.tif: only the upper 8 of its 16 bits are read" in result.err
+    assert "pip install imagecodecs" in result.err
+
+
+def exif_of_a_camera():
+    exif = Image.Exif()
+    for tag, value in {270: "The mill", 271: "Maker", 315: "A. Photographer"}.items():
+        exif[tag] = value
+    exif[33432], exif[306], exif[274] = "(c) 2026", "2026:02:02 03:04:05", 1
+    exif[34665] = {36867: "2026:01:02 03:04:05", 36881: "+01:00", 37386: 50.0}
+    exif[34853] = {1: "N", 2: (52.0, 30.0, 0.0), 3: "E", 4: (13.0, 24.0, 0.0)}
+    return exif
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_author_caption_place_and_date_of_exposure_are_kept_where_they_belong(run, bits):
+    if bits == 8:
+        save("a.jpg", noisy(), exif=exif_of_a_camera())
+        file = "a.jpg"
+    else:
+        from util.images import write_png16
+
+        file = "w.png"
+        write_png16(file, wide_scene(), {"exif": exif_of_a_camera().tobytes()})
+    exif = run(file, "--sigma", 0.02).result(file[0]).getexif()
+    assert [exif[tag] for tag in (270, 315, 33432)] == ["The mill", "A. Photographer", "(c) 2026"]
+    exposure, place = exif.get_ifd(34665), exif.get_ifd(34853)
+    assert exposure[36867] == "2026:01:02 03:04:05" and exposure[36881] == "+01:00"
+    assert 37386 not in exposure and 36867 not in dict(exif)  # what is not known to be true still
+    assert place[1] == "N" and [float(one) for one in place[2]] == [52, 30, 0]
+
+
+def test_fits_is_refused_for_its_rows_and_offsets(look):
+    """Pillow ignores BZERO and turns the rows."""
+    header = ["SIMPLE  = T", "BITPIX  = 16", "NAXIS   = 2", "NAXIS1  = 64", "NAXIS2  = 48"]
+    header += ["BZERO   = 32768", "BSCALE  = 1", "END"]
+    cards = [f"{line[:9]} {line[9:].strip():>20}" if "=" in line else line for line in header]
+    text = "".join(card.ljust(80) for card in cards).ljust(2880)
+    values = (wide_scene()[..., 0].astype(int) - 32768).astype(">i2").tobytes()
+    for file in ("f.fits", "hidden.png"):
+        open(file, "wb").write(text.encode() + values.ljust(-(-len(values) // 2880) * 2880, b"\0"))
+        error = look(file, code=2).err
+        assert f"{file}: is FITS" in error and "rows run from the bottom up" in error
+    for option in ("--kernel", "--mask"):
+        assert "f.fits: is FITS" in look("a.png", option, "f.fits", code=2).err
+
+
+def test_an_unreadable_file_is_told_its_true_reason(look):
+    import tifffile
+
+    Image.new("1", (13500, 13500)).save("big.tif", compression="group4")
+    assert (
+        "big.tif: has 182 megapixels, 178 at most; crop or reduce it" in look("big.tif", code=2).err
+    )
+    open("h.jpg", "wb").write(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 99)
+    error = look("h.jpg", code=2).err
+    assert "h.jpg: is HEIC" in error and "cannot identify" not in error
+    tifffile.imwrite("f.tif", wide_scene().astype(np.float32) / 65535, photometric="rgb")
+    assert (
+        "f.tif: is a TIFF of 3 channels of float32; save it with 8 or 16 bits"
+        in look("f.tif", code=2).err
+    )
+
+
+def test_heic_is_read_where_pillow_heif_is(tmp_path):
+    """In a process of its own: the plug-in registers itself once."""
+    pytest.importorskip("pillow_heif")
+    code = "import util.images as i; assert '.heic' in i.SUFFIXES; i.Image.registered_extensions()"
+    code += "['.heic']"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("side, place", [(48, 24), (47, 23), (33, 16)])
+def test_a_kernels_dark_border_is_trimmed(look, side, place):
+    padded = np.zeros((side, side))
+    padded[place - 4 : place + 5, place - 4 : place + 5] = shake()
+    padded[0, 0] = 1e-5
+    save("wide.npy", padded)
+    save("k.npy", shake())
+    wide, narrow = (look("a.png", "--kernel", file) for file in ("wide.npy", "k.npy"))
+    assert np.array_equal(wide.kernel, narrow.kernel) and narrow.kernel.shape == (1, 7)
+    assert f"kernel 7 x 1, trimmed from {side} x {side}" in wide.out
+    assert wide.problem.size == narrow.problem.size
+
+
+def test_a_kernel_that_is_too_large_is_called_by_its_files_size(look):
+    save("k.npy", np.ones((60, 60)))
+    assert (
+        "k.npy: this kernel, 60 x 60, is larger than a.png"
+        in look("a.png", "--kernel", "k.npy", code=2).err
+    )

@@ -71,7 +71,7 @@ def test_published_commands_run(published, script, method):
         assert result.code == 0, result.err
         summary = json.load(open(f"{method}/celeba/{task}/run/summary.json"))
         assert summary["images"] == 1 and np.isfinite(summary["final"]["psnr"]["mean"])
-        assert summary["network_evaluations_per_image"] == 3 + 3 * 2 + 3
+        assert summary["nfe_per_image"] == 3 + 3 * 2 + 3
 
 
 PUBLISHED_FILES = {
@@ -153,4 +153,4 @@ def test_any_number_of_ddim_steps(run_method, steps):
     run = run_method(
         "dmilo", "inpainting", "-n", 1, "-c", steps, iterations=("--outer", 1, "--inner", 2)
     )
-    assert run.summary["network_evaluations_per_image"] == steps * (1 + 2 + 1)
+    assert run.summary["nfe_per_image"] == steps * (1 + 2 + 1)

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +16,12 @@ from test_solvers import TASKS, faces
 import experiment.library
 import restore as restore_py
 from dmilo import restore
-from experiment.library import row_for
+from experiment.library import row_for, warn_if_far
 from experiment.methods import PAPER, load_method
 from experiment.presets import load_row
-from experiment.problem import simulate
+from experiment.problem import Problem, simulate
 from experiment.recommended import recommended
+from experiment.restoration import draw_latents
 from guided_diffusion.measurements import load_measurement, reducing
 from solvers.posterior import channel_noise
 from util.config import load_yaml
@@ -255,3 +258,59 @@ def test_an_operator_on_one_channel_gives_pictures_of_one_channel(A):
         truth, lambda x: x.mean(1, keepdim=True), 0.02
     )  # that takes colours, and gives them back
     assert lost.shape == (1, 3, 64, 64)
+
+
+@pytest.mark.usefixtures("tiny_network")
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_restore_within_inference_mode(mode, short_searches):
+    with mode():
+        y = faces()[:1][..., ::2] + 0
+        x = restore(y, lambda x: x[..., ::2], method="dmilo", sigma=0.1)
+    assert torch.isfinite(x).all() and x.shape == (1, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    "operator, factor, warned",
+    [
+        (lambda x: x, 1, False),
+        (lambda x: x, 127.5, True),
+        (lambda x: x[..., ::2], 127.5, True),
+        (lambda x: 0.001 * x, 1, False),
+        (lambda x: 0.001 * x, 127.5, True),
+        (lambda x: x.flatten(1).cumsum(1), 1, False),
+        (lambda x: torch.fft.rfft2(x).abs(), 1, False),
+        (lambda x: (x + 1) / 2, 1, False),
+        (lambda x: (x + 1) / 2, 255, True),
+    ],
+)
+def test_a_measurement_far_outside_of_the_operators_range_is_warned_of(
+    capsys, operator, factor, warned
+):
+    x = faces()
+    problem = Problem(operator, factor * operator(x), 0.01, (64, 64))
+    warn_if_far(problem, torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
+    err = capsys.readouterr().err
+    assert ("warning: y: is " in err) == warned, err
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_a_measurement_in_255ths_is_warned_of(capsys):
+    restore(127.5 * faces() + 127.5, lambda x: x, preset="quick")
+    assert "warning: y: is " in capsys.readouterr().err
+
+
+def test_latents_that_are_not_used_are_not_kept():
+    alive = weakref.WeakSet()
+
+    class Random(BatchRandom):
+        def randn(self, shape, device="cpu"):
+            latent = super().randn(shape, device)
+            assert len(alive) <= 3
+            alive.add(latent)
+            return latent
+
+    h = SimpleNamespace(chain_steps=50, latents=2)
+    latents = draw_latents(Random([1]), (3, 8, 8), h, "cpu")
+    expected = BatchRandom([1])
+    assert all(torch.equal(one, expected.randn((3, 8, 8))) for one in latents)
+    assert len(latents) == 2

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import put_tiny_prior
@@ -15,6 +16,7 @@ from PIL import Image
 import experiment.recorder
 import experiment.restoration
 from experiment.restoration import Restoration
+from guided_diffusion.errors import FREQUENCIES
 
 pytestmark = pytest.mark.usefixtures("tiny_prior")
 SHORT = ("--outer", 1, "--inner", 1)
@@ -336,3 +338,22 @@ def test_resize_accepts_images_of_any_size(run_method, tmp_path):
     options = ("--data", tmp_path / "faces", "--resize")
     run = run_method("dmilo", "inpainting", *options, iterations=SHORT)
     assert Image.open(run.folder / "images" / "wide" / "origin.png").size == (64, 64)
+
+
+def test_another_table_of_errors_is_refused(script, workspace, one_alexnet):
+    table = workspace / "models/demo_errors.csv"
+    rows = [[sigma, c, *[0.1] * len(FREQUENCIES)] for sigma in (0.1, 1.0) for c in range(3)]
+    np.savetxt(table, rows, delimiter=",")
+    command = "samplers.pnp -t inpainting -n 1 --cuda -1 --name r -l runs --summarize"
+    folder = workspace / "runs/demo/inpainting/r"
+    assert "no finished image" in script(command).err
+    first = script(command.replace(" --summarize", ""))
+    assert first.code == 0, first.err
+    assert script(command).code == 0
+    np.savetxt(table, [[one[0], one[1], *[0.2] * len(FREQUENCIES)] for one in rows], delimiter=",")
+    result = script(command)
+    assert result.code == 2 and "was created with errors " in result.err
+    settings = json.loads((folder / "settings.json").read_text())
+    del settings["errors"]  # of a run before the setting
+    (folder / "settings.json").write_text(json.dumps(settings))
+    assert script(command).code == 0

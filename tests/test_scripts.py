@@ -43,7 +43,7 @@ def test_a_run_leaves_what_is_published_and_more(run_method, method, iterates):
     summary = run.summary
     head = {"method": method, "dataset": "demo", "task": "inpainting", "images": 2}
     assert head.items() <= summary.items()
-    assert summary["network_evaluations_per_image"] == 21 and summary["seconds_per_image"] > 0
+    assert summary["nfe_per_image"] == 21 and summary["seconds_per_image"] > 0
     finals, bests = [r["psnr"][-1] for r in records], [max(r["psnr"]) for r in records]
     mean = pytest.approx(np.mean(finals))
     assert summary["final"]["psnr"] == {"mean": mean, "std": pytest.approx(np.std(finals))}
@@ -56,7 +56,7 @@ def test_a_run_leaves_what_is_published_and_more(run_method, method, iterates):
 
 def test_least_squares_restores_without_a_network(run_method):
     summary = run_method("least_squares", "inpainting").summary
-    assert summary["final"]["psnr"]["mean"] > 23 and summary["network_evaluations_per_image"] == 0
+    assert summary["final"]["psnr"]["mean"] > 23 and summary["nfe_per_image"] == 0
 
 
 def test_least_squares_refuses_what_is_not_linear(script, tmp_path):
@@ -86,7 +86,7 @@ def baseline(method, nfe, floor, options="", slow=False):
 def test_the_baselines_restore_and_are_counted(run_method, method, nfe, floor, options):
     summary = run_method(method, "inpainting", *options.split()).summary
     assert summary["final"]["psnr"]["mean"] > floor
-    assert summary["network_evaluations_per_image"] == nfe
+    assert summary["nfe_per_image"] == nfe
 
 
 def test_a_setting_that_a_baseline_lacks_is_one_line(script, tmp_path):

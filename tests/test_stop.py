@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from experiment.stop import RULES, misfit, stop, structure
+from experiment.stop import RULES, misfit, refuse_rule, stop, structure
+from guided_diffusion import measurements
+from util.files import UserError
 
 
 def noise(*shape, seed=0):
@@ -49,6 +51,31 @@ def test_discrepancy_is_the_first_iterate_whose_residual_is_the_noise():
     assert stop({**RECORD, "sigma": 0.001}, "discrepancy", True) == (4, False)  # never: the last
     # A mean of searches is complete at its end.
     assert stop(RECORD, "discrepancy", False) == (4, True)
+
+
+def test_whiteness_of_what_is_no_picture_is_refused():
+    """All iterates have structure 0, of which the first was chosen."""
+    for y in (noise(2, 9), noise(2, 3, 64), noise(2, 1, 8, 8)):
+        with pytest.raises(UserError, match="--stop whiteness: "):
+            refuse_rule("whiteness", y)
+        refuse_rule("discrepancy", y)
+    refuse_rule("whiteness", noise(1, 1, 9, 9))
+
+
+@pytest.mark.usefixtures("tiny_prior")
+def test_a_run_whose_measurement_is_no_picture_refuses_whiteness(script, tmp_path, monkeypatch):
+    operator = measurements.OPERATORS["noise"]
+    draw = operator.draw
+
+    def flat(self, rng, device):
+        A, state = draw(self, rng, device)
+        return lambda x: A(x).flatten(1), state
+
+    monkeypatch.setattr(operator, "draw", flat)
+    command = "baselines.least_squares -t denoising -n 1 --inner 2 --cuda -1 --stop"
+    assert script(f"{command} discrepancy -l", tmp_path).code == 0
+    result = script(f"{command} whiteness -l", tmp_path)
+    assert result.code == 2 and "--stop whiteness: " in result.err
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -151,8 +178,8 @@ def test_several_samples_leave_each_their_mean_and_their_spread(run_method, tiny
     assert bounds["percent"] == 83 and bounds["low"].shape == (3, 64, 64)
     low, high = ((known.mean(0) + side * half).clip(-1, 1).transpose(2, 0, 1) for side in (-1, 1))
     assert np.abs(bounds["low"] - low).max() < 0.05 and np.abs(bounds["high"] - high).max() < 0.05
-    assert figures["nfe_total"] == 3 * one.summary["network_evaluations_per_image"]
+    assert figures["nfe_total"] == 3 * one.summary["nfe_per_image"]
     summary = run.summary["samples"]
     assert summary["count"] == 3
     assert summary["best_single"]["psnr"] >= run.summary["final"]["psnr"]["mean"]
-    assert Image.open(pictures / "spread.png").width > 64 and "3 samples: PSNR" in run.out
+    assert Image.open(pictures / "spread.png").width == 64 and "3 samples: PSNR" in run.out

@@ -181,7 +181,7 @@ def test_timesteps_cover_small_noise_evenly_and_the_methods_chains():
 def pictures(tmp_path):
     """A folder of images whose red and green encode the position, and blue the image."""
     (tmp_path / "pictures").mkdir()
-    for n, (width, height) in enumerate([(300, 200), (40, 90), (8, 12)]):
+    for n, (width, height) in enumerate([(300, 200), (40, 90), (16, 24)]):
         y, x = np.mgrid[:height, :width]
         Image.fromarray(
             np.stack([x * 255 // width, y * 255 // height, 0 * x + 100 * n], -1).astype(np.uint8)
@@ -215,9 +215,9 @@ def test_patches_are_of_every_scale_and_lie_within_the_picture():
         assert np.mean((sides >= 64 * scale) & (sides <= 128 * scale)) == pytest.approx(
             1 / 3, abs=0.05
         )
-    for width, height, largest in ((100, 300, 100), (20, 30, 20)):  # no larger than the picture
+    for width, height in ((100, 300), (64, 70)):  # no larger than the picture
         sides = np.array([patch_box(width, height, 64, rng) for _ in range(500)]) @ [-1, 0, 1, 0]
-        assert sides.min() >= min(64, largest) - 1e-9 and sides.max() <= largest + 1e-9
+        assert sides.min() >= 64 - 1e-9 and sides.max() <= width + 1e-9
 
 
 def test_patches_hold_one_picture_at_a_time(pictures, monkeypatch):
@@ -457,3 +457,46 @@ def test_more_steps_go_on_and_other_arguments_are_refused(train, tmp_path):
         assert f"with {key.replace('-', '_')} {was}, now it is {value}" in other.err
     (tmp_path / "config.yaml").write_text(CONFIG + "norm_groups: 8\n")
     assert "with model.norm_groups None, now it is 8" in train("model.pt", 4).err
+
+
+def damage(folder):
+    """Three files that cannot be used beside the pictures of a folder."""
+    content = (folder / "0.png").read_bytes()
+    (folder / "broken.png").write_bytes(content[: len(content) // 2])
+    (folder / "text.jpg").write_text("no picture")
+    Image.new("RGB", (200, 9)).save(folder / "small.png")
+    return "broken.png", "text.jpg", "small.png: 200 x 9 px"
+
+
+@pytest.mark.parametrize("more", [(), ("--patches", 12)], ids=["pictures", "patches"])
+def test_broken_and_small_pictures_are_named_and_left_out(train, pictures, more):
+    assert train("clean.pt", 1, *more, data="pictures").code == 0
+    bad = damage(pictures)
+    result = train("model.pt", 1, *more, data="pictures")
+    assert result.code == 0, result.err
+    left_out = [line for line in result.err.splitlines() if "left out: " in line]
+    assert len(left_out) == 3 and all(any(name in line for line in left_out) for name in bad)
+    state = torch.load(pictures.parent / "model.pt.training", weights_only=True)
+    used = 6 if more else 3
+    assert state["begun_with"]["data"]["content"].startswith(f"{used} images, ")
+
+
+def test_a_folder_without_a_picture_to_train_on_is_one_line(train, pictures):
+    damage(pictures)
+    for n in range(3):
+        (pictures / f"{n}.png").unlink()
+    for more in ((), ("--patches", 3)):
+        result = train("model.pt", 1, *more, data="pictures")
+        assert result.code == 2 and "none of its 3 images" in result.err.splitlines()[-1]
+        assert len([line for line in result.err.splitlines() if "left out" in line]) == 3
+
+
+def test_more_pictures_than_memory_are_one_line(train, pictures):
+    result = train("model.pt", 1, "--patches", 3_000_000, "--patch", 4096, data="pictures")
+    assert result.code == 2 and len(result.err.splitlines()) == 1, result.err
+    assert "140625.0 GiB of memory" in result.err and "--patches" in result.err
+
+
+def test_a_batch_beyond_memory_is_one_line(train):
+    result = train("model.pt", 1, "--batch-size", 10**12)
+    assert result.code == 2 and "error: the memory is full" in result.err.splitlines()[-1]

@@ -1,6 +1,7 @@
 """Argument types of the command lines, and how a script ends."""
 
 import argparse
+import io
 import math
 import os
 import re
@@ -8,7 +9,7 @@ import sys
 
 import torch
 
-from util.devices import first_line, keep_memory
+from util.devices import first_line, is_out_of_memory, keep_memory, make_no_cache
 from util.files import UserError
 
 GOES_ON = "finished images are saved, the same command (with its --name NAME) goes on"
@@ -29,11 +30,14 @@ def run_script(function):
     to standard error and exits with code 2, an interruption with 130."""
     script = os.path.basename(sys.argv[0])
     keep_memory()
+    make_no_cache()
     # Names of files may be no Unicode, a terminal may not support "…", and logs need lines at once.
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed
-            setattr(sys, name, open(os.devnull, "w"))
-        getattr(sys, name).reconfigure(errors="backslashreplace", line_buffering=True)
+        stream = getattr(sys, name)
+        if stream is None or getattr(stream, "closed", False):
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper):  # others: of a notebook, an editor, a logger
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         return function()
     except UserError as error:
@@ -44,6 +48,10 @@ def run_script(function):
         problem = "the GPU's memory is full; free it or choose another with --cuda"
     except torch.AcceleratorError as error:
         problem = f"the GPU fails ({first_line(error)}); {GOES_ON}"
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        problem = f"the memory is full ({first_line(error)}); use smaller images or batches"
     except KeyboardInterrupt:
         print(f"{script}: interrupted; {GOES_ON}", file=sys.stderr)
         sys.exit(130)

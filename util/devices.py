@@ -17,6 +17,7 @@ from util.files import PROJECT, UserError, warn
 # kept.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT_BYTES = 2_000_000_000
+CACHE = "TORCHINDUCTOR_CACHE_DIR"  # the variable that names PyTorch's folder for compiled code
 
 
 def keep_memory():
@@ -28,6 +29,12 @@ def keep_memory():
         return
     mallopt(M_MMAP_THRESHOLD, KEPT_BYTES // 2)
     mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def make_no_cache():
+    """Keep PyTorch from creating its folder for compiled code, which it does in the first search of
+    every process, and fails where no folder for temporary files can be written."""
+    os.environ.setdefault(CACHE, PROJECT)  # exists; nothing is written into it
 
 
 def first_line(error):
@@ -84,13 +91,15 @@ def choose_device(cuda, tf32=False):
 
 def compile_network(network, device):
     """torch.compile(network). Raises UserError at once if nothing can be compiled."""
+    if os.environ.get(CACHE) == PROJECT:  # `make_no_cache`
+        del os.environ[CACHE]
     x = torch.ones(random.randrange(1000, 10**6), device=device)  # a size that is not in a cache
     try:
         torch.compile(lambda x: x.sin().cumsum(0), dynamic=False)(x)
     except Exception as error:  # compilers raise many classes
         raise UserError(
             f"--compile: nothing can be compiled here ({first_line(error)}); install a C++ "
-            "compiler, or omit the option"
+            "compiler, set TMPDIR to a folder that can be written, or omit the option"
         ) from error
     # Compiled for each size: some releases of PyTorch fail to compile this for dynamic sizes.
     return torch.compile(network, dynamic=False)
@@ -134,19 +143,31 @@ def available_memory(device):
 
 
 def is_out_of_memory(error):
-    """Whether a RuntimeError means that memory is full, in PyTorch's words or a library's."""
+    """Whether an error means that memory is full, in PyTorch's words or a library's."""
     words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or any(word in str(error) for word in words)
 
 
 def git_revision():
-    """The project's git revision, with a + if files were changed since; None without git."""
-    typed = ["git", "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+"]
+    """The project's git revision, with a + if files were changed since; None without git, and for a
+    copy that lies in another repository."""
+    folder = os.path.realpath(PROJECT)
+    # Variables of a hook name its own repository, and git would search the folders above, too.
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    variables["GIT_CEILING_DIRECTORIES"] = os.path.dirname(folder)
+    # Whose code runs is trusted already; no lock, so that no commit made meanwhile fails.
+    typed = ["git", "-c", f"safe.directory={folder}", "--no-optional-locks", "status"]
+    typed += ["--porcelain=v2", "--branch", "--untracked-files=no"]
+    options = {"cwd": folder, "env": variables, "capture_output": True}
     try:
-        described = subprocess.run(typed, cwd=PROJECT, capture_output=True, text=True)
+        lines = subprocess.run(typed, **options).stdout.decode(errors="replace").splitlines()
     except OSError:  # git is not installed
         return None
-    return described.stdout.strip() or None
+    commits = [line.split()[2] for line in lines if line.startswith("# branch.oid ")]
+    if not commits or commits[0] == "(initial)":
+        return None
+    return commits[0][:12] + ("+" if any(line[0] != "#" for line in lines) else "")
 
 
 def provenance(device):

@@ -1,5 +1,6 @@
 """Images on disk <-> float tensors in [-1, 1]."""
 
+import importlib.util
 import os
 import re
 import struct
@@ -17,6 +18,16 @@ SUFFIXES = tuple(
 )
 # Beginnings of the names of files that are expected beside images.
 BESIDE_IMAGES = ("readme", "license", "licence", "thumbs.db", "desktop.ini")
+if importlib.util.find_spec("pillow_heif"):
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+    SUFFIXES = (*SUFFIXES, ".heic", ".heif")
+HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # brands of ftyp
+FITS = (
+    "is FITS, whose rows run from the bottom up and whose values may have an offset (BZERO); read "
+    "it with astropy and save a TIFF or, for kernels and masks, an .npy the way up that you see it"
+)
 UNREADABLE = (  # what Pillow raises
     UnidentifiedImageError,
     Image.DecompressionBombError,
@@ -24,6 +35,11 @@ UNREADABLE = (  # what Pillow raises
     SyntaxError,
     ValueError,
     EOFError,
+    TypeError,  # what damaged headers lead to
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    MemoryError,
 )
 LONGEST_NAME = 249  # bytes; 255 in most file systems, minus ".state"
 FULL_SCALES = (255, 1023, 4095, 16383, 65535)  # white of 8, 10, 12, 14 and 16 bits
@@ -52,13 +68,18 @@ def split_names(names, is_file=lambda name: True):
     return images, [n for n in others if n not in chosen]
 
 
-def files_below(folder):
+def files_below(folder, runs=None):
     """Paths of all files below `folder`, relative to it, without hidden folders; follows links,
-    each folder once."""
+    each folder once. runs: a list; folders of a run's results, which hold settings.json, are
+    appended to it and not searched."""
     paths, visited = [], set()
     for directory, folders, files in os.walk(folder, followlinks=True):
         visited.add(os.path.realpath(directory))
         real = {f: os.path.realpath(os.path.join(directory, f)) for f in folders}
+        if runs is not None and "settings.json" in files:
+            runs.append(os.path.relpath(directory, folder))
+            folders[:] = []
+            continue
         folders[:] = [f for f in folders if not f.startswith(".") and real[f] not in visited]
         paths += [os.path.relpath(os.path.join(directory, file), folder) for file in files]
     return paths
@@ -66,7 +87,7 @@ def files_below(folder):
 
 def find_images(folder, option="--data"):
     """-> (images, others), paths relative to `folder` in natural order: its images or, without any,
-    those in folders below; and other files, folders with a slash.
+    those in folders below, except results of a run; and other files, folders with a slash.
 
     option: by which the folder was given, for errors. Raises UserError without a folder or images.
     """
@@ -85,7 +106,9 @@ def find_images(folder, option="--data"):
     names = [f"{name}/" if os.path.isdir(os.path.join(folder, name)) else name for name in here]
     images, others = split_names(names, is_file)
     if not images:
-        images, others = split_names(files_below(folder), is_file)
+        runs = []
+        images, others = split_names(files_below(folder, runs), is_file)
+        others += [f"{run}/ (results of a run)" for run in sorted(runs, key=natural)]
     if not images:
         instead = f" but {listed(others)}" if others else ""
         raise UserError(
@@ -170,14 +193,16 @@ def narrowed(image, white, name):
     return Image.fromarray((full_scale(image, white, name) * 255).round().astype(np.uint8))
 
 
-def refuse_dark_colours(file, name):
+def refuse_dark_colours(file, name, wide=None):
     """Raise PictureError for a TIFF of 16 bits per channel whose white may be below 65535: Pillow
-    keeps the upper 8 bits only."""
+    keeps the upper 8 bits only. wide: its values, if they could be read."""
     is_tiff = file.format == "TIFF" and len(file.getbands()) > 1
     if (
         is_tiff
         and max(file.tag_v2.get(258, (8,))) == 16
-        and 0 < max(high for _, high in file.getextrema()[:3]) < 64
+        and 0
+        < (max(high for _, high in file.getextrema()[:3]) if wide is None else wide.max() >> 8)
+        < 64
     ):
         raise PictureError(
             f"{name}: its 16-bit values do not tell what white is (of 12 or 14 bits?); scale them "
@@ -185,8 +210,41 @@ def refuse_dark_colours(file, name):
         )
 
 
+def refuse_fits(path):
+    """Raise PictureError for a FITS file, of which Pillow ignores the offset and turns the rows."""
+    with open(path, "rb") as f:
+        if f.read(9) == b"SIMPLE  =":
+            raise PictureError(f"{path}: {FITS}")
+
+
+def true_reason(path, error):
+    """Why Pillow cannot read an image file and what to do, where that is known; else None."""
+    if isinstance(error, Image.DecompressionBombError):
+        size, limit = (int(n) // 10**6 for n in re.findall(r"\d+", str(error))[:2])
+        return f"has {size} megapixels, {limit} at most; crop or reduce it"
+    try:
+        with open(path, "rb") as f:
+            head = f.read(32)
+        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            import tifffile
+
+            with tifffile.TiffFile(path) as file:
+                page = file.pages[0]
+                what = f"is a TIFF of {page.samplesperpixel} channels of {page.dtype}"
+            return f"{what}; save it with 8 or 16 bits per channel, grey, RGB or RGBA"
+    except Exception:  # of a file that is damaged; Pillow's words remain
+        return None
+    is_heic = head[4:8] == b"ftyp" and head[8:12] in HEIC
+    advice = "is HEIC, whatever its name; install pillow-heif, or save it as JPEG or PNG"
+    return advice if is_heic else None
+
+
 def unreadable(path, error, what):
     """The PictureError for a file that raised `error`: its reason, or that it is no `what`."""
+    kinds = Image.DecompressionBombError, UnidentifiedImageError
+    reason = true_reason(path, error) if isinstance(error, kinds) else None
+    if reason:
+        return PictureError(f"{path}: {reason}")
     reason = getattr(error, "strerror", None)
     return PictureError(f"{path}: cannot be read {f'({reason})' if reason else f'as {what}'}")
 

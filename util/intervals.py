@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 
 NOMINAL = (50, 83, 95)  # per cent of true values that intervals should contain
 PERCENT = 83  # reported by default: for four samples, mean -+ two standard deviations (Student's t)
@@ -14,7 +14,7 @@ def interval(samples, nominal=PERCENT):
     2, with Student's t. Contains `nominal` per cent of true values if the samples are from a nearly
     normal posterior."""
     count = len(samples)
-    half = stats.t.ppf(0.5 + nominal / 200, count - 1) * (1 + 1 / count) ** 0.5 * samples.std(0)
+    half = stdtrit(count - 1, 0.5 + nominal / 200) * (1 + 1 / count) ** 0.5 * samples.std(0)
     return samples.mean(0) - half, samples.mean(0) + half
 
 

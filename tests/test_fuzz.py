@@ -1,0 +1,120 @@
+"""No command line and no file ends in a traceback: a hundred of them, with a fixed seed."""
+
+import io
+import random
+import struct
+
+import pytest
+from PIL import Image
+
+SEED, FILES, LINES = 49, 60, 40
+MAGIC = {
+    ".png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR",
+    ".jpg": b"\xff\xd8\xff\xe0\0\x10JFIF\0",
+    ".tif": b"II*\0\x08\0\0\0",
+    ".webp": b"RIFF\x40\0\0\0WEBPVP8 ",
+    ".gif": b"GIF89a",
+    ".bmp": b"BM",
+}
+# (offset, format) of width and height in the files that Pillow writes.
+SIZES = {".png": (16, ">II"), ".gif": (6, "<HH"), ".bmp": (18, "<ii")}
+OPTIONS = {
+    "restore.py": "--mask --kernel --blind --scale --preset --samples --sigma --seed --stop --tile "
+    "--outer --inner --name --precision --batch-size --cuda --number --eta --custom_steps",
+    "dmilo.py": "--dataset --task --data --preset -n -bn -en --batch-size --outer --inner "
+    "--custom_steps --eta --sigma --seed --samples --stop --name --precision --tile --cuda",
+    "train.py": "--config --data --out --held-out --patches --patch --grey --init --steps "
+    "--batch-size --lr --seed --cuda",
+}
+VALUES = ["", "abc", "nan", "inf", "-inf", "-1", "0", "1e400", "1_0", "0x10", "٣", "2.5", "true"]
+VALUES += [str(10**30), "-" + str(10**30), "/dev/null", "/dev/full", ".", "..", "a/b", "\n", "{}"]
+REQUIRED = {
+    "restore.py": "data/demo/astronaut.png --preset quick",
+    "dmilo.py": "-t inpainting -n 1 --outer 1 --inner 1",
+    "train.py": "--config configs/model_config_demo.yaml --data data/demo --steps 1 --batch-size 1",
+}
+
+
+def damaged(rng, suffix):
+    """The content of an image file that is damaged in one of six ways."""
+    image, buffer = Image.effect_noise((48, 40), 60).convert("RGB"), io.BytesIO()
+    Image.registered_extensions()
+    image.save(buffer, Image.EXTENSION[suffix])
+    content = bytearray(buffer.getvalue())
+    kind = rng.choice(["magic", "cut", "empty", "size", "bytes", "tail"])
+    if kind == "magic":
+        return MAGIC[suffix] + rng.randbytes(rng.choice([0, 4, 60, 3000]))
+    if kind == "cut":
+        return content[: rng.randrange(len(content))]
+    if kind == "empty":
+        return b""
+    if kind == "size" and suffix in SIZES:
+        offset, layout = SIZES[suffix]
+        struct.pack_into(layout, content, offset, *rng.choice([(0, 0), (65535, 65535), (1, 32767)]))
+    if kind == "tail":
+        return content + rng.randbytes(100)
+    for _ in range(rng.choice([1, 20, 300])):
+        content[rng.randrange(len(content))] = rng.randrange(256)
+    return content
+
+
+def check(result, command):
+    """Exit code 0, 1 or 2 and one line an error."""
+    assert result.code in (0, 1, 2, None), (command, result.code)
+    lines = result.err.splitlines()
+    assert "Traceback" not in result.err + result.out, (command, result.err)
+    if result.code == 2:
+        errors = [line for line in lines if ": error: " in line]
+        assert len(errors) == 1 and lines[-1] == errors[0], (command, result.err)
+
+
+def run(script, command, *arguments):
+    line = [command, *map(str, arguments)]
+    try:
+        check(script(*line), line)
+    except AssertionError as error:
+        return str(error).splitlines()[0]
+    except Exception as error:  # what would be a traceback
+        return f"{line}: {type(error).__name__}: {error}"
+
+
+@pytest.mark.slow
+def test_damaged_files_are_no_tracebacks(script, tiny_prior, tmp_path):
+    rng, wrong = random.Random(SEED), []
+    for n in range(FILES):
+        suffix = list(MAGIC)[n % len(MAGIC)]
+        file = tmp_path / f"{n}{suffix}"
+        file.write_bytes(damaged(rng, suffix))
+        role = n // len(MAGIC) % 4
+        picture = "data/demo/astronaut.png"
+        pictures = [[file], [picture, "--mask", file], [picture, "--kernel", file]]
+        command = f"restore.py --preset quick --cuda -1 --name {n} -l {tmp_path}/out"
+        if role < 3:
+            wrong.append(run(script, command, *pictures[role]))
+        else:
+            (tmp_path / f"folder{n}").mkdir()
+            file = file.rename(tmp_path / f"folder{n}" / file.name)
+            command = f"dmilo.py -t denoising --outer 1 --inner 1 --cuda -1 -l {tmp_path}/out"
+            wrong.append(run(script, command, "--name", n, "--data", file.parent, "--resize"))
+    assert not list(filter(None, wrong))
+
+
+@pytest.mark.slow
+def test_wrong_command_lines_are_no_tracebacks(script, tiny_prior, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.write_all", lambda *arguments: "nothing")
+    rng, wrong = random.Random(SEED), []
+    for n in range(LINES):
+        name = list(OPTIONS)[n % len(OPTIONS)]
+        option, value = rng.choice(OPTIONS[name].split()), rng.choice(VALUES)
+        out = ["--out", tmp_path / f"{n}.pt"] if name == "train.py" else ["-l", tmp_path / "out"]
+        command = f"{name} {REQUIRED[name]} --cuda -1"
+        wrong.append(
+            run(
+                script,
+                command,
+                *out,
+                f"{option}={value}" if option[1] == "-" else option,
+                *([] if option[1] == "-" else [value]),
+            )
+        )
+    assert not list(filter(None, wrong))
