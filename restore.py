@@ -5,8 +5,8 @@
     python restore.py photo.jpg --kernel kernel.png   # known blur; --blind 15: unknown blur
     python restore.py photos/ --preset quick          # denoise all images of a folder
 
-The results are restored/<time>/photo.png; open report.html beside them to compare. Settings, masks
-and iterates are in the folder run/ there. From Python: `from restore import restore`.
+The results are in restored/<time>/; report.html there compares them with the originals. Masks,
+iterates and records are in its folder run/. From Python: `from restore import restore`.
 """
 
 from functools import partial

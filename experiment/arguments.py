@@ -75,7 +75,7 @@ def operator_name(path):
 
 def add_images(parser):
     """--dataset, --task and where the images of a simulated task are."""
-    add = parser.add_argument_group("which images, which task").add_argument
+    add = parser.add_argument_group("images and task").add_argument
     add(
         "--dataset",
         default="demo",
@@ -98,7 +98,7 @@ def add_images(parser):
 
 def add_slice(parser, count, default):
     """-n, -bn, -en and --batch-size."""
-    add = parser.add_argument_group("which of the images").add_argument
+    add = parser.add_argument_group("selection of images").add_argument
     add(
         "-n",
         "--number",
@@ -118,7 +118,7 @@ def add_slice(parser, count, default):
         "--end_number",
         type=number(int, -1),
         default=-1,
-        help="one past the index of the last one (default -1: all)",
+        help="index after the last image (default -1: to the end)",
     )
     add(
         "--batch-size",
@@ -132,12 +132,12 @@ def add_method(parser, row):
     """The options of how images are restored. row: where the defaults are, for --help."""
     add, count = parser.add_argument_group("the method").add_argument, number(int, 1)
     add("--outer", type=count, help=f"outer iterations (default: {row})")
-    add("--inner", type=count, help="steps per layer and outer iteration (default: likewise)")
+    add("--inner", type=count, help="steps per layer and outer iteration (default: the preset's)")
     add(
         "-c",
         "--custom_steps",
         type=number(int, 1, TRAINING_STEPS),
-        help="DDIM steps, the layers of the chain (default: likewise; published: 3)",
+        help="DDIM steps, the layers of the chain (default: the preset's; published: 3)",
     )
     add(
         "-e",
@@ -222,7 +222,7 @@ def add_run(parser, logdir, folder, cuda, device):
 
 
 class Moved(argparse.Action):
-    """An option of the past that raises UserError with its replacement."""
+    """A removed option: raises UserError, naming its replacement."""
 
     def __call__(self, parser, namespace, values, option=None):
         raise UserError(

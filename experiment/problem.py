@@ -1,9 +1,10 @@
-"""The images of a run: `Problem`, which a solver is given, `Batch`, which the recorder needs in
-addition, and `Simulated`, images with ground truth that the run degrades itself."""
+"""The images of a run: `Problem`, the input of a solver; `Batch`, a Problem with what the recorder
+needs; `Simulated`, images with ground truth that the run degrades itself."""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -32,23 +33,47 @@ class Problem:
     complete: bool = False
 
 
+class Window(NamedTuple):
+    """A part of a photograph that is restored, as slices of it; of its rows only those of `inner`
+    are used."""
+
+    rows: slice
+    columns: slice
+    inner: slice
+
+    @property
+    def width(self):
+        return self.columns.stop - self.columns.start
+
+
+def side_by_side(x, windows):
+    """The windows of x, (…, H, W), all of one height, as one image; without windows x itself."""
+    return torch.cat([x[..., w.rows, w.columns] for w in windows], -1) if windows else x
+
+
 @dataclass(frozen=True)
 class Source:
     """The file of a photograph.
 
     save: arguments of `util.images.save_image` for its result (bits, alpha, tags); before: as it
     was read, (3, H', W') or, grey, (1, H', W') in [-1, 1]; whole: its pixel values around the
-    result, (3, H', W') in [-1, 1]; window: slices (rows, columns) of `whole` that are restored.
+    result, (3, H', W') in [-1, 1]; windows: the Windows of `whole` that are restored, none: all.
     """
 
     save: dict
     before: torch.Tensor
     whole: torch.Tensor
-    window: tuple
+    windows: tuple = ()
 
-    @property
-    def is_cropped(self):
-        return self.window != (slice(None), slice(None))
+    def pasted(self, whole, x):
+        """(C, H', W') with x, (C, h, w), the windows side by side, in their positions."""
+        whole, left = whole.clone(), 0
+        for w in self.windows:
+            top, height = w.inner.start - w.rows.start, w.inner.stop - w.inner.start
+            piece = x[:, top : top + height, left : left + w.width]
+            whole[:, w.inner, w.columns] = piece.to(whole)
+            left += w.width
+        return whole
 
 
 @dataclass(frozen=True)
@@ -75,7 +100,8 @@ class Batch:
     a function (x, truth), each (3, H, W), -> (the one of them closest to truth, which it is);
     known_operator: for a blind operator, the true one; postprocess: a function of x,
     (B, 3, H, W), -> what is saved of it, None: all; sources: B Source of photographs; keep:
-    measured px are copied from the photograph.
+    measured px are copied from the photograph; widths: of the windows that lie side by side in x
+    and are independent images to the network, none: x is one image.
     """
 
     problem: Problem
@@ -88,6 +114,7 @@ class Batch:
     postprocess: Callable | None = None
     sources: list | None = None
     keep: bool = False
+    widths: tuple = ()
 
     def output(self, x):
         """The part of x, (B, 3, H, W), that is saved: (B, 3, h, w) in sRGB, grey (B, 1, h, w)."""

@@ -74,15 +74,13 @@ class ImageRecord:
             self._save(kernel, kernel_picture(state[kernel]))
 
     def _whole(self, x, around=None):
-        """x, (C, h, w), in its photograph if only a window of that was restored. around: the value
+        """x, (C, h, w), in its photograph if only windows of that were restored. around: the value
         of everything else, by default the photograph's own."""
         source = self.case.source
-        if not source or not source.is_cropped:
+        if not source or not source.windows:
             return x
-        whole = source.whole[: len(x)].clone()
-        whole = whole if around is None else torch.full_like(whole, around)
-        whole[(slice(None), *source.window)] = x.to(whole)
-        return whole
+        whole = source.whole[: len(x)]
+        return source.pasted(whole if around is None else torch.full_like(whole, around), x)
 
     def _save_result(self, x):
         save = self.case.source.save if self.case.source else {}

@@ -1,4 +1,4 @@
-"""One batch, from its Problem to its files."""
+"""Restore one batch and write its files."""
 
 import copy
 import dataclasses
@@ -62,11 +62,25 @@ def surroundings(batch, model, i):
     """Photograph i of a Batch, (3, H', W') in [-1, 1], outside of the window that is restored:
     denoised by one network evaluation in tiles or, with --keep-observed, as it is."""
     source = batch.sources[i]
-    if batch.keep or model is None or not source.is_cropped:
+    if batch.keep or model is None or not source.windows:
         return source.whole
     g = Chain(AnySize(model.model, TILE), 1, BatchRandom([0]))
     x = source.whole[None].to(batch.problem.y.device)
     return denoised(g, x, batch.problem.sigma, GREY_RUNS)[0].cpu()
+
+
+class Separately:
+    """eps(x, t) of images side by side, each by itself. model: eps(x, t); widths: of each, px."""
+
+    def __init__(self, model, widths):
+        self.model, self.widths = model, widths
+
+    @property
+    def errors(self):
+        return self.model.errors
+
+    def __call__(self, x, t):
+        return torch.cat([self.model(one, t) for one in x.split(self.widths, -1)], -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +130,9 @@ class Restoration:
         self.path = os.path.join(folder.files, "record", f"{batch.names[0]}.state")
 
     def _iterates(self, rng, problem):
-        return Iterates(problem, self.setup.model, rng, self.setup.h, self.setup.eta)
+        model, widths = self.setup.model, self.batch.widths
+        model = Separately(model, widths) if model and widths else model
+        return Iterates(problem, model, rng, self.setup.h, self.setup.eta)
 
     @property
     def nfe(self):

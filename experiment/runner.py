@@ -24,7 +24,7 @@ from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize, choose_tile
 from report.page import write_report
 from report.pictures import write_grid
-from report.records import finished_records
+from report.records import finished_records, read_record, record_path
 from util.cli import run_script
 from util.devices import choose_device, compile_network, first_line
 from util.files import UserError, project, say, warn
@@ -230,13 +230,14 @@ def lasting_settings(args, method, h, config, images, precision):
     return settings
 
 
-def summarise(folder, head, settings, failed, fid=None):
+def summarise(folder, head, settings, failed, known, fid=None):
     """Write the summary of what is finished and return it, None if nothing is.
 
-    failed: {name: reason} of unreadable files; fid: a FrechetInceptionDistance, or None.
+    failed: {name: reason} of unreadable files; known: see `finished_records`; fid: a
+    FrechetInceptionDistance, or None.
     """
     unread = {name: {"failed": why} for name, why in failed.items()}
-    records = finished_records(folder.files)
+    records = finished_records(folder.files, known)
     if not records:
         return None
     records = {**unread, **records}
@@ -244,7 +245,7 @@ def summarise(folder, head, settings, failed, fid=None):
         names = [name for name, record in records.items() if "failed" not in record]
         head = {**head, "fid": fid(folder.files, names)}
         # That took minutes, in which another slice may have ended.
-        records = {**unread, **finished_records(folder.files)}
+        records = {**unread, **finished_records(folder.files, known)}
     write_grid(folder.files, records)
     return write_summary(folder.files, head, records, settings)
 
@@ -254,8 +255,9 @@ def restore_batches(folder, batches, build, solver, progress):
     build(names) makes; yields after each batch."""
     limit = max(map(len, batches), default=0)
     for batch in batches:
-        records = finished_records(folder.files)
-        done = {name for name, record in records.items() if not record.get("again")}
+        paths = {name: record_path(folder.files, name) for name in batch}
+        done = {name for name, path in paths.items() if os.path.exists(path)}
+        done = {name for name in done if not read_record(paths[name]).get("again")}
         state = os.path.join(folder.files, "record", f"{batch[0]}.state")
         unfinished = [name for name in batch if name not in done]
         progress.skip(len(batch) - len(unfinished))
@@ -324,11 +326,16 @@ def run(args, method, problems=Simulated):
         return Restoration(folder, images.batch(names, rng, compute.device), rng, setup)
 
     batches = [] if args.summarize else batches_of(images, batch_size)[rank::world]
+    known = {}
     progress = Progress(sum(map(len, batches)), h.iterations, hidden=rank > 0)
     for _ in restore_batches(folder, batches, build, method.solver, progress):
         if rank == 0:
-            summarise(folder, head, settings, images.failed)
-    finish(folder, images, compute, lambda: summarise(folder, head, settings, images.failed, fid))
+            summarise(folder, head, settings, images.failed, known)
+
+    def summary():
+        return summarise(folder, head, settings, images.failed, known, fid)
+
+    finish(folder, images, compute, summary)
 
 
 def finish(folder, images, compute, summary):

@@ -89,14 +89,14 @@ class Options:
 
 def add_photographs(parser):
     """The photographs and what is known about their damage."""
-    group = parser.add_argument_group("photographs, and what happened to them")
+    group = parser.add_argument_group("photographs and their damage")
     add = group.add_argument
     add(
         "photographs",
         type=typed_path,
         metavar="PHOTO",
         nargs="+",
-        help="files or folders; denoised unless --mask, --kernel, --blind or --scale is given",
+        help="files or folders; without --mask, --kernel, --blind or --scale they are denoised",
     )
     damage = group.add_mutually_exclusive_group().add_argument
     damage(

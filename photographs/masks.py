@@ -5,12 +5,14 @@ import torch
 from PIL import Image, ImageOps
 from scipy import ndimage
 
+from experiment.problem import Window
 from photographs.arrays import is_array, load_array
 from util.files import UserError
 from util.images import UNREADABLE, is_grey_mode, refuse_fits, unreadable
 
 # Of the largest value: darker px may be the soft edge of a brush, partly painted over.
 NEAR_WHITE = 0.95
+SEPARATE = 0.7  # share of one window's px up to which holes have windows of their own
 HALF_GONE = 0.5  # share missing above which a mask may be inverted
 
 
@@ -87,12 +89,41 @@ def load_mask(path, invert=False, grow=0):
     return torch.from_numpy(there).float()[None, None], remark or of_transparency
 
 
+def _around(boxes, height):
+    """Windows of one height, that of the largest of the boxes (rows, columns), each around one."""
+    largest, windows = max(rows.stop - rows.start for rows, _ in boxes), []
+    for rows, columns in boxes:
+        first = min(max(0, (rows.start + rows.stop - largest) // 2), height - largest)
+        windows.append(Window(slice(first, first + largest), columns, rows))
+    return tuple(windows)
+
+
+def _union(boxes):
+    """The box around boxes."""
+    return tuple(
+        slice(min(one.start for one in side), max(one.stop for one in side)) for side in zip(*boxes)
+    )
+
+
+def _overlap(*boxes):
+    return all(a.start < b.stop and b.start < a.stop for a, b in zip(*boxes))
+
+
+def area(windows):
+    """The px of windows side by side."""
+    rows = windows[0].rows
+    return (rows.stop - rows.start) * sum(one.width for one in windows)
+
+
 def around_holes(mask, margin):
-    """The slices (rows, columns) of a mask, (1, 1, H, W), that contain its holes and `margin` px
-    around them, as far as it extends."""
-    slices = []
-    for dim, side in ((-1, mask.shape[-2]), (-2, mask.shape[-1])):
-        holes = (mask[0, 0] == 0).any(dim).nonzero()
-        first, last = int(holes.min()), int(holes.max())
-        slices.append(slice(max(0, first - margin), min(side, last + 1 + margin)))
-    return tuple(slices)
+    """The Windows of a mask, (1, 1, H, W), that contain its holes and `margin` px around them, as
+    far as it extends: one, or several where that is much less to restore."""
+    near = ndimage.maximum_filter(mask[0, 0].numpy() == 0, 2 * margin + 1, mode="constant")
+    boxes = []
+    for box in ndimage.find_objects(ndimage.label(near)[0]):
+        while touched := [one for one in boxes if _overlap(one, box)]:
+            boxes = [one for one in boxes if one not in touched]
+            box = _union([*touched, box])
+        boxes.append(box)
+    several, single = (_around(some, len(near)) for some in (boxes, [_union(boxes)]))
+    return several if area(several) < SEPARATE * area(single) else single

@@ -9,18 +9,18 @@ import numpy as np
 import torch
 
 from experiment.folder import Folder
-from experiment.problem import Batch, Problem, Source, refuse_small, select
+from experiment.problem import Batch, Problem, Source, refuse_small, select, side_by_side
 from guided_diffusion.measurements import masking
 from photographs.damages import Inpainting, damage_of
 from photographs.kernels import load_kernel
-from photographs.masks import around_holes
+from photographs.masks import area, around_holes
 from photographs.noise import estimate_noise
 from photographs.pairing import file_for, without_masks
 from photographs.reading import from_linear, read_photograph
 from report.pictures import kernel_picture
 from report.records import picture
 from util.files import PictureError, UserError
-from util.images import find_images, load_image, say_unread
+from util.images import find_images, listed, load_image, say_unread
 
 LEAST_SIGMA = 1 / 255  # in units of [-1, 1]: half a step of an 8-bit file
 LARGEST_SIGMA = 0.5  # a larger estimate is not noise
@@ -148,16 +148,14 @@ class Photographs:
             )
         return photo.x * state.get("mask", 1), state, remarks, warnings
 
-    def _window(self, state):
-        """(rows, columns) that are restored: the surroundings of the holes, if they are small or
-        the rest must not change, else everything."""
-        everything = slice(None), slice(None)
+    def _windows(self, state):
+        """The Windows that are restored: the surroundings of the holes, if they are small or the
+        rest must not change; none: everything."""
         if not isinstance(self.damage, Inpainting) or state["mask"].all():
-            return everything
-        rows, columns = window = around_holes(state["mask"], self.margin)
-        area = (rows.stop - rows.start) * (columns.stop - columns.start)
-        is_little = area <= LITTLE * state["mask"].numel()
-        return window if is_little or self.known.keep_observed else everything
+            return ()
+        windows = around_holes(state["mask"], self.margin)
+        is_little = area(windows) <= LITTLE * state["mask"].numel()
+        return windows if is_little or self.known.keep_observed else ()
 
     def _inspect(self, name, path, photo):
         """Set the key and digest of a photograph and add its line to the report."""
@@ -168,13 +166,15 @@ class Photographs:
         sigma, source, kind = self._estimate_sigma(path, y, mask, complete)
         warnings += [f"{path}: {NOT_WHITE[kind]}"] if kind in NOT_WHITE else []
         warnings += [f"{path}: {one}" for one in photo.warnings]
-        y = y[(..., *self._window(state))]
-        if y.shape[-2:] != whole:
+        windows = self._windows(state)
+        y = side_by_side(y, windows)
+        if windows and y.shape[-2:] != whole:
             rest = "left as it is" if self.known.keep_observed else "denoised once by the network"
-            size = f"{y.shape[-1]} x {y.shape[-2]}"
-            remarks.append(f"{size} around the holes restored, the rest {rest}")
+            sizes = listed([f"{one.width} x {y.shape[-2]}" for one in windows])
+            remarks.append(f"{sizes} around the holes restored, the rest {rest}")
         size = tuple(self.damage.size(y, state))
-        self.keys[name] = (size, tuple(y.shape), sigma, photo.grey, complete)
+        widths = tuple(one.width for one in windows)
+        self.keys[name] = (size, tuple(y.shape), sigma, photo.grey, complete, widths)
         self.digests[name] = digest(y[0].numpy())
         form = "grey" if photo.grey else "RGB"
         form += " with opacity" if photo.alpha is not None else ""
@@ -216,16 +216,16 @@ class Photographs:
 
     def batch(self, names, rng, device):
         """rng is not used: the measurements exist."""
-        size, _, sigma, grey, complete = self.keys[names[0]]
+        size, _, sigma, grey, complete, widths = self.keys[names[0]]
         photos = [read_photograph(self.paths[name], self.known.linear) for name in names]
         ys, states, *_ = zip(
             *(self._measurement(name, photo) for name, photo in zip(names, photos))
         )
-        windows = [self._window(state) for state in states]
-        y = torch.cat([y[(..., *window)] for y, window in zip(ys, windows)]).to(device)
+        windows = [self._windows(state) for state in states]
+        y = torch.cat([side_by_side(y, some) for y, some in zip(ys, windows)]).to(device)
         state = {key: torch.cat([one[key] for one in states]) for key in states[0] if key != "mask"}
         if "mask" in states[0]:
-            masks = [one["mask"][(..., *window)] for one, window in zip(states, windows)]
+            masks = [side_by_side(one["mask"], some) for one, some in zip(states, windows)]
             state["mask"] = torch.cat(masks)
         state = {key: value.to(device) for key, value in state.items()}
         operator = self.damage.operator(state, size, device)
@@ -241,15 +241,16 @@ class Photographs:
             state,
             grey=grey,
             postprocess=postprocess_of(y, mask, border, self.known),
-            sources=[self._source(photo, window) for photo, window in zip(photos, windows)],
+            sources=[self._source(photo, some) for photo, some in zip(photos, windows)],
             keep=self.known.keep_observed,
+            widths=widths,
         )
 
-    def _source(self, photo, window):
-        """The Source of a Photograph of which `window` is restored."""
+    def _source(self, photo, windows):
+        """The Source of a Photograph of which `windows` are restored."""
         save = {"bits": photo.bits, "alpha": photo.alpha, "tags": photo.tags}
         before = from_linear(photo.x[0]) if self.known.linear else photo.x[0]
-        return Source(save, before[:1] if photo.grey else before, photo.x[0], window)
+        return Source(save, before[:1] if photo.grey else before, photo.x[0], windows)
 
     def refuse_others(self, folder):
         """Raise UserError where the run's folder holds another measurement or kernel under the name

@@ -54,22 +54,33 @@ def run_folder(top):
     return inner if is_restored and os.path.isdir(os.path.join(inner, "record")) else None
 
 
-def finished_records(directory):
+def read_record(path):
+    """A record. Raises UserError if it cannot be parsed."""
+    with open(path, encoding="utf-8") as f:
+        try:
+            return json.load(f)
+        except ValueError as error:
+            raise UserError(
+                f"{path}: cannot be read ({error}); delete it to restore its image again"
+            ) from error
+
+
+def finished_records(directory, known=None):
     """{image: record} of all finished images in a run's folder, in natural order.
 
-    Raises UserError for a record that cannot be parsed.
+    known: a dict of records read before by this function, updated: only new and changed files are
+    read. Raises UserError for a record that cannot be parsed.
     """
-    records = {}
+    records, known = {}, {} if known is None else known
     folder = os.path.join(directory, "record")
     for file in sorted(files_below(folder), key=natural):
         if file.endswith(".json") and not os.path.basename(file).startswith("."):
-            with open(os.path.join(folder, file), encoding="utf-8") as f:
-                try:
-                    records[file[: -len(".json")].replace(os.sep, "/")] = json.load(f)
-                except ValueError as error:
-                    raise UserError(
-                        f"{f.name}: cannot be read ({error}); delete it to restore its image again"
-                    ) from error
+            path = os.path.join(folder, file)
+            stat = os.stat(path)
+            stamp = stat.st_mtime_ns, stat.st_ino, stat.st_size
+            if file not in known or known[file][0] != stamp:
+                known[file] = stamp, read_record(path)
+            records[file[: -len(".json")].replace(os.sep, "/")] = known[file][1]
     return records
 
 

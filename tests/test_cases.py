@@ -761,7 +761,7 @@ def test_without_a_terminal_there_is_a_line_an_outer_iteration(run_method, monke
     lines = [line for line in out.splitlines() if "outer iteration" in line]
     assert len(lines) == 2 and all(f"iteration {n} of 2" in lines[n - 1] for n in (1, 2))
     out = run_method("dmilo", "inpainting", name="several", **several).out
-    assert "1 of 2 images finished, " in out and "about 0 min left" in out
+    assert "image 2 of 2: " in out and "about 0 min left" in out
 
 
 def test_torchrun_leaves_every_option_alone(script):

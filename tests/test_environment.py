@@ -43,7 +43,7 @@ def test_matplotlib_without_a_folder_is_one_line_that_names_the_variable(monkeyp
     class NoFolder:
         def find_spec(self, name, path=None, target=None):
             if name == "matplotlib.figure":
-                raise FileNotFoundError("No usable temporary directory found")
+                raise FileNotFoundError("No usable temporary directory")
 
     monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
     monkeypatch.setattr(sys, "meta_path", [NoFolder(), *sys.meta_path])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from conftest import edit, no_network
 from PIL import Image
 
+from report import records
 from util.images import load_image
 
 FILES = ["log.txt", "settings.json", "summary.json", "grid.png", "report.html"]
@@ -379,3 +381,23 @@ def test_images_of_other_kinds_are_converted(tmp_path, mode, value, expected):
     Image.new(mode, (64, 64), value).save(tmp_path / "a.png")
     colour = (load_image(str(tmp_path / "a.png"), 64)[0, :, 0, 0] + 1) * 127.5
     assert tuple(colour.round().int().tolist()) == expected
+
+
+def test_records_are_read_a_few_times_whatever_their_number(run_method, tmp_path, monkeypatch):
+    count, data = 8, tmp_path / "faces"
+    data.mkdir()
+    for n in range(count):
+        shutil.copy("data/demo/astronaut.png", data / f"{n}.png")
+    read, paths = records.json.load, []
+
+    def load(file):
+        paths.append(file.name)
+        return read(file)
+
+    monkeypatch.setattr(records.json, "load", load)
+    given = "--data", data, "--batch-size", 1, "--inner", 1
+    assert run_method("least_squares", "inpainting", *given).summary["images"] == count
+    assert sum(os.path.join("", "record", "") in path for path in paths) <= 4 * count
+    paths.clear()
+    assert run_method("least_squares", "inpainting", *given).summary["images"] == count
+    assert sum(os.path.join("", "record", "") in path for path in paths) <= 5 * count

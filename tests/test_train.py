@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import train as training
 from guided_diffusion.ddim import linear_alphas_cumprod
@@ -497,6 +498,38 @@ def test_more_pictures_than_memory_are_one_line(train, pictures):
     assert "140625.0 GiB of memory" in result.err and "--patches" in result.err
 
 
-def test_a_batch_beyond_memory_is_one_line(train):
-    result = train("model.pt", 1, "--batch-size", 10**12)
+@pytest.mark.parametrize("error", [RuntimeError("can't allocate memory"), MemoryError()])
+def test_a_batch_beyond_memory_is_one_line(train, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", fail)
+    result = train("model.pt", 1)
     assert result.code == 2 and "error: the memory is full" in result.err.splitlines()[-1]
+
+
+def test_a_device_is_no_data_and_no_checkpoint(train, tmp_path):
+    os.symlink("/dev/zero", tmp_path / "endless")
+    for result in (train("model.pt", 1, data="endless"), train("endless", 1)):
+        assert result.code == 2 and str(tmp_path / "endless") in result.err.splitlines()[-1]
+    result = train("model.pt", 1, "--config", tmp_path / "endless")
+    assert result.code == 2 and "too large for a YAML file" in result.err
+
+
+def test_muon_in_float32_is_pytorchs():
+    """PyTorch's runs in bfloat16: both move by the same, to its precision."""
+    generator = torch.Generator().manual_seed(0)
+    first = [torch.randn(shape, generator=generator) for shape in ((32, 90), (90, 32))]
+    ours, theirs = ([nn.Parameter(w.clone()) for w in first] for _ in range(2))
+    options = {"lr": 0.01, "weight_decay": 0.01}
+    pair = (
+        training.Muon(ours, **options),
+        torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **options),
+    )
+    for _ in range(3):
+        for p, q in zip(ours, theirs):
+            p.grad = q.grad = torch.randn(p.shape, generator=generator)
+        for optimizer in pair:
+            optimizer.step()
+    for p, q, w in zip(ours, theirs, first):
+        assert (p - q).norm() < 0.02 * (q - w).norm()

@@ -12,6 +12,7 @@ import torch
 from util.devices import first_line, is_out_of_memory, keep_memory, make_no_cache
 from util.files import UserError
 
+LARGEST = 10**9  # of whole numbers; far larger ones fit no index
 GOES_ON = "finished images are saved, the same command (with its --name NAME) goes on"
 
 
@@ -60,7 +61,9 @@ def run_script(function):
 
 
 def number(kind, low, high=math.inf):
-    """An argparse type: a finite `kind` (int or float) from `low` to `high`."""
+    """An argparse type: a finite `kind` (int or float) from `low` to `high`; for int, LARGEST by
+    default."""
+    high = LARGEST if kind is int and high == math.inf else high
 
     def parse(text):
         value = kind(text)

@@ -6,6 +6,8 @@ import yaml
 
 from util.files import UserError, project, project_files
 
+LARGEST = 10**7  # bytes
+
 
 class DuplicateKey(yaml.YAMLError):
     """A key twice in one mapping; yaml itself silently uses the last one."""
@@ -41,7 +43,10 @@ def load_yaml(path):
     """A YAML file -> dict. Raises UserError for one that is missing, invalid or not a mapping."""
     try:
         with open(path, "rb") as f:  # yaml detects UTF-8 and UTF-16
-            config = yaml.load(f, Loader=Loader)
+            content = f.read(LARGEST)
+            if len(content) == LARGEST:  # a device may never end
+                raise UserError(f"{path}: is too large for a YAML file")
+            config = yaml.load(content, Loader=Loader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except DuplicateKey as error:

@@ -1,5 +1,6 @@
 """Atomic writing, checkpoints, paths of the project, and the error for every mistake of a user."""
 
+import errno
 import glob
 import io
 import os
@@ -60,6 +61,8 @@ def atomic(path):
     # Not tempfile, whose files are private: file systems without modes (exFAT, SMB) refuse chmod.
     # Without `name`, which may have the longest possible length.
     tmp = os.path.join(directory, f".{uuid.uuid4().hex}{os.path.splitext(name)[1]}")
+    if os.path.exists(path) and not os.path.isfile(path):  # root could replace /dev/null
+        raise FileExistsError(errno.EEXIST, "exists and is no regular file", path)
     try:
         open(tmp, "xb").close()
         yield tmp
