@@ -278,6 +278,17 @@ def write_memory(out, path, cuda):
     print(f"wrote {out}/ ({SUMMED_UP})")
 
 
+def published_elsewhere(published, methods):
+    """The published figures of all but these methods."""
+    return {
+        dataset: {
+            task: {name: figures for name, figures in rows.items() if name not in methods}
+            for task, rows in tasks.items()
+        }
+        for dataset, tasks in published.items()
+    }
+
+
 def changed_by(extra):
     """The hyperparameters that --extra changes: {"outer", "inner", "chain_steps"}, None: not."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -393,9 +404,6 @@ def main():
             raise UserError(f"{path}: a memory table has no --dry-run and no --only")
         return write_memory(out, path, args.cuda)
     table, metrics, published = load_table(section, out)
-    if published and any(changed_by(args.extra).values()):
-        warn("--extra changes hyperparameters: the published figures are left out")
-        published = {}
     extra = [*args.extra, *(["--fid"] if "fid" in metrics else [])]
     options = {"cuda": args.cuda, "extra": extra, "nproc_per_node": args.nproc_per_node}
     typed = functools.partial(command, **options)
@@ -404,6 +412,9 @@ def main():
         return dry_run(jobs, typed, args.cuda, extra)
     for job in jobs:
         images(job)  # raises UserError before anything runs
+    if published and any(changed_by(extra).values()):
+        warn("--extra changes hyperparameters: no published figures beside these runs")
+        published = published_elsewhere(published, {job.method for job in table})
     failed, incomplete = run_jobs(jobs, typed)
     write_all(out, [job for job in table if has_images(job)], metrics, published)
     if failed:

@@ -2,7 +2,7 @@
 
     python -m samplers.antithetic --task super_resolution --data faces/ -n 4 --cuda -1
 
-The noise of the two samples, of ten noise levels each, has opposite signs, so that errors that are
+The noise of the two samples, of ten noise levels each, differs in sign, so that errors that are
 odd in the noise cancel in their mean. This needs no gradient of the network and about a second per
 64 px image. No layer is searched. Options and output files are those of dmilo.py.
 """

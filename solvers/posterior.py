@@ -102,7 +102,7 @@ def posterior_sample(g, task, sigma, sigmas, zeta, data_steps, on_step):
     outer C is a weighted mean of this covariance and, with the weight JACOBIAN_SHARE, of
     sigma_t^2 J, where J is the network's Jacobian (Tweedie's formula), which depends on the image.
     At the last sigma_t both are the covariance of the error, and the image is sampled as in
-    `antithetic_samples`, where the error scale is explained, too.
+    `antithetic_samples`, which defines the error scale.
     """
 
     def noise(like):

@@ -48,10 +48,6 @@ def problem_of(task, h, target):
     return task.operator, target
 
 
-def result_of(task, h, init, x):
-    return h.data_term.result(task, init, x, h.sigma) if h.data_term else x
-
-
 def one_search(solver, g, task, latents, h, on_step, state):
     """Yields the Iterates of a single search, with init and target in their states."""
     first = state or first_state(g, task, h, on_step)
@@ -65,8 +61,8 @@ def results(iterates, task, h):
     """The Iterates of `one_search` with the result of each outer iteration. Only after a blind
     operator was refitted, or its present estimate would confirm itself."""
     for iterate in iterates:
-        if iterate.ends_outer:
-            x = result_of(task, h, iterate.state["init"], iterate.x)
+        if iterate.ends_outer and h.data_term:
+            x = h.data_term.result(task, iterate.state["init"], iterate.x, h.sigma)
             iterate = iterate._replace(x=x)
         yield iterate
 
@@ -84,7 +80,7 @@ def averaged_searches(solver, g, task, latents, h, on_step, state):
                 yield iterate
         mean = iterate.x if n == 0 else state["mean"] + (iterate.x - state["mean"]) / (n + 1)
         state = {**state, "searches": count + 1, "mean": mean}
-        x = result_of(task, h, state["init"], mean)
+        x = h.data_term.result(task, state["init"], mean, h.sigma) if h.data_term else mean
         if n + 1 == h.restarts.count and count + 1 < len(h.searches):  # the next stage's init
             state.update(init=x, target=target_of(task, h, x))
         yield Iterate(f"{count}_after", x, state, ends_outer=True)

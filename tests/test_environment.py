@@ -54,8 +54,6 @@ def test_matplotlib_without_a_folder_is_one_line_that_names_the_variable(monkeyp
 def test_nothing_heavy_is_imported_before_it_is_needed(tmp_path):
     program = (
         "import sys, dmilo, restore\n"
-        "from experiment.metrics import load_lpips\n"
-        "load_lpips('cpu')\n"
         f"print([name for name in {HEAVY.split()} if name in sys.modules])"
     )
     done = python(program, tmp_path)
