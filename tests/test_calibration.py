@@ -1,5 +1,6 @@
 """Posterior samples whose distribution is known: that of Gaussian images is Gaussian and exact."""
 
+import itertools
 from functools import partial
 
 import numpy as np
@@ -129,8 +130,16 @@ def rms(x):
     return x.square().mean().sqrt().item()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", OPERATORS)
+CASES = [
+    # Posterior sampling takes half a minute an operator.
+    pytest.param(
+        *case, marks=[pytest.mark.slow] * (case[1] == "posterior" and case[0] != "inpainting")
+    )
+    for case in itertools.product(OPERATORS, KINDS)
+]
+
+
+@pytest.mark.parametrize("name, kind", CASES)
 def test_samples_have_the_posterior_distribution(name, kind):
     """2,028 values, 50 samples, of ten images."""
     operator = OPERATORS[name]
@@ -170,6 +179,7 @@ class Modest(GaussianPrior):
         return (lambda u: 1.3 * root(u),) * 2 + (lambda u: inverse(u) / 1.3,)
 
 
+@pytest.mark.slow
 def test_the_error_scale_corrects_a_table_of_too_large_errors(monkeypatch):
     operator = OPERATORS["inpainting"]
     y = measured(operator, 10)

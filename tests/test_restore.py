@@ -210,7 +210,7 @@ def test_the_noise_of_one_channel_is_one_noise(A):
 @pytest.mark.usefixtures("tiny_network")
 @pytest.mark.parametrize(
     "given",
-    [dict(preset="fast"), dict(preset="posterior", task="super_resolution")],
+    [dict(preset="fast"), dict(preset="quick", task="super_resolution")],
     ids=["denoised", "sampled"],
 )
 def test_a_grey_picture_beside_a_coloured_one_is_restored_as_it_is_alone(given):
