@@ -10,8 +10,9 @@
     python benchmark.py gpu                                                   # on a GPU, see below
 
 quality runs the methods' scripts on all images in batches and then times --timed images one at a
-time; it resumes from the results in --out. It writes quality.md, .csv and .png. A row is marked in
-the column `front` if no other row is both better in that metric and faster.
+time; it resumes from the results in --out. It writes quality.md, .csv and .png, with the mean over
+images of the difference from the first run and its 95 % confidence interval. A row is marked in the
+column `front` if no other row is both better in that metric and faster.
 
 calibration restores each measurement --samples times and counts how often the intervals computed
 from the samples (util/intervals.py) contain the truth: everywhere, in holes, on measured px, and on
@@ -121,7 +122,7 @@ def add_images(add):
 
 def add_comparison(add, name):
     runs = RUNS[name]
-    help = f"runs, as method/preset (default {' '.join(runs)})"
+    help = f"runs, as method/preset or method/preset,KEY=VALUE,… (default {' '.join(runs)})"
     add_images(add)
     add("--tasks", nargs="+", default=TASKS, help=f"tasks (default {' '.join(TASKS)})")
     add("--runs", nargs="+", type=method_and_preset, default=runs, help=help)
@@ -131,7 +132,9 @@ def add_comparison(add, name):
 
 def add_quality(add):
     add_comparison(add, "quality")
-    add("--timed", type=number(int, 1), default=3, help="images to time one at a time (default 3)")
+    help = "images to time one at a time (default 3); 0: a batch's seconds"
+    add("--timed", type=number(int, 0), default=3, help=help)
+    add("--seed-each", action="store_true", help="another seed for each image, from its name")
 
 
 def add_calibration(add):

@@ -1,7 +1,7 @@
 """Reproduce a table: run every method on every data set and task; unfinished runs are resumed.
 
     python reproduce.py configs/tables/demo.yaml --cuda -1
-    python reproduce.py configs/tables/celeba.yaml --dry-run     # commands and estimated time
+    python reproduce.py configs/tables/celeba.yaml --dry-run     # commands and the most time
     python reproduce.py configs/tables/celeba.yaml --only inpainting dmilo/paper --nproc-per-node 4
 
 Writes to results/<table>/: table.md, .csv and .tex (mean ± standard deviation over images, best
@@ -32,7 +32,7 @@ from bench.jobs import (
     run_command,
     sound_records,
 )
-from experiment.arguments import task_file
+from experiment.arguments import Arguments, add_method, select_fields, task_file
 from experiment.methods import METHODS
 from experiment.presets import load_presets
 from report import plots
@@ -290,12 +290,11 @@ def published_elsewhere(published, methods):
 
 
 def changed_by(extra):
-    """The hyperparameters that --extra changes: {"outer", "inner", "chain_steps"}, None: not."""
+    """{dotted key: value} of the rows' keys that --extra replaces."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for names in (["--outer"], ["--inner"], ["-c", "--custom_steps"]):
-        parser.add_argument(*names, type=int)
+    add_method(parser, "")
     given, _ = parser.parse_known_args(extra)
-    return {"outer": given.outer, "inner": given.inner, "chain_steps": given.custom_steps}
+    return select_fields(Arguments, vars(given), dataset="", task="").changed
 
 
 def estimate(jobs, cuda, extra):
@@ -309,7 +308,7 @@ def estimate(jobs, cuda, extra):
             step = inner_step(config, 1, "fp32", False, False, device)
             step_seconds[job.dataset] = min(seconds(step, device) for _ in range(3))
         count = len(left(job)) if has_images(job) else job.number
-        nfe = count_nfe(job.method, job.preset, job.task, dataset=job.dataset, **given)
+        nfe = count_nfe(job.method, job.preset, job.task, job.dataset, given)
         estimates[job] = count * step_seconds[job.dataset] * nfe
     return estimates
 
@@ -319,9 +318,11 @@ def dry_run(jobs, typed, cuda, extra):
     print("measuring an inner step of each prior, which takes minutes on a CPU", file=sys.stderr)
     estimates = estimate(jobs, cuda, extra)
     for job in jobs:
-        print(f"{shlex.join(typed(job))}  # about {estimates[job] / 60:.1f} min")
+        time = f"{estimates[job] / 60:.1f} min at most"
+        lacking = "" if has_images(job) else f"; no images in {job.data} yet"
+        print(f"{shlex.join(typed(job))}  # {time}{lacking}")
     hours = sum(estimates.values()) / 3600
-    print(f"{len(jobs)} runs, about {hours:.1f} h in sequence, one image at a time")
+    print(f"{len(jobs)} runs, {hours:.1f} h at most in sequence, one image at a time")
 
 
 def select(jobs, only, path):
@@ -384,7 +385,7 @@ def parse_arguments():
     add(
         "--dry-run",
         action="store_true",
-        help="only print the commands and their time, estimated as NFE x time of an inner step",
+        help="only print the commands and the most time they need: NFE x time of an inner step",
     )
     count = number(int, 1)
     add("--nproc-per-node", type=count, default=1, help="processes per run (default 1)")
@@ -412,7 +413,7 @@ def main():
         return dry_run(jobs, typed, args.cuda, extra)
     for job in jobs:
         images(job)  # raises UserError before anything runs
-    if published and any(changed_by(extra).values()):
+    if published and changed_by(extra):
         warn("--extra changes hyperparameters: no published figures beside these runs")
         published = published_elsewhere(published, {job.method for job in table})
     failed, incomplete = run_jobs(jobs, typed)

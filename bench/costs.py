@@ -46,7 +46,7 @@ def inner_step(config_file, batch, precision, published, compiled, device):
         model = frozen(build_model(config, config_file), device, precision)
     g = Chain(compile_network(model, device) if compiled else model, 3, rng=None)
     z = BatchRandom(range(batch)).randn((3, config["image_size"], config["image_size"]), device)
-    h = load_row(load_method("dmilo"), "default", inner=1).hyperparameters
+    h = load_row(load_method("dmilo"), "default", given={"inner": 1}).hyperparameters
     on_step = fetch if published else silent
 
     def step():
@@ -61,19 +61,16 @@ def solver_run(config_file, method, steps, device):
     config = load_model_config(config_file)
     g = Chain(frozen(build_model(config, config_file), device), steps, rng=None)
     method = load_method(method)
-    h = load_row(method, "default", outer=1, inner=2)
+    h = load_row(method, "default", given={"outer": 1, "inner": 2})
     z_0 = BatchRandom([0]).randn((3, config["image_size"], config["image_size"]), device)
     y = torch.zeros_like(z_0)
     return lambda: list(search(method.solver, g, identity, y, [z_0], h, silent))
 
 
-def count_nfe(method, preset, task, **given):
-    """NFE per image, counted with a network that costs nothing.
-
-    given: settings that replace the preset's.
-    """
+def count_nfe(method, preset, task, dataset=None, given=None):
+    """NFE per image, counted with a network that costs nothing. See `load_row`."""
     method = load_method(method)
-    h = load_row(method, task, preset, **given)
+    h = load_row(method, task, preset, dataset=dataset, given=given)
 
     def free(x, t):
         return x

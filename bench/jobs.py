@@ -1,6 +1,7 @@
 """Runs of the scripts by the commands that a user would type, and the records they leave."""
 
 import os
+import re
 import subprocess
 import sys
 from collections import namedtuple
@@ -8,6 +9,7 @@ from collections import namedtuple
 from experiment.methods import PAPER, load_method, module
 from experiment.presets import about, load_presets, load_row
 from report.records import finished_records
+from util.config import parse_setting
 from util.files import PROJECT, UserError, project
 from util.images import image_names, list_images
 
@@ -16,20 +18,35 @@ NAME = "table"  # --name of the runs
 Job = namedtuple("Job", "dataset data number task method preset logdir")
 
 
+def run_parts(run):
+    """method/preset or method/preset,KEY=VALUE,… -> (method, preset, [KEY=VALUE, …])."""
+    name, *settings = re.split(r",(?=[\w.]+=)", run)
+    method, _, preset = name.partition("/")
+    return method, preset, settings
+
+
 def method_and_preset(text):
-    """The argparse type of --runs: method/preset. Raises UserError for an unknown one."""
-    method = text.partition("/")[0]
-    known = [f"{method}/{preset}" for preset in load_presets(load_method(method).name)]
-    if text not in known:
-        raise UserError(f"--runs {text}: must be method/preset, here one of {', '.join(known)}")
+    """The argparse type of --runs, see `run_parts`. Raises UserError for an unknown one."""
+    method, preset, settings = run_parts(text)
+    known = list(load_presets(load_method(method).name))
+    try:
+        given = dict(map(parse_setting, settings))
+    except ValueError as error:
+        raise UserError(f"--runs {text}: must be method/preset,KEY=VALUE,…") from error
+    if preset not in known:
+        runs = ", ".join(f"{method}/{one}" for one in known)
+        raise UserError(f"--runs {text}: must be method/preset, here one of {runs}")
+    load_row(load_method(method), "default", preset, given=given)  # raises UserError
     return text
 
 
 def described(run):
-    """[method, preset, what the method is] of method/preset, for the rows of a table."""
-    method, _, preset = run.partition("/")
+    """[method, preset, what the method is] of a run (`run_parts`), for the rows of a table."""
+    method, preset, settings = run_parts(run)
     kind, row = load_method(method), next(iter(load_presets(method)[preset]))
-    return [method, preset, about(kind, load_row(kind, row.split("/")[-1], preset))]
+    given = dict(map(parse_setting, settings))
+    h = load_row(kind, row.split("/")[-1], preset, given=given)
+    return [method, preset, about(kind, h, given)]
 
 
 def folder(job):
@@ -71,7 +88,8 @@ def run_command(typed):
 
 def images(job):
     """The names of a job's images. Raises UserError if its folder has none."""
-    return image_names(list_images(job.data)[: job.number], job.data)
+    paths = list_images(job.data, "the key data of the table's file")
+    return image_names(paths[: job.number], job.data)
 
 
 def has_images(job):

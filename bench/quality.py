@@ -1,13 +1,15 @@
 """Quality and calibration of methods on simulated tasks, and the loss of a prior."""
 
+import math
 import os
 import statistics
 
 import numpy as np
+import scipy.stats
 import torch
 from tqdm import tqdm
 
-from bench.jobs import Job, command, described, folder, run_command
+from bench.jobs import Job, command, described, folder, run_command, run_parts
 from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.prior import load_model_config, load_prior
 from guided_diffusion.tiles import AnySize
@@ -30,6 +32,7 @@ QUALITY = {  # column: (title, format)
     "ssim": ("SSIM final", ".3f"),
     "lpips": ("LPIPS final", ".4f"),
 }
+GAINS = {"psnr": "ΔPSNR from the first run, 95 %", "lpips_alex": "ΔLPIPS, 95 %"}
 PARTS = ("missing", "measured", "steep")  # px: holes, outside them, the tenth of largest gradients
 
 
@@ -45,10 +48,12 @@ def chosen_names(args):
 
 
 def run_records(args, task, run, out, names, *extra):
-    """The records of the images `names` restored by `run`, method/preset, below `out`; its script
-    restores what is not finished there. Raises UserError if it fails or restores no image."""
-    method, _, preset = run.partition("/")
-    number, logdir = args.begin_number + len(names), os.path.join(out, f"{method}-{preset}")
+    """The records of the images `names` restored by `run` (`bench.jobs.run_parts`) below `out`; its
+    script restores what is not finished there. Raises UserError if it fails or restores none."""
+    method, preset, settings = run_parts(run)
+    extra = [*extra, *(["--set", *settings] if settings else [])]
+    logdir = os.path.join(out, "-".join([method, preset, *settings]).replace("/", "_"))
+    number = args.begin_number + len(names)
     job = Job(args.dataset, data_folder(args), number, task, method, preset, logdir)
     sigma = [] if args.sigma is None else ["--sigma", str(args.sigma)]
     typed = command(job, args.cuda, ["-bn", str(args.begin_number), *sigma, *extra])
@@ -79,6 +84,17 @@ def figures(records, timed):
     }
 
 
+def paired(records, others, key):
+    """(mean, half of its 95 % confidence interval by Student's t) over images of the difference of
+    a metric's final value from that in other records, in the same order."""
+    differences = [one[key][-1] - other[key][-1] for one, other in zip(records, others)]
+    n, mean = len(differences), statistics.mean(differences)
+    if n < 2:
+        return mean, math.nan
+    error = statistics.stdev(differences) / n**0.5
+    return mean, error * scipy.stats.t.ppf(0.975, n - 1)
+
+
 def fronts(rows):
     """For each row the fronts that it is on, as a text: PSNR, LPIPS, both or none. A row is on a
     front if no faster row has a better value."""
@@ -102,23 +118,36 @@ def write_benchmark(out, name, header, lines, sheet):
 
 
 def quality(args, device):
-    """Compare --runs on --tasks: PSNR, SSIM and LPIPS in batches, seconds one image at a time."""
+    """Compare --runs on --tasks: PSNR, SSIM and LPIPS in batches, seconds one image at a time, and
+    the paired differences from the first run."""
     names, timed = chosen_names(args), os.path.join(args.out, "seconds")
-    one_by_one = names[: args.timed], "--batch-size", "1"
+    each = ["--seed-each"] if args.seed_each else []
+    one_by_one = names[: args.timed], "--batch-size", "1", *each
     jobs = [(task, run) for task in args.tasks for run in args.runs]
-    records = {job: run_records(args, *job, args.out, names) for job in jobs}
-    seconds = {job: run_records(args, *job, timed, *one_by_one) for job in jobs}
+    records = {job: run_records(args, *job, args.out, names, *each) for job in jobs}
+    seconds = {job: run_records(args, *job, timed, *one_by_one) for job in jobs if args.timed}
     groups = {task: {} for task in args.tasks}
     for task, run in jobs:
-        groups[task][run] = figures(records[task, run], seconds[task, run])
-    lines, sheet = [], [[*RUN, *QUALITY, "front"]]
+        groups[task][run] = figures(records[task, run], (seconds or records)[task, run])
+    titles = [title for title, _ in QUALITY.values()]
+    header = [*RUN, "images", *titles, *GAINS.values(), "front"]
+    bare = [name for key in GAINS for name in (f"{key}_gain", f"{key}_gain_95")]
+    lines, sheet = [], [[*RUN, "images", *QUALITY, *bare, "front"]]
     for task, rows in groups.items():
+        first = records[task, args.runs[0]]
         for (run, row), front in zip(rows.items(), fronts(rows.values())):
+            gains = {key: paired(records[task, run], first, key) for key in GAINS}
+            ran = [task, *described(run), len(first)]
             texts = [f"{row[key]:{form}}" for key, (_, form) in QUALITY.items()]
-            lines.append([task, *described(run), *texts, front])
-            sheet.append([task, *described(run), *(row[key] for key in QUALITY), front])
+            digits = {"psnr": 2, "lpips_alex": 4}
+            texts += [
+                "" if run == args.runs[0] else f"{mean:+.{digits[key]}f} ± {half:.{digits[key]}f}"
+                for key, (mean, half) in gains.items()
+            ]
+            lines.append([*map(str, ran), *texts, front])
+            values = [*(row[key] for key in QUALITY), *(v for gain in gains.values() for v in gain)]
+            sheet.append([*ran, *values, front])
     plots.quality(os.path.join(args.out, "quality.png"), groups)
-    header = [*RUN, *(title for title, _ in QUALITY.values()), "front"]
     write_benchmark(args.out, "quality", header, lines, sheet)
 
 

@@ -8,7 +8,7 @@ from experiment.presets import load_presets
 from experiment.stop import RULES
 from guided_diffusion.ddim import TRAINING_STEPS
 from util.cli import Parser, folder_name, number, typed_path
-from util.config import Section, config_path, load_yaml
+from util.config import Section, config_path, load_yaml, parse_setting
 from util.files import UserError, project
 from util.rng import LAST_SEED
 
@@ -32,9 +32,11 @@ class Arguments:
     outer: int | None = None
     inner: int | None = None
     custom_steps: int | None = None
+    set: tuple = ()
     eta: float = 0.0
     sigma: float | None = None
     seed: int = 123
+    seed_each: bool = False
     samples: int = 1
     stop: str = "discrepancy"
     fid: bool = False
@@ -47,6 +49,15 @@ class Arguments:
     cuda: int | None = None
     model_config: str | None = None
     task_config: str | None = None
+
+    @property
+    def changed(self):
+        """{dotted key: value} of the row's keys that the command line replaces."""
+        given = {"outer": self.outer, "inner": self.inner, "chain_steps": self.custom_steps}
+        return {
+            **{key: value for key, value in given.items() if value is not None},
+            **dict(self.set),
+        }
 
 
 def select_fields(kind, values, **more):
@@ -140,6 +151,15 @@ def add_method(parser, row):
         help="DDIM steps, the layers of the chain (default: the preset's; published: 3)",
     )
     add(
+        "--set",
+        type=setting,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace any value of the row, as lr_nu=0, restarts.count=1 or init=null",
+    )
+    add(
         "-e",
         "--eta",
         type=number(float, 0, 1),
@@ -153,6 +173,12 @@ def add_method(parser, row):
         "8 bits (default: the task file's, for photographs an estimate); every method uses it",
     )
     add("--seed", type=number(int, 0, LAST_SEED), default=123, help="random seed (default 123)")
+    add(
+        "--seed-each",
+        action="store_true",
+        help="another seed for each image, from its name: the published code degrades all images "
+        "by one mask and one draw of noise, which the mean over images does not reduce",
+    )
     add(
         "--samples",
         type=count,
@@ -219,6 +245,14 @@ def add_run(parser, logdir, folder, cuda, device):
         default=cuda,
         help=f"GPU number; -1: the CPU (default {device})",
     )
+
+
+def setting(text):
+    """The argparse type of --set: KEY=VALUE -> (key, value)."""
+    try:
+        return parse_setting(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, not {text}") from error
 
 
 class Moved(argparse.Action):

@@ -36,7 +36,8 @@ def load_inception(device):
         return InceptionV3([InceptionV3.BLOCK_INDEX_BY_DIM[FEATURES]]).to(device)
     except (UserError, RuntimeError, OSError) as error:  # no network; a file of something else
         print(
-            f"warning: no FID ({' '.join(str(error).split())}); put {INCEPTION_URL} at {path}",
+            f"warning: no FID ({' '.join(str(error).split())}); put {INCEPTION_URL} at {path}"
+            " (another folder: TORCH_HOME)",
             file=sys.stderr,
         )
         return None

@@ -116,15 +116,16 @@ def read_preset(section, kind):
     return Preset(hyperparameters=read(section, kind), **around)
 
 
-def replaced(h, section, given):
-    """The row or hyperparameters h with the values `given` on the command line."""
-    for name in given:
-        if not hasattr(h, name):
-            raise UserError(f"--{name}: {section.path} has no such setting")
-    h = dataclasses.replace(h, **given)
-    if h.chain_steps > TRAINING_STEPS:
-        raise section.error("chain_steps", f"is {h.chain_steps}, must be at most {TRAINING_STEPS}")
-    return h
+def assigned(values, key, value):
+    """Nested values with that of the dotted key replaced, or removed if it is None."""
+    name, _, rest = key.partition(".")
+    if rest:
+        inner = values.get(name)
+        value = assigned(inner if isinstance(inner, dict) else {}, rest, value)
+    return {
+        **{k: v for k, v in values.items() if k != name},
+        **({} if value is None else {name: value}),
+    }
 
 
 def table_of(presets, preset, path):
@@ -143,12 +144,13 @@ def table_of(presets, preset, path):
     return section
 
 
-def load_row(method, task, preset=None, on_row=lambda line: None, dataset=None, **given):
+def load_row(method, task, preset=None, on_row=lambda line: None, dataset=None, given=None):
     """The row of `task` with a data set's prior (see `row_of`) in a preset of a Method, the first
-    preset if None: a Row, or a Preset for the paper's methods. `given`: values, not None, that
-    replace the row's. on_row: called with a line if it is another task's row. Raises UserError for
-    an unknown preset and for a value that is missing, unknown or out of range."""
-    path = project(f"configs/{method.name}.yaml")
+    preset if None: a Row, or a Preset for the paper's methods. given: {dotted key: value} that
+    replace the row's; None removes a key. on_row: called with a line if it is another task's row.
+    Raises UserError for an unknown preset and for a value that is missing, unknown or out of
+    range."""
+    path, given = project(f"configs/{method.name}.yaml"), given or {}
     presets = load_presets(method.name)
     preset = next(iter(presets)) if preset is None else preset
     table = table_of(presets, preset, path)
@@ -156,17 +158,26 @@ def load_row(method, task, preset=None, on_row=lambda line: None, dataset=None, 
     if row not in (task, f"{dataset}/{task}"):
         on_row(f"{path}: {preset} has no row {task}, its row {row} is used")
     section = table.section(row)
-    given = {name: value for name, value in given.items() if value is not None}
-    if issubclass(method.row, Row):
-        h = replaced(read(section, method.row), section, given)
-    else:
-        h = read_preset(section, method.row)
-        h = dataclasses.replace(h, hyperparameters=replaced(h.hyperparameters, section, given))
+    values = section.values
+    for key, value in given.items():
+        values = assigned(values, key, value)
+    section = Section(values, path, section.prefix)
+    h = (
+        read(section, method.row)
+        if issubclass(method.row, Row)
+        else read_preset(section, method.row)
+    )
+    for key in given:
+        if key.partition(".")[0] in section.unread:
+            raise UserError(f"{key}: {path} has no such setting")
     section.finish()
+    if h.chain_steps > TRAINING_STEPS:
+        raise section.error("chain_steps", f"is {h.chain_steps}, must be at most {TRAINING_STEPS}")
     return h
 
 
-def about(method, h):
-    """A Method with a row h, in a few words for tables."""
+def about(method, h, given=None):
+    """A Method with a row h, in a few words for tables; given: the values that were replaced."""
     ours = isinstance(h, Preset) and not h.is_published
-    return f"variant of {method.about} (ours)" if ours else method.about
+    what = f"variant of {method.about} (ours)" if ours else method.about
+    return ", ".join([what, *(f"{key} {value}" for key, value in (given or {}).items())])

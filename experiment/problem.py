@@ -171,11 +171,10 @@ class Simulated:
     its first entry is the (H, W) restored; batch(names, rng, device) -> Batch; folder(args, name)
     -> Folder; lasting: settings that must not change when a run is resumed; options: further ones
     for the summary; failed: {name: reason} of unreadable files; report, warnings: lines to print;
-    has_truth; in_memory: all images are loaded at once; refuse_others(folder); mismatches(records)
-    -> {name: warning}.
+    has_truth; refuse_others(folder); mismatches(records) -> {name: warning}.
     """
 
-    has_truth = in_memory = True
+    has_truth = True
 
     def __init__(self, args, prior_size):
         self.task = load_task(args.task_config)
@@ -193,17 +192,20 @@ class Simulated:
         paths = [os.path.join(args.data, name) for name in files]
         paths = select(args, paths, args.data, args.data)
         say_unread(args.data, others)
-        side = prior_size if args.resize else None
-        self.images = {name: load_image(path, side) for name, path in paths.items()}
-        self.measurements, self.keys, self.names = {}, {}, list(paths)
-        for name, path in paths.items():
-            size = tuple(self.images[name].shape[-2:])
+        self.side = prior_size if args.resize else None
+        self.paths, self.names = paths, list(paths)
+        self.measurements, self.keys = {}, {}
+        for name, path in paths.items():  # read here for errors, again in `batch`: no run holds all
+            size = tuple(self._image(name).shape[-2:])
             refuse_small(path, size, prior_size)
             if size not in self.measurements:  # (operator, noise)
                 self.measurements[size] = self._measurement(
                     path, args.task_config, size, prior_size
                 )
             self.keys[name] = (size, is_grey(path))
+
+    def _image(self, name):
+        return load_image(self.paths[name], self.side)
 
     def _measurement(self, path, task_config, size, prior_size):
         try:
@@ -218,7 +220,7 @@ class Simulated:
 
     def batch(self, names, rng, device):
         size, grey = self.keys[names[0]]
-        x = torch.cat([self.images[name] for name in names]).to(device)
+        x = torch.cat([self._image(name) for name in names]).to(device)
         return simulate(names, x, *self.measurements[size], rng, grey)
 
     def folder(self, args, name):
@@ -226,9 +228,9 @@ class Simulated:
 
     def refuse_others(self, folder):
         """Raise UserError where the run's folder holds another image under the same name."""
-        for name, x in self.images.items():
+        for name in self.names:
             path = picture(folder.files, name, "origin")
-            if os.path.exists(path) and not torch.equal(load_image(path), x):
+            if os.path.exists(path) and not torch.equal(load_image(path), self._image(name)):
                 raise UserError(
                     f"{path}: is not the image that {name} is now; rename the new one or choose "
                     "another --name NAME"

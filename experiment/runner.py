@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+import zlib
 
 import torch
 import torch.distributed as dist
@@ -123,15 +124,14 @@ def choose_batch_size(eps, size, device):
 def network_and_batch(args, method, config, images, compute):
     """(eps(x, t) for the largest of the images, None where no network is needed; the default batch
     size). images: a Simulated or the like; compute: the Compute of this process."""
-    size, count = largest(images), len(images.names)
-    if not images.in_memory:  # then as many as are worth computing at once are read at once
-        count = choose_batch_size(None, size, torch.device("cpu"))
+    size = largest(images)
     if not method.uses_prior or args.summarize:
-        return None, of_rank_0(count)
+        return None, of_rank_0(choose_batch_size(None, size, torch.device("cpu")))
     model = load_prior(config, args.model_config, compute.device, compute.precision)
     eps = eps_of_any_size(model, args, size, config["image_size"], compute.device)
     # Every rank needs work; their GPUs' free memory may differ.
-    count = min(choose_batch_size(eps, size, compute.device), -(-count // compute.world))
+    share = -(-len(images.names) // compute.world)
+    count = min(choose_batch_size(eps, size, compute.device), share)
     eps.model = compile_network(eps.model, compute.device) if args.compile else eps.model
     return eps, of_rank_0(count)
 
@@ -204,13 +204,6 @@ def row_defaults(row):
     return defaults
 
 
-def described(method, h, args):
-    """What runs, in a few words, with the hyperparameters that the command line changes."""
-    changed = {key: getattr(args, key) for key in ("outer", "inner", "custom_steps")}
-    changed = [f"{key} {value}" for key, value in changed.items() if value is not None]
-    return ", ".join([about(method, h), *changed])
-
-
 def lasting_settings(args, method, h, config, images, precision):
     """The settings that must not change when a run is resumed; the others (which images, batch
     size, device) change results by rounding only."""
@@ -218,6 +211,7 @@ def lasting_settings(args, method, h, config, images, precision):
     settings["precision"] = precision
     # Only where they differ from their defaults: runs older than the options can be resumed.
     settings.update({"tile": args.tile} if args.tile else {})
+    settings.update({"seed_each": True} if args.seed_each else {})
     settings.update({"samples": args.samples} if args.samples > 1 else {})
     settings.update({"stop": args.stop} if args.stop != "discrepancy" else {})
     row = row_values(dataclasses.asdict(h))
@@ -228,6 +222,12 @@ def lasting_settings(args, method, h, config, images, precision):
         table = errors_path(checkpoint)
         settings["errors"] = checkpoint_digest(table) if os.path.isfile(table) else None
     return settings
+
+
+def seed_of(name, args):
+    """The seed of an image: --seed or, with --seed-each, one that depends on its name, too."""
+    # Of 31 bits, for further samples add to it.
+    return zlib.crc32(f"{args.seed} {name}".encode()) >> 1 if args.seed_each else args.seed
 
 
 def summarise(folder, head, settings, failed, known, fid=None):
@@ -274,10 +274,9 @@ def restore_batches(folder, batches, build, solver, progress):
 def open_images(args, method, problems):
     """(the images of a run, the Row, the model config)."""
     config = load_model_config(args.model_config)
-    given = {"outer": args.outer, "inner": args.inner, "chain_steps": args.custom_steps}
     # Photographs have no task file whose name might be a user's own.
     on_row = say if args.task_config else lambda line: None
-    h = load_row(method, args.task, args.preset, on_row, args.dataset, **given)
+    h = load_row(method, args.task, args.preset, on_row, args.dataset, args.changed)
     return problems(args, config["image_size"]), h, config
 
 
@@ -313,7 +312,7 @@ def run(args, method, problems=Simulated):
     computed = {"name": name, "batch_size": batch_size, "tile": tile, "world": world}
     computed["device"] = str(compute.device)
     settings = {**vars(args), **images.options, **lasting, **computed}
-    head = {"method": method.name, "about": described(method, h, args)}
+    head = {"method": method.name, "about": about(method, h, args.changed)}
     head.update(dataset=args.dataset, task=args.task)
     if rank == 0 and images.report:
         print("\n".join(images.report))
@@ -322,7 +321,7 @@ def run(args, method, problems=Simulated):
     setup = Setup(eps, h, args.eta, metrics, args.stop, args.samples)
 
     def build(names):
-        rng = BatchRandom([args.seed] * len(names))
+        rng = BatchRandom([seed_of(name, args) for name in names])
         return Restoration(folder, images.batch(names, rng, compute.device), rng, setup)
 
     batches = [] if args.summarize else batches_of(images, batch_size)[rank::world]

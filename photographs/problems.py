@@ -89,7 +89,7 @@ class Photographs:
     single unreadable ones are listed in `failed`.
     """
 
-    has_truth = in_memory = False
+    has_truth = False
 
     def __init__(self, options, args, prior_size):
         if args.sigma == 0:

@@ -13,7 +13,6 @@ from util.devices import first_line
 from util.files import PictureError, UserError
 from util.images import (
     UNREADABLE,
-    declared_white,
     full_scale,
     is_grey_mode,
     refuse_dark_colours,
@@ -223,7 +222,7 @@ def _values(path, opened, remarks, warnings):
             return values
     image = ImageOps.exif_transpose(opened)
     if grey and wide or opened.mode == "F":
-        values = full_scale(image, declared_white(opened), path)
+        values = full_scale(image, opened, path)
         image, more, profile = _to_srgb(image, profile, True)
         remarks += more
         return np.repeat(values[..., None], 3, -1), grey, None, 16, profile

@@ -70,7 +70,7 @@ def test_every_tensor_is_on_the_device(no_backward, method, preset, task, precis
     given = {"gradient_steps": 1} if method == "dmilo-pgd" else {}
     short = {"outer": 1, "inner": 1} if method in PAPER else {}
     method = load_method(method)
-    h = shortened(load_row(method, task, preset, **short), **given)
+    h = shortened(load_row(method, task, preset, given=short), **given)
     operator, _ = load_measurement(load_yaml(TASKS[task]), TASKS[task], (64, 64), 64)
     rng = BatchRandom([1])
     g = Chain(None, h.chain_steps, rng, layers=h.layers)

@@ -1096,6 +1096,26 @@ def test_a_compressed_tiff_of_16_bits_keeps_them_or_says_what_to_install(look, m
     assert "pip install imagecodecs" in result.err
 
 
+@pytest.mark.parametrize("kind", ["miniswhite", "signed"])
+def test_16_bits_of_another_white_are_read_as_they_are_meant(look, kind):
+    import tifffile
+
+    grey = wide_scene()[..., 1]
+    if kind == "signed":
+        tifffile.imwrite("g.tif", (grey >> 1).astype(np.int16), photometric="minisblack")
+    else:
+        tifffile.imwrite("g.tif", 65535 - grey, photometric=kind)
+    y = (look("g.tif").problem.y[0, 0].double().numpy() + 1) / 2 * 65535
+    assert np.abs(y - grey).max() < 3
+
+
+def test_a_tiff_that_cannot_be_decoded_is_refused_with_its_compression(look):
+    import tifffile
+
+    tifffile.imwrite("j.tif", wide_scene(), photometric="rgb", compression="jpeg2000")
+    assert "3 channels of uint16, compressed by JPEG2000; save it" in look("j.tif", code=2).err
+
+
 def exif_of_a_camera():
     exif = Image.Exif()
     for tag, value in {270: "The mill", 271: "Maker", 315: "A. Photographer"}.items():

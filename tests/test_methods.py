@@ -163,3 +163,26 @@ assert left() == before and not x.requires_grad and y.grad is None
 def test_a_restoration_leaves_the_process_alone():
     done = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_row_can_be_changed_key_by_key():
+    method = load_method("dmilo")
+    given = {"lr_nu": 0, "restarts.count": 1, "data_term": None, "init.kind": "pnp"}
+    h, before = (load_row(method, "inpainting", "fast", given=one) for one in (given, None))
+    assert h.hyperparameters.lr_nu == 0 and h.restarts.count == 1
+    assert h.data_term is None and h.init.kind == "pnp"
+    assert before.restarts.count == 2 and before.data_term is not None
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("lr_mu", 1, "lr_mu: .* has no such setting"),
+        ("lr_nu", "x", "lr_nu is 'x'"),
+        ("restarts.number", 1, "restarts.number is not a known key"),
+        ("chain_steps", 1001, "chain_steps is 1001"),
+    ],
+)
+def test_a_changed_key_is_checked(key, value, message):
+    with pytest.raises(UserError, match=message):
+        load_row(load_method("dmilo"), "inpainting", "fast", given={key: value})

@@ -88,21 +88,16 @@ def test_the_default_batch_size_on_the_cpu(demo_model):
     assert choose_batch_size(demo_model, (256, 256), torch.device("cpu")) == 1
 
 
-WHOLE = ("--inner", 20)  # of both faces
-
-
 @pytest.mark.parametrize(
-    "options, shorter",
+    "options",
     [
-        (("--precision", "bf16"), ("-n", 1)),
-        pytest.param(("--precision", "bf16"), WHOLE, marks=pytest.mark.slow),
-        pytest.param(("--compile",), WHOLE, marks=pytest.mark.slow),
+        ("--precision", "bf16"),
+        ("--compile",),
     ],
 )
-def test_other_precisions_stay_within_0_2_dB(request, run_method, options, shorter):
-    if shorter != WHOLE:
-        request.getfixturevalue("short_searches")
-    fast = ("--preset", "fast", *shorter)
+@pytest.mark.slow
+def test_other_precisions_stay_within_0_2_dB(run_method, options):
+    fast = ("--preset", "fast", "--inner", 20)
 
     def psnr(name, *options):
         run = run_method("dmilo", "inpainting", *options, iterations=fast, name=name)

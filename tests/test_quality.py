@@ -32,7 +32,7 @@ FLOORS = [  # method, preset, task file, PSNR, LPIPS
     ("denoiser", "tuned", "denoising", 29.20, 0.0200),
     ("dmilo", "fast", "inpainting", 27.24, 0.0236),
     ("dmilo", "fast", "super_resolution", 23.63, 0.1078),
-    ("dmilo-pgd", "fast", "super_resolution", 23.63, 0.1078),
+    pytest.param("dmilo-pgd", "fast", "super_resolution", 23.63, 0.1078, marks=pytest.mark.slow),
     ("dmilo", "sharp", "inpainting", 26.95, 0.0176),
     ("posterior", "tuned", "inpainting", 25.16, 0.0218),
 ]

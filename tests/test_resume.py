@@ -58,7 +58,7 @@ RUNS = [
     "dmilo-pgd.py -t super_resolution --outer 3 --inner 2",
     "dmilo.py -t extreme_inpainting --preset fast",
     "dmilo.py -t motion_deblur --outer 1 --inner 2 --samples 3",
-    "dmilo.py -t blind_deblur --outer 3 --inner 2",
+    "dmilo.py -t blind_deblur --outer 2 --inner 1",
     "dmilo.py -t inpainting --preset sharp",
     "dmilo.py -t super_resolution --preset sharp --outer 3",
     "samplers.antithetic -t super_resolution --samples 3",

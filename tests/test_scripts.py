@@ -93,7 +93,7 @@ def test_the_baselines_restore_and_are_counted(run_method, method, nfe, floor, o
 
 def test_a_setting_that_a_baseline_lacks_is_one_line(script, tmp_path):
     result = script("baselines.dps -t inpainting --inner 3 --cuda -1 -l", tmp_path)
-    assert result.code == 2 and "--inner: configs/dps.yaml " in result.err
+    assert result.code == 2 and "inner: configs/dps.yaml " in result.err
 
 
 @pytest.mark.usefixtures("tiny_prior")

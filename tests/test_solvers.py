@@ -40,7 +40,7 @@ def faces():
 
 def last_iterate(model, method, task, x, seeds, eta=0.0, **given):
     method = load_method(method)
-    h = load_row(method, task, outer=1, inner=2)
+    h = load_row(method, task, given={"outer": 1, "inner": 2})
     h = dataclasses.replace(h, hyperparameters=dataclasses.replace(h.hyperparameters, **given))
     operator, noise = load_measurement(load_yaml(TASKS[task]), TASKS[task], (64, 64), 64)
     rng = BatchRandom(seeds)

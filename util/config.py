@@ -58,6 +58,17 @@ def load_yaml(path):
     return config
 
 
+def parse_setting(text):
+    """KEY=VALUE, the value as in YAML -> (key, value). Raises ValueError for anything else."""
+    key, _, value = text.partition("=")
+    if not re.fullmatch(r"\w+(\.\w+)*", key) or not value:
+        raise ValueError(text)
+    try:
+        return key, yaml.load(value, Loader=Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(text) from error
+
+
 class Section:
     """A mapping of a YAML file whose keys are read one by one, so that errors name the key.
 

@@ -43,6 +43,7 @@ UNREADABLE = (  # what Pillow raises
 )
 LONGEST_NAME = 249  # bytes; 255 in most file systems, minus ".state"
 FULL_SCALES = (255, 1023, 4095, 16383, 65535)  # white of 8, 10, 12, 14 and 16 bits
+PNG_HEADER = 33  # bytes before the chunks of a PNG: signature and IHDR
 FULL_RANGE = ("PPM", "JPEG2000")  # formats that declare white, which Pillow scales to 65535
 
 
@@ -118,9 +119,9 @@ def find_images(folder, option="--data"):
     return images, others
 
 
-def list_images(folder):
+def list_images(folder, option="--data"):
     """Paths of the images of `find_images`."""
-    return [os.path.join(folder, name) for name in find_images(folder)[0]]
+    return [os.path.join(folder, name) for name in find_images(folder, option)[0]]
 
 
 def listed(names, first=3):
@@ -159,6 +160,8 @@ def declared_white(file):
     if file.format != "TIFF":
         return None
     bits = file.tag_v2.get(258, (16,))[0]  # BitsPerSample
+    if bits == 16 and file.tag_v2.get(339, (1,))[0] == 2:  # SampleFormat: signed
+        return 32767
     return 2**bits - 1 if 8 < bits < 16 else file.tag_v2.get(281, (None,))[0]  # MaxSampleValue
 
 
@@ -173,24 +176,26 @@ def probable_white(top, is_float):
     return 65535 if 16383 < top < 65535 else None  # 15 bits are not in use
 
 
-def full_scale(image, white, name):
-    """An image of 16 or 32 bits or of floats -> (H, W) float64 in [0, 1]. white: as declared, or
-    None. Raises PictureError, with advice, if white is unknown."""
+def full_scale(image, file, name):
+    """An image of 16 or 32 bits or of floats, upright, of an opened file -> (H, W) float64 in
+    [0, 1]. Raises PictureError, with advice, if white is unknown."""
     values = np.asarray(image).astype(np.float64)
     low, top = float(values.min()), float(values.max())
-    white = white or probable_white(top, image.mode == "F")
+    white = declared_white(file) or probable_white(top, image.mode == "F")
     if not low == top == 0 and not (low >= 0 and white):
         raise PictureError(
             f"{name}: its values, {low:g} to {top:g}, do not tell what white is; scale them to 0 … "
             "255 and save 8 bits: Image.fromarray((255 * values / white).round().astype('uint8'))"
             ".save(…)"
         )
-    return (values / (white or 1)).clip(0, 1)
+    values = (values / (white or 1)).clip(0, 1)
+    # PhotometricInterpretation 0: 0 is white, which Pillow heeds for 8 bits only.
+    return 1 - values if file.format == "TIFF" and file.tag_v2.get(262) == 0 else values
 
 
-def narrowed(image, white, name):
+def narrowed(image, file, name):
     """`full_scale` as an image of 8 bits, mode "L"; Pillow's conversion clips values at 255."""
-    return Image.fromarray((full_scale(image, white, name) * 255).round().astype(np.uint8))
+    return Image.fromarray((full_scale(image, file, name) * 255).round().astype(np.uint8))
 
 
 def refuse_dark_colours(file, name, wide=None):
@@ -230,8 +235,10 @@ def true_reason(path, error):
 
             with tifffile.TiffFile(path) as file:
                 page = file.pages[0]
-                what = f"is a TIFF of {page.samplesperpixel} channels of {page.dtype}"
-            return f"{what}; save it with 8 or 16 bits per channel, grey, RGB or RGBA"
+                channels = page.samplesperpixel
+                what = f"is a TIFF of {channels} channel{'s' * (channels > 1)} of {page.dtype}"
+                what += f", compressed by {page.compression.name}" * (page.compression != 1)
+            return f"{what}; save it uncompressed, 8 or 16 bits per channel, grey, RGB or RGBA"
     except Exception:  # of a file that is damaged; Pillow's words remain
         return None
     is_heic = head[4:8] == b"ftyp" and head[8:12] in HEIC
@@ -259,7 +266,7 @@ def open_rgb(file, name):
         refuse_dark_colours(opened, name)
         image = ImageOps.exif_transpose(opened)
         if image.mode == "F" or image.mode.startswith("I"):
-            image = narrowed(image, declared_white(opened), name)
+            image = narrowed(image, opened, name)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -316,27 +323,25 @@ def save_image(path, x, bits=8, alpha=None, tags=None):
             Image.fromarray(values).save(tmp, **(tags or {}))
 
 
-def png_chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def write_png16(path, values, tags):
     """Write (H, W, C) uint16 as a PNG, which Pillow cannot; C: 2 (grey and opacity), 3 or 4 (RGBA).
     tags: see `save_image`."""
-    height, width, channels = values.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    chunks = {b"IHDR": header}
+    import imagecodecs
+
+    chunks = {}
     if "icc_profile" in tags:
         chunks[b"iCCP"] = b"profile\0\0" + zlib.compress(tags["icc_profile"])
     if "dpi" in tags:
         chunks[b"pHYs"] = struct.pack(">IIB", *(round(one / 0.0254) for one in tags["dpi"]), 1)
     if "exif" in tags:
         chunks[b"eXIf"] = tags["exif"].removeprefix(b"Exif\0\0")
-    rows = values.astype(">u2").reshape(height, -1).view(np.uint8)
-    rows = np.pad(rows, ((0, 0), (1, 0)))  # 0 before each row: not filtered
-    chunks.update({b"IDAT": zlib.compress(rows.tobytes(), 6), b"IEND": b""})
+    encoded = imagecodecs.png_encode(np.ascontiguousarray(values))
     with open(path, "wb") as f:
-        f.write(b"\x89PNG\r\n\x1a\n" + b"".join(map(png_chunk, chunks, chunks.values())))
+        f.write(encoded[:PNG_HEADER])
+        for kind, data in chunks.items():
+            check = zlib.crc32(kind + data)
+            f.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check))
+        f.write(encoded[PNG_HEADER:])
 
 
 def tile(rows, pad=2):
