@@ -147,15 +147,16 @@ def table_of(presets, preset, path):
 def load_row(method, task, preset=None, on_row=lambda line: None, dataset=None, given=None):
     """The row of `task` with a data set's prior (see `row_of`) in a preset of a Method, the first
     preset if None: a Row, or a Preset for the paper's methods. given: {dotted key: value} that
-    replace the row's; None removes a key. on_row: called with a line if it is another task's row.
-    Raises UserError for an unknown preset and for a value that is missing, unknown or out of
+    replace the row's; None removes a key. on_row: called with a line if it is another task's row
+    or, for the paper's methods, `default`. Raises UserError for an unknown preset and for a value that is missing, unknown or out of
     range."""
     path, given = project(f"configs/{method.name}.yaml"), given or {}
     presets = load_presets(method.name)
     preset = next(iter(presets)) if preset is None else preset
     table = table_of(presets, preset, path)
     row = row_of(task, table.values, dataset)
-    if row not in (task, f"{dataset}/{task}"):
+    own_row = row in (task, f"{dataset}/{task}")
+    if not own_row and (row != "default" or not issubclass(method.row, Row)):
         on_row(f"{path}: {preset} has no row {task}, its row {row} is used")
     section = table.section(row)
     values = section.values

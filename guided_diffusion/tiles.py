@@ -1,10 +1,12 @@
 """The network on images of any size: extended by reflection, and in overlapping tiles if memory is
 short."""
 
+import itertools
 import math
 
 import torch
 from torch.utils.checkpoint import checkpoint
+from tqdm import tqdm
 
 from guided_diffusion.kernels import mirrored_after
 from util.devices import available_memory
@@ -13,6 +15,8 @@ from util.devices import available_memory
 MEMORY_SHARE = 0.25
 # Times the prior's side: the time of attention grows with the fourth power of a tile's side.
 LARGEST_TILE = 4
+PATIENCE = 5  # seconds of one evaluation after which a bar shows its tiles and the time left
+BAR = {"leave": False, "disable": None, "dynamic_ncols": True}
 OVERLAP = 64  # px that neighbouring tiles share; at most half a tile
 
 
@@ -64,11 +68,11 @@ class AnySize:
         window = weights[0][:, None] * weights[1]
         total, weight = torch.zeros_like(x), torch.zeros_like(x[:1, :1])
         options = {"use_reentrant": False, "preserve_rng_state": False}
-        for top in tops:
-            for left in lefts:
-                box = (..., slice(top, top + sides[0]), slice(left, left + sides[1]))
-                total[box] += window * checkpoint(self.model, x[box], t, **options)[:, :3]
-                weight[box] += window
+        corners = list(itertools.product(tops, lefts))
+        for top, left in tqdm(corners, desc="tiles", unit="tile", delay=PATIENCE, **BAR):
+            box = (..., slice(top, top + sides[0]), slice(left, left + sides[1]))
+            total[box] += window * checkpoint(self.model, x[box], t, **options)[:, :3]
+            weight[box] += window
         return total / weight
 
 

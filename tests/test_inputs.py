@@ -1171,7 +1171,7 @@ def test_an_unreadable_file_is_told_its_true_reason(look):
     assert "h.jpg: is HEIC" in error and "cannot identify" not in error
     tifffile.imwrite("f.tif", wide_scene().astype(np.float32) / 65535, photometric="rgb")
     assert (
-        "f.tif: is a TIFF of 3 channels of float32; save it with 8 or 16 bits"
+        "f.tif: is a TIFF of 3 channels of float32; save it uncompressed, 8 or 16 bits"
         in look("f.tif", code=2).err
     )
 

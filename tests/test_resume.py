@@ -58,7 +58,7 @@ RUNS = [
     "dmilo-pgd.py -t super_resolution --outer 3 --inner 2",
     "dmilo.py -t extreme_inpainting --preset fast",
     "dmilo.py -t motion_deblur --outer 1 --inner 2 --samples 3",
-    "dmilo.py -t blind_deblur --outer 2 --inner 1",
+    "dmilo.py -t blind_deblur --outer 3 --inner 1",
     "dmilo.py -t inpainting --preset sharp",
     "dmilo.py -t super_resolution --preset sharp --outer 3",
     "samplers.antithetic -t super_resolution --samples 3",
@@ -69,6 +69,8 @@ RUNS = [
     "baselines.diffpir -t inpainting --outer 3 -c 2",
     "baselines.reddiff -t inpainting --outer 3 -c 2",
     "baselines.daps -t inpainting --outer 3 -c 2",
+    "baselines.fast_dips -t inpainting --outer 3",
+    "baselines.admm -t inpainting --outer 3",
     "baselines.total_variation -t inpainting --outer 3 --inner 2",
 ]
 

@@ -359,7 +359,7 @@ def test_benchmark_quality(script, tmp_path, commands_in_process):
     assert result.code == 0, result.err
     table = (tmp_path / "q" / "quality.md").read_text()
     what = load_method("least_squares").about
-    assert f"| inpainting | least_squares | tuned | {what} | 0 |" in table
+    assert f"| inpainting | least_squares | tuned | {what} | 1 | 0 |" in table
     [row] = csv.DictReader(open(tmp_path / "q" / "quality.csv"))
     assert f"| {float(row['psnr']):.2f} |" in table and row["what it is"] == what
     assert Image.open(tmp_path / "q" / "quality.png").width > 100
