@@ -4,6 +4,7 @@
     python benchmark.py calibration --data faces/ -n 48 -bn 40 --cuda -1      # spread of samples
     python benchmark.py loss --data faces/ -n 32 --cuda -1                    # error of the prior
     python benchmark.py photographs --cuda -1                                 # other programs, too
+    python benchmark.py blind --cuda -1                                       # unknown blur
     python benchmark.py inner --dataset demo --batch-size 1 2 4 8 --cuda -1   # an inner step
     python benchmark.py inner --dataset celeba --precision fp32 bf16 --cuda 0
     python benchmark.py memory --dataset demo --steps 1 2 3 4 --cuda -1       # by number of steps
@@ -22,6 +23,9 @@ histograms).
 photographs damages photographs of scikit-image and scikit-learn and restores them with restore.py
 and with other programs (BM3D, OpenCV … if installed). It writes photographs.md and photographs.png.
 
+blind blurs the photographs of data/bench/blind with eight kernels and restores them without their
+kernel, with it, and by another method. It writes blind.md, blind.csv and blind.png.
+
 inner and memory need no checkpoint. inner compares our step with that of the published code, built
 from our modules: it computes gradients of the weights, recomputes attention in the backward pass
 and waits for every loss. The two are timed alternately; peak memory is measured in a process of its
@@ -36,6 +40,8 @@ import time
 
 import torch
 
+from bench.blind_benchmark import DAMAGES as BLIND_DAMAGES
+from bench.blind_benchmark import compare_blind
 from bench.costs import inner, memory
 from bench.jobs import method_and_preset
 from bench.photo_benchmark import DAMAGES, PHOTOGRAPHS, SETS, SIDE, compare_photographs, photo_run
@@ -158,6 +164,18 @@ def add_photographs(add):
     add("--out", type=typed_path, default=out, help=f"folder (default {out})")
 
 
+def add_blind(add):
+    damages, out = " ".join(BLIND_DAMAGES), "results/blind"
+    add_device(add, "photo")
+    add("-n", "--number", type=number(int, 1, 8), default=8, help="photographs (default 8)")
+    help = f"what follows the blur: {damages} (default all)"
+    add("--damages", nargs="+", choices=BLIND_DAMAGES, default=[*BLIND_DAMAGES], help=help)
+    add("--preset", default="quick", help="of restore.py (default quick)")
+    help = "kernel n + SHIFT blurs photograph n; 0 … 7 make all 64 pairs (default 0)"
+    add("--shift", type=number(int, 0, 7), default=0, help=help)
+    add("--out", type=typed_path, default=out, help=f"folder (default {out})")
+
+
 COMMANDS = {
     "inner": (inner, add_inner),
     "memory": (memory, add_memory),
@@ -165,6 +183,7 @@ COMMANDS = {
     "calibration": (calibration, add_calibration),
     "loss": (loss, add_images),
     "photographs": (compare_photographs, add_photographs),
+    "blind": (compare_blind, add_blind),
     "gpu": (gpu, lambda add: None),
 }
 

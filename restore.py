@@ -3,6 +3,7 @@
     python restore.py photo.jpg --mask holes.png      # holes where the mask is not white
     python restore.py photo.jpg --scale 2             # enlarge
     python restore.py photo.jpg --kernel kernel.png   # known blur; --blind 15: unknown blur
+    python restore.py photo.jpg --jpeg                # undo a JPEG's compression
     python restore.py photos/ --preset quick          # denoise all images of a folder
 
 The results are in restored/<time>/; report.html there compares them with the originals. Masks,

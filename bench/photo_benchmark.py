@@ -25,7 +25,7 @@ from report.pictures import write_strips
 from report.records import load_run
 from util.config import load_yaml
 from util.files import UserError, atomic, project, write_text
-from util.images import load_image, save_image
+from util.images import load_image, save_image, to_pixels
 from util.tables import markdown
 
 KERNEL = 13  # px a side
@@ -48,6 +48,13 @@ def from_sklearn(file):
 # load() -> (H, W) or (H, W, 3) uint8; centre: row and column of the crop's centre.
 Photograph = namedtuple("Photograph", "load centre")
 
+
+def from_bench(file):
+    """A photograph of data/bench, 512 x 512 px."""
+    path = f"data/bench/{file}"
+    return Photograph(lambda: np.asarray(Image.open(project(path)).convert("RGB")), (256, 256))
+
+
 PHOTOGRAPHS = {
     "camera": Photograph(skimage.data.camera, (184, 248)),
     "cat": Photograph(skimage.data.cat, (148, 228)),
@@ -61,11 +68,18 @@ PHOTOGRAPHS = {
     "coffee": Photograph(skimage.data.coffee, (200, 300)),
     "retina": Photograph(skimage.data.retina, (700, 1000)),
     "coins": Photograph(skimage.data.coins, (150, 190)),
+    "bridge": from_bench("files/Bridge_by_Sander_Klootwijk.png"),
+    "picture": from_bench("files/Picture_1A_by_freespace.png"),
+    "wine": from_bench("files/Wine_by_Jakkub_Mede.png"),
+    "flowers": from_bench("files/flowers.png"),
+    "lake": from_bench("files/lake-sherburne.png"),
+    "cityscape": from_bench("files/singaporean-cityscape.png"),
 }
 SETS = {
     "final": ["camera", "cat", "china", "flower", "motorcycle", "rocket"],
     "tuning": ["astronaut", "hubble", "page"],
     "choosing": ["coffee", "retina", "coins"],
+    "files": ["bridge", "picture", "wine", "flowers", "lake", "cityscape"],
 }
 
 
@@ -119,6 +133,15 @@ def reduced(x, rng):
     return x, reducing((height, width), FACTOR, torch.device("cpu"))(x[None])[0], {"factor": FACTOR}
 
 
+def compressed(quality):
+    """Compression as a JPEG with chroma of half the size (4:2:0), which `write_damaged` does."""
+
+    def damage(x, rng):
+        return x, x, {"quality": quality}
+
+    return damage
+
+
 # sigma: noise of 255, or None; option: restore.py's for this damage; make(x, rng): truth and
 # measurement, (C, H, W) in [-1, 1], and what is known about the damage.
 Damage = namedtuple("Damage", "title sigma option make")
@@ -130,6 +153,10 @@ DAMAGES = {
 DAMAGES["scratches"] = Damage(f"scratches {SCRATCH} px wide", None, "mask", scratched)
 DAMAGES["blur"] = Damage(f"known blur of {KERNEL} px, noise 2.5", 2.5, "kernel", blurred(2.5))
 DAMAGES["reduced"] = Damage(f"enlarging x {FACTOR}", None, "scale", reduced)
+DAMAGES.update(
+    (f"jpeg{quality}", Damage(f"JPEG of quality {quality}", None, "jpeg", compressed(quality)))
+    for quality in (10, 20, 40)
+)
 
 
 def photo_run(text):
@@ -151,6 +178,20 @@ def load_photograph(name, size):
     return torch.from_numpy(picture.transpose(2, 0, 1).copy()).float() / 127.5 - 1
 
 
+def measured_path(folder, name, known):
+    """The file of a damaged photograph; known: about its damage."""
+    suffix = "jpg" if "quality" in known else "png"
+    return os.path.join(folder, "measured", f"{name}.{suffix}")
+
+
+def save_jpeg(path, x, quality):
+    """Write (3, H, W) or (1, H, W) in [-1, 1] as a JPEG, 4:2:0."""
+    pixels = np.round(to_pixels(x) * 255).astype(np.uint8)
+    options = {"subsampling": "4:2:0"} if len(x) == 3 else {}
+    with atomic(path) as temporary:
+        Image.fromarray(pixels.squeeze()).save(temporary, quality=quality, **options)
+
+
 def write_damaged(folder, names, size, damage):
     """Write truth/, measured/ and, if the damage has one, mask/ or kernel/ in `folder`, a file per
     photograph. Returns {name: what is known about its damage}."""
@@ -159,6 +200,9 @@ def write_damaged(folder, names, size, damage):
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         truth, measured, known[name] = damage.make(load_photograph(name, size), rng)
         pictures = {"truth": truth, "measured": measured}
+        if "quality" in known[name]:
+            path = measured_path(folder, name, known[name])
+            save_jpeg(path, pictures.pop("measured"), known[name]["quality"])
         if "mask" in known[name]:
             pictures["mask"] = torch.from_numpy(known[name]["mask"]).float()[None] * 2 - 1
         for kind, x in pictures.items():
@@ -180,13 +224,15 @@ def by_restore(args, run, damage, folder):
     options.update({"--batch-size": "1", "--cuda": str(args.cuda)})
     if slash:
         options["--method"] = method
+    known = []
     if damage.option:
         path = os.path.join(folder, damage.option)
-        options[f"--{damage.option}"] = str(FACTOR) if damage.option == "scale" else path
+        values = {"scale": [str(FACTOR)], "jpeg": []}
+        known = [f"--{damage.option}", *values.get(damage.option, [path])]
     if damage.sigma:
         options["--sigma"] = str(damage.sigma / 127.5)
     typed = [sys.executable, project("restore.py"), os.path.join(folder, "measured")]
-    typed += [one for option in options.items() for one in option]
+    typed += [one for option in options.items() for one in option] + known
     if run_command(typed):
         raise UserError(f"{' '.join(typed)}: failed, its message is above")
     finished = load_run(os.path.join(folder, name))
@@ -201,8 +247,11 @@ def by_rival(rival, damage, folder, known):
     """Restore a folder's measured/ by a rival -> {name: (path of the result, seconds)}."""
     restored = {}
     for name, of_damage in known.items():
-        y = np.asarray(Image.open(os.path.join(folder, "measured", f"{name}.png"))) / 255
+        file = measured_path(folder, name, of_damage)
+        y = np.asarray(Image.open(file)) / 255
         given = {"hole": ~of_damage["mask"]} if "mask" in of_damage else dict(of_damage)
+        if "quality" in of_damage:
+            given = {"file": file}
         if damage.sigma:
             given["sigma"] = damage.sigma / 255
         started = time.perf_counter()
@@ -252,7 +301,8 @@ def compare_damage(args, damage, folder, rivals, runs, metrics):
     ]
     strips = []
     for name in names[:STRIPS]:
-        y, truth = (os.path.join(folder, kind, f"{name}.png") for kind in ("measured", "truth"))
+        y = measured_path(folder, name, known[name])
+        truth = os.path.join(folder, "truth", f"{name}.png")
         strips.append([y, *(restored[name][0] for restored in results.values()), truth])
     return rows, ([damage.title, *results, "truth"], strips)
 

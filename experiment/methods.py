@@ -9,7 +9,8 @@ import importlib
 from util.files import UserError
 
 PAPER = ("dmilo", "dmilo-pgd")  # scripts at the root
-SAMPLERS = ("pnp", "antithetic", "posterior", "denoiser")  # ours, without a layer search
+# Ours, without a layer search.
+SAMPLERS = ("pnp", "antithetic", "posterior", "denoiser", "quantised")
 BASELINES = (
     "least_squares",
     "total_variation",
@@ -20,6 +21,8 @@ BASELINES = (
     "dps",
     "reddiff",
     "daps",
+    "fast_dips",
+    "admm",
 )
 METHODS = (*PAPER, *SAMPLERS, *BASELINES)
 

@@ -148,8 +148,8 @@ def load_row(method, task, preset=None, on_row=lambda line: None, dataset=None, 
     """The row of `task` with a data set's prior (see `row_of`) in a preset of a Method, the first
     preset if None: a Row, or a Preset for the paper's methods. given: {dotted key: value} that
     replace the row's; None removes a key. on_row: called with a line if it is another task's row
-    or, for the paper's methods, `default`. Raises UserError for an unknown preset and for a value that is missing, unknown or out of
-    range."""
+    or, for the paper's methods, `default`. Raises UserError for an unknown preset and for a value
+    that is missing, unknown or out of range."""
     path, given = project(f"configs/{method.name}.yaml"), given or {}
     presets = load_presets(method.name)
     preset = next(iter(presets)) if preset is None else preset

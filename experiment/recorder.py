@@ -71,7 +71,13 @@ class ImageRecord:
         if "mask" in state:
             self._save("mask", 2 * state["mask"] - 1)
         for kernel in state.keys() & {"kernel", "kernel_true"}:
-            self._save(kernel, kernel_picture(state[kernel]))
+            self._save_kernel(kernel, state[kernel])
+
+    def _save_kernel(self, name, kernel):
+        """As a picture, and as an array for --kernel of restore.py."""
+        self._save(name, kernel_picture(kernel))
+        with atomic(os.path.join(self.pictures, f"{name}.npy")) as tmp, open(tmp, "wb") as f:
+            np.save(f, kernel.cpu().numpy())
 
     def _whole(self, x, around=None):
         """x, (C, h, w), in its photograph if only windows of that were restored. around: the value
@@ -126,7 +132,7 @@ class ImageRecord:
 
     def add_kernel(self, kernel):
         """The estimated kernel, (k, k), of a blind operator."""
-        self._save("kernel", kernel_picture(kernel))
+        self._save_kernel("kernel", kernel)
         if "kernel_true" in self.case.operator_state:
             error = kernel_error(kernel, self.case.operator_state["kernel_true"])
             self.record["kernel_error"] = error

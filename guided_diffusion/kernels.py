@@ -1,5 +1,9 @@
 """Blur kernels, matrices of reduction, warping, and their application to images."""
 
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -7,6 +11,8 @@ from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 
 from motionblur.motionblur import Kernel
+
+FINE = 8  # samples along each side of a px of kernels that are given by formulas
 
 
 def cubic(x, a=-0.5):
@@ -86,6 +92,59 @@ def gaussian_kernel(size, sigma, numpy_rng, torch_rng):
 def motion_kernel(size, intensity, numpy_rng, torch_rng):
     """(size, size) float64: a random camera shake; intensity: 0 (straight) … 1 (most erratic)."""
     return Kernel(size=(size, size), intensity=intensity, rng=numpy_rng).kernelMatrix
+
+
+def disk_kernel(radius):
+    """(k, k) float64: a uniform disk, the blur of a defocused lens; radius in px."""
+    down, right = fine_grid(radius)
+    return averaged(np.hypot(down, right) <= max(radius, 0.5))
+
+
+def line_kernel(length, angle):
+    """(k, k) float64: a straight line 1 px wide, the blur of a steady motion; length in px, angle
+    in degrees, counterclockwise from the right."""
+    down, right = fine_grid((length + 1) / 2)
+    along = np.cos(np.deg2rad(angle)) * right - np.sin(np.deg2rad(angle)) * down
+    across = np.sin(np.deg2rad(angle)) * right + np.cos(np.deg2rad(angle)) * down
+    return averaged((np.abs(along) <= max(length, 1) / 2) & (np.abs(across) <= 0.5))
+
+
+def round_kernel(sigma):
+    """(k, k) float64: a Gaussian; its standard deviation in px."""
+    down, right = fine_grid(3 * sigma)
+    return averaged(np.exp(-(down**2 + right**2) / (2 * sigma**2)))
+
+
+def fine_grid(reach):
+    """(down, right) in px from the centre: FINE x FINE samples in each of (k, k) px, k odd and
+    large enough for `reach`."""
+    side = 2 * max(1, math.ceil(reach - 0.5)) + 1
+    along = (np.arange(side * FINE) + 0.5) / FINE - side / 2
+    return along[:, None], along[None]
+
+
+def averaged(samples):
+    """The mean of each px of a `fine_grid`, divided by their sum."""
+    side = len(samples) // FINE
+    kernel = samples.astype(np.float64).reshape(side, FINE, side, FINE).mean((1, 3))
+    return kernel / kernel.sum()
+
+
+class Family(NamedTuple):
+    """Kernels of one or two numbers. kernel: a function of them; numbers: their names; widest: the
+    kernel's side in units of the first one; grids: values where a search begins, evenly spaced."""
+
+    kernel: Callable
+    numbers: tuple
+    widest: float
+    grids: tuple
+
+
+FAMILIES = {
+    "motion": Family(line_kernel, ("length", "angle"), 1, (range(3, 32, 2), range(0, 180, 10))),
+    "disk": Family(disk_kernel, ("radius",), 2, (range(1, 11),)),
+    "gauss": Family(round_kernel, ("sigma",), 6, ((0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0),)),
+}
 
 
 def mirrored(x, border, dim):

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard
 from guided_diffusion.blind import UnknownBlur, nearest_moved
+from guided_diffusion.jpeg import BLOCK, JPEG, SIGMA, Component, tables
 from guided_diffusion.kernels import (
     bicubic_matrix,
     blurring,
@@ -319,6 +320,37 @@ class BlindBlur(Blur):
         return UnknownBlur(self.size, self.image_size, device, mirror=True)
 
 
+# --------------------------------------------------------------------------------------------- JPEG
+
+
+@operator("jpeg")
+class JPEGCompression(Operator):
+    """The DCT coefficients of a JPEG in steps of libjpeg's tables (`guided_diffusion.jpeg.JPEG`);
+    both sides of the images must be multiples of the MCU's."""
+
+    # The blocks of luma in an MCU, vertical and horizontal; of chroma there is one.
+    SAMPLINGS = {"4:4:4": (1, 1), "4:2:2": (1, 2), "4:2:0": (2, 2), "4:4:0": (2, 1)}
+
+    def __init__(self, task, size, prior_size):
+        options = task.section("measurement").section("operator")
+        hint = "a whole number from 1 to 100"
+        quality = options.take("quality", int, lambda q: 1 <= q <= 100, hint)
+        known = f"one of {', '.join(self.SAMPLINGS)}"
+        sampling = options.take("sampling", str, self.SAMPLINGS.__contains__, known, "4:2:0")
+        luma, chroma = tables(quality)
+        blocks, self.size = self.SAMPLINGS[sampling], size
+        self.components = (Component(luma, blocks), *[Component(chroma, (1, 1))] * 2)
+        if any(side % (BLOCK * count) for side, count in zip(size, blocks)):
+            raise options.error(
+                "sampling",
+                f"is {sampling}, which needs sides that are multiples of "
+                f"{BLOCK * blocks[0]} x {BLOCK * blocks[1]} px, not {size[0]} x {size[1]}",
+            )
+
+    def draw(self, rng, device):
+        return JPEG(self.components, self.size, device), {}
+
+
 # ----------------------------------------------------------------------------------- nonlinear blur
 
 
@@ -498,3 +530,16 @@ class NoNoise:
 
     def __call__(self, y, rng):
         return y
+
+
+@noise("rounding")
+class Rounding:
+    """y rounded to whole numbers."""
+
+    sigma = SIGMA
+
+    def __init__(self, options):
+        pass
+
+    def __call__(self, y, rng):
+        return y.round()

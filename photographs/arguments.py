@@ -11,17 +11,19 @@ from experiment.arguments import (
     model_file,
     select_fields,
 )
-from experiment.methods import METHODS
-from experiment.presets import load_presets
+from experiment.methods import METHODS, load_method
+from experiment.presets import load_presets, load_row
 from experiment.recommended import recommended
-from guided_diffusion.kernels import FILTERS
+from guided_diffusion.kernels import FAMILIES, FILTERS
 from photographs.problems import photograph_files
 from photographs.reading import is_transparent
 from util.cli import Parser, number, typed_path
 from util.files import UserError
 
+PRIOR = "photo"  # the default, for photographs of any kind
 # The task of a photograph by the option given with it.
 MEASURED_TASKS = {
+    "jpeg": "jpeg",
     "scale": "super_resolution",
     "mask": "inpainting",
     "kernel": "motion_deblur",
@@ -44,12 +46,13 @@ class Options:
     """What is known about photographs, see `restore.py --help`; None: not given.
 
     transparent: all files have transparent areas and no option names the task: these are holes.
+    by_method: the method estimates the kernel of --blind; else it is found before.
     """
 
     photographs: tuple
     mask: str | None = None
     kernel: str | None = None
-    blind: int | None = None
+    blind: int | str | None = None
     scale: int | None = None
     invert_mask: bool = False
     grow: int | None = None
@@ -58,16 +61,22 @@ class Options:
     centre_kernel: bool = False
     filter: str | None = None
     linear: bool = False
+    jpeg: bool = False
     transparent: bool = False
+    by_method: bool = False
 
     @property
     def given(self):
-        """The option that determines the task: with --kernel and --scale, the latter; or None."""
-        return next((key for key in MEASURED_TASKS if key and getattr(self, key) is not None), None)
+        """The option that determines the task: with --kernel and --scale, the latter, with --jpeg
+        this; or None."""
+        options = (key for key in MEASURED_TASKS if key)
+        return next((key for key in options if getattr(self, key) not in (None, False)), None)
 
     @property
     def task(self):
-        return MEASURED_TASKS["mask" if self.transparent else self.given]
+        given = "mask" if self.transparent else self.given
+        found_before = given == "blind" and not self.by_method
+        return MEASURED_TASKS["kernel" if found_before else given]
 
     def refuse(self):
         """Raise UserError for an option that requires another one, or excludes it."""
@@ -82,9 +91,17 @@ class Options:
         for other in ("mask", "blind"):
             if self.scale is not None and getattr(self, other) is not None:
                 raise UserError(
-                    f"--scale: not with --{other}, only alone or with --kernel; restore one after "
-                    "the other"
+                    f"--scale: not with --{other}, only alone or with --kernel or --jpeg; restore "
+                    "one after the other"
                 )
+
+
+def blind_kind(text):
+    """The argparse type of --blind: a family of kernels, or the largest kernel's side in px."""
+    return text if text in FAMILIES else number(int, 3)(text)
+
+
+blind_kind.__name__ = f"{', '.join(FAMILIES)} or int"  # in argparse's message
 
 
 def add_photographs(parser):
@@ -111,19 +128,27 @@ def add_photographs(parser):
         type=typed_path,
         metavar="FILE|DIR",
         help="image or .npy of the blur kernel, as a cross-correlation: "
-        "y[i] = sum_j k[j] x[i + j - centre] (deblurring); a folder: by the photograph's name",
+        "y[i] = sum_j k[j] x[i + j - centre] (deblurring); a folder: by the photograph's name; or "
+        '"disk RADIUS", "motion LENGTH ANGLE" or "gauss SIGMA", in px and degrees',
     )
     damage(
         "--blind",
-        type=number(int, 3),
-        metavar="PX",
+        type=blind_kind,
+        metavar="PX|KIND",
         help="the blur kernel is unknown, at most so many px a side (odd; an even number counts as "
-        "the one below): it is estimated together with the image",
+        f"the one below), or one of {', '.join(FAMILIES)}: it is found from the photograph's edges",
+    )
+    damage(
+        "--jpeg",
+        action="store_true",
+        help="the photographs are JPEGs whose compression is undone: the result agrees with each "
+        "file's coefficients to within half a step of its tables (needs jpeglib)",
     )
     add(
         "--scale",
         type=number(int, 2),
-        help="enlarge so many times (super-resolution); with --kernel: blurred, then reduced",
+        help="enlarge so many times (super-resolution); with --kernel: blurred, then reduced; with "
+        "--jpeg: reduced, then compressed",
     )
     add(
         "--invert-mask",
@@ -171,6 +196,15 @@ def choose_method(given, task):
     return given.method, given.preset or ("fast" if "fast" in presets else presets[0])
 
 
+def is_by_method(given):
+    """Whether the chosen method estimates the kernel of --blind itself: it can, and it was named or
+    has a prior of one kind of picture."""
+    method, preset = choose_method(given, MEASURED_TASKS["blind"])
+    named = given.method is not None or given.dataset != PRIOR
+    row = load_row(load_method(method), MEASURED_TASKS["blind"], preset, dataset=given.dataset)
+    return named and row.fits_operator and given.blind not in FAMILIES
+
+
 def parse_photographs(doc):
     """The command line of restore.py -> (Arguments, Options, the method's name). Raises UserError
     for an unknown option, a value out of range and options that contradict each other."""
@@ -187,8 +221,8 @@ def parse_photographs(doc):
         "--prior",
         "--dataset",
         dest="dataset",
-        default="photo",
-        help="the prior, configs/model_config_<prior>.yaml (default photo)",
+        default=PRIOR,
+        help=f"the prior, configs/model_config_<prior>.yaml (default {PRIOR})",
     )
     add_slice(parser, None, "all")
     add_method(parser, "the method's preset")
@@ -206,6 +240,11 @@ def parse_photographs(doc):
         transparent = {*map(is_transparent, photograph_files(options)[0])} - {None}
         options = dataclasses.replace(options, transparent=transparent == {True})
     options.refuse()
+    if options.blind is not None:
+        options = dataclasses.replace(options, by_method=is_by_method(given))
+    for option in ("sigma", "linear") if options.jpeg else ():
+        if getattr(given, option):
+            raise UserError(f"--{option}: not with --jpeg, whose tables say what was lost of sRGB")
     method, preset = choose_method(given, options.task)
     model_config = model_file(given.dataset)
     return (

@@ -4,14 +4,20 @@ import os
 
 import torch
 
-from guided_diffusion.blind import UnknownBlur
-from guided_diffusion.kernels import FILTERS, correlating, lit_beyond_white
+from guided_diffusion.blind import UnknownBlur, moved
+from guided_diffusion.jpeg import JPEG, SIGMA, Component, ReducedJPEG
+from guided_diffusion.kernels import FAMILIES, FILTERS, correlating, lit_beyond_white
 from guided_diffusion.measurements import reducing
-from photographs.kernels import load_kernel
+from photographs.jpeg import UPRIGHT, read_jpeg, stored_turn
+from photographs.kernels import family_numbers, kernel_of_family, load_kernel, off_centre
 from photographs.masks import HALF_GONE, load_mask
+from photographs.noise import estimate_noise
 from photographs.pairing import file_for
+from photographs.reading import LUMA
+from solvers.edges import find_kernel, find_of_family
 from util.files import UserError
 
+LARGEST_FAMILY = 33  # px a side of a kernel that --blind motion, disk or gauss looks for
 CLIPPED = 1 - 1 / 255  # brighter values, in all channels, may have been brighter than white
 
 
@@ -19,10 +25,11 @@ class Denoising:
     """The photograph itself plus noise; the base class of every kind of damage.
 
     options: a `photographs.arguments.Options`. knows_mask: whether px can be left out of y;
-    assumed: a remark on the operator, or None.
+    assumed: a remark on the operator, or None; noise: (sigma, its source) where it is not
+    estimated, or None; copied: a remark on a photograph that is complete.
     """
 
-    knows_mask, assumed = True, None
+    knows_mask, assumed, noise, copied = True, None, None, None
 
     def __init__(self, options):
         pass
@@ -32,13 +39,30 @@ class Denoising:
         warnings)."""
         return {}, [], []
 
+    def measured(self, photo, state):
+        """y of one photograph; removes from its state what is no part of the operator's."""
+        return photo.x * state.get("mask", 1)
+
+    def is_complete(self, state):
+        """Whether nothing is to be restored, so that the photograph is copied."""
+        return False
+
     def unclipped(self, photo, state):
         """(1, 1, h, w), 0 where light was lost that the operator would need."""
         return torch.ones_like(photo.x[:, :1])
 
+    def shared(self, state):
+        """What photographs of one batch must have in common in addition to their size."""
+        return ()
+
     def border(self, state):
         """Rows above and below, and columns left and right, that x has in addition to y."""
         return 0, 0
+
+    def picture(self, x, state):
+        """The photograph in x, (…, H, W): without its border, upright."""
+        rows, columns = self.border(state)
+        return x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns]
 
     def size(self, y, state):
         """(H, W) of x."""
@@ -52,6 +76,8 @@ class Denoising:
 
 class Inpainting(Denoising):
     """Missing where a mask is not white or the photograph is transparent."""
+
+    copied = "its mask has no hole: copied"
 
     def __init__(self, options):
         self.masks, self.invert, self.grow = options.mask, options.invert_mask, options.grow or 0
@@ -78,6 +104,9 @@ class Inpainting(Denoising):
             )
         return {"mask": mask * visible}, remarks, warnings
 
+    def is_complete(self, state):
+        return self.masks is not None and bool(state["mask"].all())
+
 
 class Deblurring(Denoising):
     """Blurred by a known kernel. x extends half a kernel beyond y, as light from there was blurred
@@ -90,8 +119,12 @@ class Deblurring(Denoising):
         self.flip, self.centre = options.flip_kernel, options.centre_kernel
 
     def state_of(self, path, name, photo):
-        file = file_for("kernel", self.kernels, path, name)
-        kernel, before, warnings = load_kernel(file, self.flip, self.centre)
+        if family_numbers(self.kernels):
+            file, kernel, warnings = self.kernels, kernel_of_family(self.kernels), []
+            before = kernel.shape[-2:]
+        else:
+            file = file_for("kernel", self.kernels, path, name)
+            kernel, before, warnings = load_kernel(file, self.flip, self.centre)
         h, w = kernel.shape[-2:]
         height, width = (side * self.factor for side in photo.x.shape[-2:])
         whole = f"{before[1]} x {before[0]}"
@@ -118,8 +151,68 @@ class Deblurring(Denoising):
         return correlating(state["kernel"].to(device), size)
 
 
+def refuse_large(side, largest, path, photo):
+    """Raise UserError for a kernel of --blind that a photograph is too small for."""
+    height, width = photo.x.shape[-2:]
+    if side > min(height, width) // 2:
+        raise UserError(
+            f"--blind {largest}: is too large a kernel for {path}, {width} x {height}; "
+            "half a side is the most"
+        )
+
+
+class FromEdges(Deblurring):
+    """Blurred by an unknown kernel, of at most --blind px a side or of a family, which is found
+    before the restoration (`solvers.edges`). A photograph whose kernel cannot be trusted is
+    complete; its kernel is a single px."""
+
+    def __init__(self, options):
+        self.blind, self.found = options.blind, {}
+
+    def state_of(self, path, name, photo):
+        if name not in self.found:  # asked again when the photograph is restored
+            self.found[name] = self._find(path, photo)
+        kernel, remark = self.found[name]
+        return {"kernel": kernel[None]}, [remark], []
+
+    def _find(self, path, photo):
+        """(the kernel, (k, k); a remark)."""
+        noise = estimate_noise(photo.x, photo.visible)
+        grey = 1 if photo.grey else sum(one**2 for one in LUMA) ** 0.5  # of the noise that is left
+        sigma = max(noise.sigma if noise else 0, 1 / 255) / 2 * grey
+        y = (torch.tensordot(torch.tensor(LUMA), photo.x[0], 1) + 1) / 2
+        if self.blind in FAMILIES:
+            name, side = self.blind, min(LARGEST_FAMILY, min(photo.x.shape[-2:]) // 2)
+            found, numbers = find_of_family(name, y, sigma, side)
+        else:
+            side = (self.blind - 1) | 1  # odd
+            refuse_large(side, self.blind, path, photo)
+            found, name, numbers = find_kernel(y, side, sigma)
+        told = f"kernel {side} x {side} from edges (doubt {found.doubt:.2f})"
+        if name:
+            told = f"kernel {name} {' '.join(f'{number:.3g}' for number in numbers)}"
+        if not found.is_trusted:
+            reason = "explains it hardly better than none" if found.is_idle else "is doubtful"
+            return torch.ones(1, 1), f"given back unchanged: the best {told} {reason}"
+        return found.kernel, told
+
+    def is_complete(self, state):
+        return state["kernel"].numel() == 1
+
+    def unclipped(self, photo, state):
+        complete = self.is_complete(state)
+        return torch.ones_like(photo.x[:, :1]) if complete else super().unclipped(photo, state)
+
+    def picture(self, x, state):
+        """Moved back by the fraction of a px that the kernel's centre of mass is off its middle."""
+        kernels = state["kernel"].cpu().numpy()
+        shifts = [[-off for off in off_centre(kernel)] for kernel in kernels]
+        return super().picture(torch.stack([moved(*one) for one in zip(x, shifts)]), state)
+
+
 class BlindDeblurring(Denoising):
-    """Blurred by an unknown kernel of at most --blind px a side; the border as in `Deblurring`."""
+    """Blurred by an unknown kernel of at most --blind px a side, which the method estimates
+    together with the picture; the border as in `Deblurring`."""
 
     knows_mask = False  # the kernel is estimated from all of y
 
@@ -127,12 +220,7 @@ class BlindDeblurring(Denoising):
         self.largest, self.side = options.blind, (options.blind - 1) | 1  # odd
 
     def state_of(self, path, name, photo):
-        height, width = photo.x.shape[-2:]
-        if self.side > min(height, width) // 2:
-            raise UserError(
-                f"--blind {self.largest}: is too large a kernel for {path}, {width} x {height}; "
-                "half a side is the most"
-            )
+        refuse_large(self.side, self.largest, path, photo)
         return {}, [], []
 
     def border(self, state):
@@ -140,6 +228,55 @@ class BlindDeblurring(Denoising):
 
     def operator(self, state, size, device):
         return UnknownBlur(self.side, size, device, mirror=False)
+
+
+class Compression(Denoising):
+    """A JPEG, whose coefficients are known to within half a step of its tables, perhaps of a
+    reduced picture. x is the picture as it is stored, extended to whole MCUs."""
+
+    knows_mask = False
+    noise = SIGMA, "rounding, in steps of its tables"
+
+    def __init__(self, options):
+        self.reduction = None if options.scale is None else SuperResolution(options)
+        self.factor = options.scale or 1
+        self.assumed = self.reduction and self.reduction.assumed
+
+    def state_of(self, path, name, photo):
+        jpeg = read_jpeg(path)
+        photo.grey = jpeg.grey
+        blocks = [one.blocks for one in jpeg.components]
+        state = {
+            "y": jpeg.y,
+            "tables": torch.stack([one.table for one in jpeg.components])[None],
+            "layout": torch.tensor([[*jpeg.size, stored_turn(path), *sum(blocks, ())]]),
+        }
+        return state, [f"quality {jpeg.quality}", jpeg.sampling], []
+
+    def measured(self, photo, state):
+        return state.pop("y")
+
+    def shared(self, state):
+        return tuple(state["layout"][0].tolist()), state["tables"].numpy().tobytes()
+
+    def _components(self, state):
+        blocks = state["layout"][0, 3:].reshape(-1, 2).tolist()
+        return tuple(Component(*one) for one in zip(state["tables"][0].cpu(), map(tuple, blocks)))
+
+    def size(self, y, state):
+        return [self.factor * side for side in JPEG.padded(self._components(state), y)]
+
+    def picture(self, x, state):
+        height, width, turn = state["layout"][0, :3].tolist()
+        x = x[..., : self.factor * height, : self.factor * width]
+        return UPRIGHT.get(turn, lambda x: x)(x)
+
+    def operator(self, state, size, device):
+        stored = [side // self.factor for side in size]
+        jpeg = JPEG(self._components(state), stored, device)
+        if self.reduction is None:
+            return jpeg
+        return ReducedJPEG(jpeg, self.factor, self.reduction.matrix, device)
 
 
 class SuperResolution(Denoising):
@@ -181,10 +318,12 @@ class BlurredAndReduced(Deblurring):
 
 def damage_of(options):
     """The kind of damage that a command line describes."""
+    if options.jpeg:
+        return Compression(options)
     if options.kernel is not None:
         return Deblurring(options) if options.scale is None else BlurredAndReduced(options)
     if options.blind is not None:
-        return BlindDeblurring(options)
+        return BlindDeblurring(options) if options.by_method else FromEdges(options)
     if options.scale is not None:
         return SuperResolution(options)
     is_holed = options.mask is not None or options.transparent

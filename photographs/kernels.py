@@ -1,14 +1,18 @@
 """Blur kernels from files, with warnings about values that seem not to be a kernel's."""
 
+import os
+
 import numpy as np
 import torch
 
+from guided_diffusion.kernels import FAMILIES
 from photographs.arrays import is_array, load_array, load_picture_values
 from util.files import UserError
 
 # Shares of the largest value: the mean difference of the channels above which the file is coloured,
 # and the median of the border above which it is not dark.
 COLOURFUL, BRIGHT_BORDER = 0.1, 0.03
+LARGEST = 1000  # px: side of a kernel that is given by name
 OFF_CENTRE = 1.0  # px
 TRIMMED = 0.001  # largest share of a kernel's sum in the dark border that is trimmed
 
@@ -74,6 +78,32 @@ def _warn_of_offset(kernel, warnings):
             f"its centre of mass is {rows} and {columns} of its middle, by which the result is "
             "shifted (--centre-kernel)"
         )
+
+
+def family_numbers(text):
+    """The numbers of a kernel that is given by name, "motion 12 30"; empty if it is a file's path.
+    Raises UserError for numbers that the family does not have."""
+    name, *numbers = text.split() or [""]
+    if name not in FAMILIES or os.path.exists(text):
+        return ()
+    family = FAMILIES[name]
+    try:
+        values = tuple(map(float, numbers))
+    except ValueError:
+        values = ()
+    wanted = len(values) == len(family.numbers) and np.isfinite(values).all()
+    if not wanted or not 0 < values[0] * family.widest <= LARGEST:
+        raise UserError(
+            f"--kernel {text}: must be {name} and {' and '.join(family.numbers)}, the first above "
+            f"0 and at most {LARGEST / family.widest:.4g} px"
+        )
+    return values
+
+
+def kernel_of_family(text):
+    """A kernel that is given by name, (1, h, w) float32."""
+    kernel = FAMILIES[text.split()[0]].kernel(*family_numbers(text))
+    return torch.from_numpy(trimmed(kernel)).float()[None]
 
 
 def load_kernel(path, flip=False, centre=False):

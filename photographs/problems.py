@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from experiment.folder import Folder
 from experiment.problem import Batch, Problem, Source, refuse_small, select, side_by_side
 from guided_diffusion.measurements import masking
 from photographs.damages import Inpainting, damage_of
-from photographs.kernels import load_kernel
+from photographs.kernels import family_numbers, load_kernel
 from photographs.masks import area, around_holes
 from photographs.noise import estimate_noise
 from photographs.pairing import file_for, without_masks
@@ -37,7 +38,15 @@ NOT_WHITE = {
 }
 # Settings that must not change when a run is resumed: these, and those that were given.
 LASTING = ("scale", "blind")
-LASTING_GIVEN = ("filter", "invert_mask", "grow", "centre_kernel", "linear", "keep_observed")
+LASTING_GIVEN = (
+    "filter",
+    "invert_mask",
+    "grow",
+    "centre_kernel",
+    "linear",
+    "keep_observed",
+    "jpeg",
+)
 
 
 def photograph_files(options):
@@ -64,13 +73,12 @@ def digest(y):
     return hashlib.blake2b(np.ascontiguousarray(y).tobytes(), digest_size=16).digest()
 
 
-def postprocess_of(y, mask, border, options):
-    """The function `postprocess` of a Batch: crops the border, keeps measured px if asked for, and
-    converts linear light to sRGB."""
-    rows, columns = border
+def postprocess_of(y, mask, picture, options):
+    """The function `postprocess` of a Batch: crops x to the picture, keeps measured px if asked
+    for, and converts linear light to sRGB. picture: a function of x."""
 
     def postprocess(x):
-        x = x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns]
+        x = picture(x)
         if options.keep_observed and mask is not None:
             x = torch.where(mask > 0, y, x)
         return from_linear(x) if options.linear else x
@@ -106,7 +114,7 @@ class Photographs:
         self.keys, self.digests, self.failed, self.report, self.warnings = {}, {}, {}, [], []
         for name, path in self.paths.items():
             try:
-                photo = read_photograph(path, options.linear)
+                photo = read_photograph(path, options.linear, options.jpeg)
                 if self.task == "denoising" and not photo.visible.all():
                     raise PictureError(
                         f"{path}: has transparent areas, which others of these files lack; restore "
@@ -146,7 +154,7 @@ class Photographs:
                 f"{self.paths[name]}: nothing is left to restore it from; it is transparent or "
                 "clipped where its mask is white"
             )
-        return photo.x * state.get("mask", 1), state, remarks, warnings
+        return self.damage.measured(photo, state), state, remarks, warnings
 
     def _windows(self, state):
         """The Windows that are restored: the surroundings of the holes, if they are small or the
@@ -160,9 +168,9 @@ class Photographs:
     def _inspect(self, name, path, photo):
         """Set the key and digest of a photograph and add its line to the report."""
         y, state, remarks, warnings = self._measurement(name, photo)
-        mask, whole = state.get("mask", torch.ones_like(y[:, :1])), y.shape[-2:]
+        mask, whole = state.get("mask", torch.ones_like(photo.x[:, :1])), photo.x.shape[-2:]
         is_inpainting = isinstance(self.damage, Inpainting)
-        complete = is_inpainting and self.known.mask is not None and bool(mask.all())
+        complete = self.damage.is_complete(state)
         sigma, source, kind = self._estimate_sigma(path, y, mask, complete)
         warnings += [f"{path}: {NOT_WHITE[kind]}"] if kind in NOT_WHITE else []
         warnings += [f"{path}: {one}" for one in photo.warnings]
@@ -174,14 +182,15 @@ class Photographs:
             remarks.append(f"{sizes} around the holes restored, the rest {rest}")
         size = tuple(self.damage.size(y, state))
         widths = tuple(one.width for one in windows)
-        self.keys[name] = (size, tuple(y.shape), sigma, photo.grey, complete, widths)
+        shared = self.damage.shared(state)
+        self.keys[name] = (size, tuple(y.shape), sigma, photo.grey, complete, widths, *shared)
         self.digests[name] = digest(y[0].numpy())
         form = "grey" if photo.grey else "RGB"
         form += " with opacity" if photo.alpha is not None else ""
         items = [
             f"{whole[1]} x {whole[0]}",
             self.task,
-            "its mask has no hole: copied" if complete else f"sigma {sigma:.4f} ({source})",
+            self.damage.copied if complete else f"sigma {sigma:.4f} ({source})",
             f"{1 - mask.mean().item():.1%} missing" if is_inpainting and not mask.all() else None,
             *remarks,
             self.damage.assumed,
@@ -196,6 +205,8 @@ class Photographs:
         photographs of one camera share batches."""
         if self.sigma:
             return self.sigma, "--sigma", None
+        if self.damage.noise:
+            return *self.damage.noise, None
         noise = None if complete else estimate_noise(y, mask)
         if noise is None and not complete:
             raise PictureError(
@@ -216,8 +227,9 @@ class Photographs:
 
     def batch(self, names, rng, device):
         """rng is not used: the measurements exist."""
-        size, _, sigma, grey, complete, widths = self.keys[names[0]]
-        photos = [read_photograph(self.paths[name], self.known.linear) for name in names]
+        size, _, sigma, grey, complete, widths, *_ = self.keys[names[0]]
+        known = self.known.linear, self.known.jpeg
+        photos = [read_photograph(self.paths[name], *known) for name in names]
         ys, states, *_ = zip(
             *(self._measurement(name, photo) for name, photo in zip(names, photos))
         )
@@ -229,7 +241,7 @@ class Photographs:
             state["mask"] = torch.cat(masks)
         state = {key: value.to(device) for key, value in state.items()}
         operator = self.damage.operator(state, size, device)
-        border, mask = self.damage.border(state), state.get("mask")
+        picture, mask = partial(self.damage.picture, state=state), state.get("mask")
         if mask is not None and mask.all():
             del state["mask"]
             mask = None
@@ -240,7 +252,7 @@ class Photographs:
             names,
             state,
             grey=grey,
-            postprocess=postprocess_of(y, mask, border, self.known),
+            postprocess=postprocess_of(y, mask, picture, self.known),
             sources=[self._source(photo, some) for photo, some in zip(photos, windows)],
             keep=self.known.keep_observed,
             widths=widths,
@@ -265,7 +277,8 @@ class Photographs:
                     "choose another --name NAME"
                 )
             path = picture(folder.files, name, "kernel")
-            if os.path.exists(path) and self.known.kernel is not None:
+            given = self.known.kernel
+            if os.path.exists(path) and given is not None and not family_numbers(given):
                 self._refuse_kernel(path, name)
 
     def _refuse_kernel(self, path, name):

@@ -127,9 +127,9 @@ def _wide_colours(path, file, warnings):
     return None
 
 
-def _to_srgb(image, profile, is_wide):
-    """(the image in sRGB, remarks, the profile if it could not be applied). is_wide: 16 bits, which
-    Pillow cannot convert."""
+def _to_srgb(image, profile, keep):
+    """(the image in sRGB, remarks, the profile if it was not applied). keep: leave the colours as
+    they are, as those of 16 bits, which Pillow cannot convert."""
     if not profile:
         rule = "CMYK without a profile, colours are approximate"
         return image, [rule] if image.mode == "CMYK" else [], None
@@ -138,7 +138,7 @@ def _to_srgb(image, profile, is_wide):
         name = ImageCms.getProfileDescription(opened).strip()
         if "srgb" in name.lower().replace(" ", ""):
             return image, [], None
-        if is_wide:
+        if keep:
             return image, [f"profile {name} copied to the result"], profile
         alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
         modes = {"LA": "L", "RGBA": "RGB", "P": "RGB", "1": "L"}
@@ -209,7 +209,7 @@ def _wide_values(path, opened, profile, remarks, warnings):
     return colours / 65535.0, grey, alpha, 16, profile
 
 
-def _values(path, opened, remarks, warnings):
+def _values(path, opened, as_stored, remarks, warnings):
     """((H, W, 3) float64 in [0, 1], grey?, (H, W) opacity or None, 16 or 8 bits, the profile that
     the result needs) of an opened image."""
     wide = _has_16_bits(opened)  # before EXIF is read, for which Pillow may load everything
@@ -230,10 +230,10 @@ def _values(path, opened, remarks, warnings):
         image = image.convert("RGB")
     elif image.has_transparency_data:
         image = image.convert("RGBA")
-    image, more, _ = _to_srgb(image, profile, False)
+    image, more, profile = _to_srgb(image, profile, as_stored)
     remarks += more
     alpha = np.asarray(image.getchannel("A"), float) / 255 if image.mode == "RGBA" else None
-    return np.asarray(image.convert("RGB")) / 255.0, grey, alpha, 8, None
+    return np.asarray(image.convert("RGB")) / 255.0, grey, alpha, 8, profile if as_stored else None
 
 
 def without_colours(values, alpha):
@@ -247,9 +247,10 @@ def without_colours(values, alpha):
     return np.repeat((values[..., 0] if apart == 0 else luma)[..., None], 3, -1)
 
 
-def read_photograph(path, linear=False):
-    """A file -> its Photograph, upright, in sRGB or, if `linear`, in linear light. Raises UserError
-    with advice for unreadable files."""
+def read_photograph(path, linear=False, as_stored=False):
+    """A file -> its Photograph, upright, in sRGB or, if `linear`, in linear light; `as_stored`: of
+    8 bits, in its own colour space, whose profile is among the tags. Raises UserError with advice
+    for unreadable files."""
     if path.lower().endswith(RAW):
         raise PictureError(
             f"{path}: is a camera's raw file; develop it first (darktable, RawTherapee, …) and "
@@ -262,7 +263,7 @@ def read_photograph(path, linear=False):
             pages = getattr(opened, "n_frames", 1)
             if pages > 1:
                 remarks.append(f"1 of {pages} pages")
-            values, grey, alpha, bits, profile = _values(path, opened, remarks, warnings)
+            values, grey, alpha, bits, profile = _values(path, opened, as_stored, remarks, warnings)
             tags = _kept_tags(opened, profile)
     except UNREADABLE as error:
         raise unreadable(

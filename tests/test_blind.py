@@ -219,7 +219,7 @@ def test_dmplug_finds_the_kernel_by_gradient_and_goes_on_after_a_kill():
 def test_a_photograph_is_deblurred_without_a_kernel(script, tmp_path, tiny_prior, few_levels):
     options = ["-l", tmp_path, "--name", "r", "--cuda", -1, "--inner", 1]
     arguments = ["restore.py", "data/demo/astronaut.png", *options]
-    result = script(*arguments, "--blind", 8)
+    result = script(*arguments, "--blind", 8, "--method", "dmilo")
     assert result.code == 0, result.err
     assert Image.open(tmp_path / "r" / "astronaut.png").size == (64, 64)
     kernel = Image.open(tmp_path / "r" / "run" / "images" / "astronaut" / "kernel.png")

@@ -40,7 +40,7 @@ TINY = dict(
 )
 METHODS_AND_TASKS = [
     (method, preset, task, "fp32")
-    for method in (*PAPER, "pnp", "antithetic", "posterior")
+    for method in (*PAPER, "pnp", "antithetic", "posterior", "fast_dips", "admm")
     for preset in load_presets(method)
     for task in TASKS
 ] + [(method, "paper", "inpainting", "bf16") for method in PAPER]

@@ -1,5 +1,7 @@
 """benchmark.py photographs: what it damages, what it calls, and what it leaves."""
 
+import os
+import shutil
 import sys
 
 import numpy as np
@@ -139,3 +141,27 @@ def test_the_table_judges_what_everyone_wrote(script, tmp_path, monkeypatch):
     only = script(command, tmp_path, "--damages", "scratches", "--runs", "biharmonic")
     assert only.code == 0 and "fast" not in only.out and "| biharmonic |" in only.out
     assert Image.open(tmp_path / "photographs.png").width > 4 * 80
+
+
+@pytest.mark.usefixtures("tiny_prior", "commands_in_process")
+@pytest.mark.parametrize("name", ["page", "astronaut"])  # grey and in colour
+def test_jpegs_are_written_once_and_read_by_all(script, tmp_path, name):
+    pytest.importorskip("jpeglib")
+    command = f"benchmark.py photographs --damages jpeg10 --photographs {name} --size 80 --cuda -1"
+    result = script(f"{command} --out", tmp_path)
+    assert result.code == 0, result.err
+    rows = (tmp_path / "photographs.md").read_text().splitlines()[2:]
+    labels = [row.split(" | ")[1] for row in rows]
+    jpegqs = ["jpegqs"] if shutil.which("jpegqs") else []
+    assert labels == ["decoder", *jpegqs, "fast (quantised/tuned)"]
+    folder = tmp_path / "jpeg10-80"
+    assert sorted(os.listdir(folder / "measured")) == [f"{name}.jpg"]
+
+    def load(*path):
+        return np.asarray(Image.open(folder.joinpath(*path)).convert("RGB")) / 255
+
+    compressed, truth = load("measured", f"{name}.jpg"), load("truth", f"{name}.png")
+    assert np.array_equal(load("decoder", f"{name}.png"), compressed)
+    assert float(rows[0].split(" | ")[2]) == pytest.approx(psnr(compressed, truth), abs=0.006)
+    if jpegqs:
+        assert psnr(load("jpegqs", f"{name}.png"), truth) > psnr(compressed, truth) + 0.02

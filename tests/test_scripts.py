@@ -79,6 +79,8 @@ def baseline(method, nfe, floor, options="", slow=False):
         baseline("reddiff", 50, 20, "-n 1 -c 50"),
         baseline("daps", 40, 18, "-n 1 -c 10"),
         baseline("diffpir", 10, 18, "-n 1 -c 10"),
+        baseline("fast_dips", 10, 20, "-n 1 --set steps=10"),
+        baseline("admm", 10, 20, "-n 1 --set steps=10"),
         baseline("dmplug", 69, 9, "--outer 2 --inner 10", slow=True),
         baseline("dps", 50, 14, "-c 50", slow=True),
         baseline("reddiff", 100, 20, "-c 100", slow=True),
