@@ -130,11 +130,10 @@ def rms(x):
     return x.square().mean().sqrt().item()
 
 
+# Of twelve, half a minute each, three are fast enough together.
+FAST = {("inpainting", "posterior"), ("blur", "pair"), ("super-resolution", "pair by gradient")}
 CASES = [
-    # Posterior sampling takes half a minute an operator.
-    pytest.param(
-        *case, marks=[pytest.mark.slow] * (case[1] == "posterior" and case[0] != "inpainting")
-    )
+    pytest.param(*case, marks=[] if case in FAST else [pytest.mark.slow])
     for case in itertools.product(OPERATORS, KINDS)
 ]
 

@@ -369,9 +369,15 @@ def test_the_row_of_another_task_is_reported(workspace, script):
     blur = (workspace / "configs/tasks/demo/gaussian_deblur_config.yaml").read_text()
     (workspace / "configs/tasks/my_blur_config.yaml").write_text(blur)
     command = "baselines.total_variation --inner 1 -n 1 --cuda -1 -t"
-    for task, row in (("my_blur", "gaussian_deblur"), ("denoising", "default")):
-        result = script(command, task)
-        assert result.code == 0 and f"no row {task}, its row {row} is used" in result.out
+    result = script(command, "my_blur")
+    assert result.code == 0 and "no row my_blur, its row gaussian_deblur is used" in result.out
+    assert "default" not in script(command, "denoising").out  # that row is for all tasks
+
+
+def test_a_task_without_published_hyperparameters_is_reported(tiny_prior, script, tmp_path):
+    command = "dmilo.py -t denoising --outer 1 --inner 1 -n 1 --cuda -1 -l"
+    result = script(command, tmp_path)
+    assert result.code == 0 and "no row denoising, its row default is used" in result.out
 
 
 DPS_FILE = """

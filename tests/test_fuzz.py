@@ -23,14 +23,24 @@ MAGIC = {
 SIZES = {".png": (16, ">II"), ".gif": (6, "<HH"), ".bmp": (18, "<ii")}
 OPTIONS = {
     "restore.py": "--mask --kernel --blind --scale --preset --samples --sigma --seed --stop --tile "
-    "--outer --inner --name --precision --batch-size --cuda --number --eta --custom_steps",
+    "--outer --inner --name --precision --batch-size --cuda --number --eta --custom_steps --set",
     "dmilo.py": "--dataset --task --data --preset -n -bn -en --batch-size --outer --inner "
-    "--custom_steps --eta --sigma --seed --samples --stop --name --precision --tile --cuda",
+    "--custom_steps --eta --sigma --seed --samples --stop --name --precision --tile --cuda --set",
     "train.py": "--config --data --out --held-out --patches --patch --grey --init --steps "
     "--batch-size --lr --seed --cuda",
 }
 VALUES = ["", "abc", "nan", "inf", "-inf", "-1", "0", "1e400", "1_0", "0x10", "٣", "2.5", "true"]
 VALUES += [str(10**30), "-" + str(10**30), "/dev/null", "/dev/full", ".", "..", "a/b", "\n", "{}"]
+SETTINGS = "outer=x a=1 init=5 init.kind=x chain_steps=1e9 restarts.count=x lr_z=-1 a.b.c=1 =1 a="
+SETTINGS = [
+    *SETTINGS.split(),
+    "outer=[",
+    "lr_z=!!python/object:x {}",
+    "lr_nu=.nan",
+    "init={kind: pnp}",
+]
+KERNELS = ["disk", "disk x", "disk -1", "disk 1e9", "motion 3", "gauss nan", "gauss 1 2", "ring 3"]
+BLINDS = ["motion", "lens", "1", "99999", "13.5", "gauss 3"]
 HERE = os.path.abspath(ROOT)
 ASTRONAUT = f"{HERE}/data/demo/astronaut.png"
 REQUIRED = {
@@ -100,6 +110,31 @@ def test_damaged_files_are_no_tracebacks(script, tiny_prior, tmp_path):
             file = file.rename(tmp_path / f"folder{n}" / file.name)
             command = f"dmilo.py -t denoising --outer 1 --inner 1 --cuda -1 -l {tmp_path}/out"
             wrong.append(run(script, command, "--name", n, "--data", file.parent, "--resize"))
+    assert not list(filter(None, wrong))
+
+
+@pytest.mark.slow
+def test_damaged_jpegs_are_no_tracebacks(script, tiny_prior, tmp_path):
+    pytest.importorskip("jpeglib")
+    rng, wrong = random.Random(SEED), []
+    for n in range(FILES // 2):
+        file = tmp_path / f"{n}.jpg"
+        file.write_bytes(damaged(rng, ".jpg"))
+        command = f"restore.py --preset quick --cuda -1 --name {n} -l {tmp_path}/out --jpeg"
+        wrong.append(run(script, command, file))
+    assert not list(filter(None, wrong))
+
+
+@pytest.mark.slow
+def test_wrong_settings_and_kernels_are_no_tracebacks(script, tiny_prior, tmp_path):
+    wrong = []
+    for n, value in enumerate(SETTINGS):
+        command = f"{HERE}/dmilo.py {REQUIRED['dmilo.py']} --cuda -1 -l {tmp_path} --name {n}"
+        wrong.append(run(script, command, "--set", value))
+    for option, values in {"--kernel": KERNELS, "--blind": BLINDS}.items():
+        for n, value in enumerate(values):
+            command = f"{HERE}/restore.py {ASTRONAUT} --preset quick --cuda -1 -l {tmp_path}"
+            wrong.append(run(script, command, "--name", f"{option[2:]}{n}", option, value))
     assert not list(filter(None, wrong))
 
 
