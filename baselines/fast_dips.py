@@ -4,7 +4,7 @@ arXiv 2603.01591).
     python -m baselines.fast_dips --task inpainting --data faces/ -n 4 --cuda -1
 
 At falling noise levels: the network estimates the image, a few ADMM steps move the estimate to
-images whose residual is no larger than the noise, and fresh noise leads to the next level. Without
+images whose residual is no larger than the noise, and fresh noise leads to the next one. Without
 a gradient of the network. Their operators may be nonlinear; here they are linear, for which the
 length of their gradient step is exact. The command line and the files of dmilo.py.
 """

@@ -1,8 +1,8 @@
-"""`benchmark.py blind`: photographs of data/bench/blind, blurred by kernels that restore.py is not
-told.
+"""`benchmark.py blind`: photographs of data/bench/blind, blurred by kernels that restore.py does
+not know.
 
 PSNR is computed without MARGIN px at the border: `moved`, after the shift by which a result is
-nearest to the truth, and `as found`. The error ratio is the squared error over that with the known
+nearest to the truth, and `unmoved`. The error ratio is the squared error over that with the known
 kernel, both moved.
 """
 
@@ -127,7 +127,7 @@ def by_rival(folder, damage, pairs):
 
 
 def errors(x, truth):
-    """Mean squares of the difference: (moved, as found)."""
+    """Mean squares of the difference: (moved, unmoved)."""
     inner = slice(MARGIN, -MARGIN)
     near = nearest_moved(x, truth)[0]
     return [(one - truth)[:, inner, inner].square().mean().item() for one in (near, x)]
@@ -143,7 +143,7 @@ def row(name, kernel, damage, folder, restored):
     y = load_image(os.path.join(folder, "measured", kernel, f"{name}.png"))[0]
     x = {run: load_image(of_run[name][0])[0] for run, of_run in restored.items()}
     of_y, (known, _) = errors(y, truth), errors(x["known"], truth)
-    (moved, found), rival = errors(x["blind"], truth), errors(x["l0"], truth)[0]
+    (moved, unmoved), rival = errors(x["blind"], truth), errors(x["l0"], truth)[0]
     return {
         "photograph": name,
         "kernel": kernel,
@@ -151,7 +151,7 @@ def row(name, kernel, damage, folder, restored):
         "blurred": psnr(of_y[0]),
         "known kernel": psnr(known),
         "blind": psnr(moved),
-        "as found": psnr(found),
+        "unmoved": psnr(unmoved),
         "l0 + TV": psnr(rival),
         "error ratio": moved / known,
         "given back": int((x["blind"] - y).square().mean().item() < GIVEN_BACK),
@@ -164,14 +164,14 @@ def summary(rows):
     ratios, count = [one["error ratio"] for one in rows], len(rows)
     gains = [one["blind"] - one["blurred"] for one in rows]
     mean = {
-        key: statistics.mean(one[key] for one in rows) for key in ("blind", "as found", "l0 + TV")
+        key: statistics.mean(one[key] for one in rows) for key in ("blind", "unmoved", "l0 + TV")
     }
     return [
         f"gain {statistics.mean(gains):+.2f} dB in the mean, {min(gains):+.2f} dB at least",
         f"given back {sum(one['given back'] for one in rows)} of {count}",
         f"error ratio at most 2 in {sum(ratio <= 2 for ratio in ratios)} of {count}, at most 3 in "
         f"{sum(ratio <= 3 for ratio in ratios)}",
-        f"as found {mean['as found'] - mean['blind']:+.2f} dB from moved",
+        f"unmoved {mean['unmoved'] - mean['blind']:+.2f} dB from moved",
         f"{mean['blind'] - mean['l0 + TV']:+.2f} dB from l0 + TV",
     ]
 

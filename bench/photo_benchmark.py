@@ -186,10 +186,10 @@ def measured_path(folder, name, known):
 
 def save_jpeg(path, x, quality):
     """Write (3, H, W) or (1, H, W) in [-1, 1] as a JPEG, 4:2:0."""
-    pixels = np.round(to_pixels(x) * 255).astype(np.uint8)
+    values = np.round(to_pixels(x) * 255).astype(np.uint8)
     options = {"subsampling": "4:2:0"} if len(x) == 3 else {}
     with atomic(path) as temporary:
-        Image.fromarray(pixels.squeeze()).save(temporary, quality=quality, **options)
+        Image.fromarray(values.squeeze()).save(temporary, quality=quality, **options)
 
 
 def write_damaged(folder, names, size, damage):

@@ -43,7 +43,7 @@ CHROMA_TABLE = (
 
 class QuantisedOperator(ABC):
     """A linear operator A, (B, 3, H, W) in [-1, 1] -> (B, K, R, C), whose measurements y are
-    quantised: A(x) + rounding e lies within HALF of y, e standard normal.
+    quantised: A(x) + rounding e is within HALF of y, e standard normal.
 
     `solvers.quantised` calls the methods. Attributes: size: (H, W) of the images; rounding:
     (K, 1, 1), the standard deviation of the noise before quantisation, in steps; gains: (K, 1, 1),

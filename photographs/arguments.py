@@ -46,7 +46,7 @@ class Options:
     """What is known about photographs, see `restore.py --help`; None: not given.
 
     transparent: all files have transparent areas and no option names the task: these are holes.
-    by_method: the method estimates the kernel of --blind; else it is found before.
+    by_method: the method estimates the kernel of --blind; else it is estimated before.
     """
 
     photographs: tuple
@@ -136,7 +136,7 @@ def add_photographs(parser):
         type=blind_kind,
         metavar="PX|KIND",
         help="the blur kernel is unknown, at most so many px a side (odd; an even number counts as "
-        f"the one below), or one of {', '.join(FAMILIES)}: it is found from the photograph's edges",
+        f"the one below), or one of {', '.join(FAMILIES)}: estimated from its edges",
     )
     damage(
         "--jpeg",

@@ -162,17 +162,17 @@ def refuse_large(side, largest, path, photo):
 
 
 class FromEdges(Deblurring):
-    """Blurred by an unknown kernel, of at most --blind px a side or of a family, which is found
+    """Blurred by an unknown kernel, of at most --blind px a side or of a family, which is estimated
     before the restoration (`solvers.edges`). A photograph whose kernel cannot be trusted is
     complete; its kernel is a single px."""
 
     def __init__(self, options):
-        self.blind, self.found = options.blind, {}
+        self.blind, self.estimates = options.blind, {}
 
     def state_of(self, path, name, photo):
-        if name not in self.found:  # asked again when the photograph is restored
-            self.found[name] = self._find(path, photo)
-        kernel, remark = self.found[name]
+        if name not in self.estimates:  # asked again when the photograph is restored
+            self.estimates[name] = self._find(path, photo)
+        kernel, remark = self.estimates[name]
         return {"kernel": kernel[None]}, [remark], []
 
     def _find(self, path, photo):
@@ -183,18 +183,18 @@ class FromEdges(Deblurring):
         y = (torch.tensordot(torch.tensor(LUMA), photo.x[0], 1) + 1) / 2
         if self.blind in FAMILIES:
             name, side = self.blind, min(LARGEST_FAMILY, min(photo.x.shape[-2:]) // 2)
-            found, numbers = find_of_family(name, y, sigma, side)
+            estimate, numbers = find_of_family(name, y, sigma, side)
         else:
             side = (self.blind - 1) | 1  # odd
             refuse_large(side, self.blind, path, photo)
-            found, name, numbers = find_kernel(y, side, sigma)
-        told = f"kernel {side} x {side} from edges (doubt {found.doubt:.2f})"
+            estimate, name, numbers = find_kernel(y, side, sigma)
+        remark = f"kernel {side} x {side} from edges (doubt {estimate.doubt:.2f})"
         if name:
-            told = f"kernel {name} {' '.join(f'{number:.3g}' for number in numbers)}"
-        if not found.is_trusted:
-            reason = "explains it hardly better than none" if found.is_idle else "is doubtful"
-            return torch.ones(1, 1), f"given back unchanged: the best {told} {reason}"
-        return found.kernel, told
+            remark = f"kernel {name} {' '.join(f'{number:.3g}' for number in numbers)}"
+        if not estimate.is_trusted:
+            reason = "explains it hardly better than none" if estimate.is_idle else "is doubtful"
+            return torch.ones(1, 1), f"given back unchanged: the best {remark} {reason}"
+        return estimate.kernel, remark
 
     def is_complete(self, state):
         return state["kernel"].numel() == 1

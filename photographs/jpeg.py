@@ -22,7 +22,7 @@ PLANES = "Y", "Cb", "Cr"
 COLOUR_SPACES = {1: "JCS_GRAYSCALE", 3: "JCS_YCbCr"}  # by the number of components
 # By the px, (vertical, horizontal), that share chroma.
 SAMPLINGS = {(1, 1): "4:4:4", (1, 2): "4:2:2", (2, 2): "4:2:0", (2, 1): "4:4:0", (1, 4): "4:1:1"}
-# x = 0 is the level 127.5, but JPEG subtracts 128: of a block's mean, as its coefficient.
+# x = 0 is the value 127.5, but JPEG subtracts 128: of a block's mean, as its coefficient.
 MIDDLE = 0.5 * BLOCK
 # From the stored picture to the upright one, by the value of EXIF's orientation.
 UPRIGHT = {
@@ -119,22 +119,22 @@ def sampling_of(path):
     return [(down, right) for right, down in factors]
 
 
-def by_mcu(plane, blocks, places):
+def by_mcu(plane, blocks, mcus):
     """A component's blocks, (rows, columns, 8, 8), by MCU: (64 blocks of an MCU, R, C) float32.
 
-    places: (R, C). Blocks that complete an MCU beyond the picture, and are in no file of this
+    mcus: (R, C). Blocks that complete an MCU beyond the picture, and are in no file of this
     reader, get the mean of their neighbour and no other frequency, as encoders write them.
     """
-    rows, columns = (n * count for n, count in zip(places, blocks))
+    rows, columns = (n * count for n, count in zip(mcus, blocks))
     plane = plane[:rows, :columns]
     missing = [(0, rows - plane.shape[0]), (0, columns - plane.shape[1])]
     means = np.zeros_like(plane)
     means[..., 0, 0] = plane[..., 0, 0]
     whole = np.pad(means, (*missing, (0, 0), (0, 0)), mode="edge")
     whole[: plane.shape[0], : plane.shape[1]] = plane
-    split = whole.reshape(places[0], blocks[0], places[1], blocks[1], BLOCK, BLOCK)
+    split = whole.reshape(mcus[0], blocks[0], mcus[1], blocks[1], BLOCK, BLOCK)
     by_place = np.ascontiguousarray(split.transpose(1, 3, 4, 5, 0, 2), np.float32)
-    return torch.from_numpy(by_place).reshape(-1, *places)
+    return torch.from_numpy(by_place).reshape(-1, *mcus)
 
 
 def coefficients_of(path):
@@ -172,8 +172,8 @@ def read_jpeg(path):
     if grey:  # its chroma is zero everywhere, or it has none
         planes, steps, blocks = planes[:1], steps[:1], [(1, 1)]
     most = [BLOCK * max(one[axis] for one in blocks) for axis in (0, 1)]
-    places = [-(-side // mcu) for side, mcu in zip(size, most)]
-    ys = [by_mcu(plane, one, places) for plane, one in zip(planes, blocks)]
+    mcus = [-(-side // mcu) for side, mcu in zip(size, most)]
+    ys = [by_mcu(plane, one, mcus) for plane, one in zip(planes, blocks)]
     ys[0][:: BLOCK**2] += MIDDLE / steps[0][0, 0]
     components = tuple(Component(*one) for one in zip(steps, blocks))
     return StoredJPEG(torch.cat(ys)[None], components, size, sampling, grey)

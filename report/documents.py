@@ -1,6 +1,6 @@
 """Fill the tables of README.md and docs/*.md from CSV files: python -m report.documents
 
-A table stands between two comments:
+A table is between two comments:
 
     <!-- table docs/results/paper.csv columns: method, nfe, psnr and best by task;
     rows: method=dmilo|dmilo-pgd, images=2; bold -->
@@ -63,7 +63,7 @@ def column(name):
 
 
 def split(text):
-    """The parts of a text between commas, except those in double quotes."""
+    """The texts between commas, except those in double quotes."""
     return [part.strip() for part in next(csv.reader([text], skipinitialspace=True), [])]
 
 
@@ -97,7 +97,7 @@ def of(row, name):
     return row[name]
 
 
-def shown(name, text):
+def formatted(name, text):
     """A figure with the digits of its column; texts that are no number are unchanged."""
     form = column(name).form
     try:
@@ -115,9 +115,11 @@ def figure(name, values, alone):
     if len(values) > 1:
         if alone:
             raise UserError(f"several rows for one cell of {name}; keep one of them by rows: …")
-        ends = [shown(name, value) for value in (min(values, key=float), max(values, key=float))]
+        ends = [
+            formatted(name, value) for value in (min(values, key=float), max(values, key=float))
+        ]
         return " … ".join(dict.fromkeys(ends))
-    return shown(name, values[0]) if values else ""
+    return formatted(name, values[0]) if values else ""
 
 
 def layout(columns, rows):
@@ -185,8 +187,8 @@ def filled(text, path):
     """A document's text with its tables filled. Raises UserError, with the document's path, for a
     comment that describes no table."""
 
-    def fill(found):
-        opening, spec, _, end = found.groups()
+    def fill(match):
+        opening, spec, _, end = match.groups()
         try:
             if not end:
                 raise UserError("no <!-- end --> after it")

@@ -22,7 +22,7 @@ from util.files import UserError
 class QuantisedRow(Row):
     """One row of configs/quantised.yaml. steps: number of noise levels; first, last: the shares of
     the network's error that the measurement explains at the first and at the last of them
-    (`solvers.quantised.explained`); data_steps: conjugate gradient steps at each of them."""
+    (`solvers.quantised.explained_share`); data_steps: conjugate gradient steps at each of them."""
 
     steps: int
     first: float = field(metadata=SHARE)

@@ -35,7 +35,7 @@ LARGEST_DOUBT = 1 / 3  # of a kernel; with more the picture has too few edges
 CROP, FAMILY_CROP = 384, 144  # px a side: the part of a picture with the strongest gradients
 FINER, STARTS = 3, 4  # times that the grid of a family's numbers is halved; around how many
 ROUND = "disk", "gauss"  # families that are tried beside the kernel from edges
-PART = 0.1  # of a kernel's sum: smaller connected parts are noise
+PART = 0.1  # of a kernel's sum: smaller connected components are noise
 
 
 def gradients(x):
@@ -123,7 +123,7 @@ def centred(kernel):
 
 
 def cleaned(kernel):
-    """The kernel, (k, k), without small values and small parts, centred, of sum one."""
+    """The kernel, (k, k), without small values and small components, centred, of sum one."""
     k = kernel * (kernel >= CUT * kernel.max())
     labels, count = ndimage.label(k.numpy(), [[1] * 3] * 3)
     sums = ndimage.sum_labels(k.numpy(), labels, range(count + 1))
@@ -140,7 +140,7 @@ def resized(x, size):
 def scales(side):
     """(the kernel's odd side, the factor of the picture) at each scale, from COARSEST to `side`."""
     count = max(0, math.ceil(math.log(COARSEST / side, SCALE)))
-    factors = [SCALE**level for level in range(count, -1, -1)]
+    factors = [SCALE**n for n in range(count, -1, -1)]
     return [(max(COARSEST, math.ceil(side * factor) | 1), factor) for factor in factors]
 
 
@@ -252,8 +252,8 @@ def find_kernel(y, side, sigma):
     kernels = [kernel_from_edges(y, side, weight) for weight in WEIGHTS]
     names, numbers = [None] * len(WEIGHTS), [()] * len(WEIGHTS)
     for name in ROUND:
-        found, best = find_of_family(name, y, sigma, side)
-        kernels, names, numbers = [*kernels, found.kernel], [*names, name], [*numbers, best]
+        estimate, best = find_of_family(name, y, sigma, side)
+        kernels, names, numbers = [*kernels, estimate.kernel], [*names, name], [*numbers, best]
     costs = [evidence_cost(y, kernel, sigma, border) for kernel in kernels]
     n = costs.index(min(costs))
     gain = evidence_cost(y, point(y), sigma, border) - costs[n]
@@ -274,10 +274,10 @@ def find_of_family(name, y, sigma, side):
         kernel = torch.from_numpy(family.kernel(*numbers)).float()
         return evidence_cost(y, kernel, sigma, border + 1)
 
-    costs, starts = {one: cost(one) for one in itertools.product(*family.grids)}, {}
+    costs, initial = {one: cost(one) for one in itertools.product(*family.grids)}, {}
     for numbers in sorted(costs, key=costs.get):
-        starts.setdefault(numbers[0], numbers)  # the best of each first number
-    for best in [*starts.values()][:STARTS]:
+        initial.setdefault(numbers[0], numbers)  # the best of each first number
+    for best in [*initial.values()][:STARTS]:
         steps = [grid[1] - grid[0] for grid in family.grids]
         for _ in range(FINER):
             steps = [step / 2 for step in steps]

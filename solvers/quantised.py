@@ -13,7 +13,7 @@ from solvers.least_squares import adjoint, conjugate_gradients
 FLOOR = 1e-3  # of the variance in an interval, relative to the error's
 MARGIN = 3  # times the noise before quantisation
 SIGNS = 1, -1
-LEVELS, HALVINGS = (0.002, 20.0), 30  # range and steps of the search for a noise level
+LEVELS, HALVINGS = (0.002, 20.0), 30  # range and steps of the search for a sigma
 PROJECTIONS = 4  # onto the intervals and onto [-1, 1] in turn
 
 
@@ -97,7 +97,7 @@ class QuantisedTask:
         return x
 
 
-def explained(operator, errors, sigma_t):
+def explained_share(operator, errors, sigma_t):
     """The share of the variance of the network's error under noise sigma_t, in the image, that
     a measurement in whole numbers makes known: of N(0, s^2) in steps, s^2 / (s^2 + 1 / 12)."""
     variance = operator.deviation(errors, sigma_t).square()
@@ -107,19 +107,19 @@ def explained(operator, errors, sigma_t):
 
 def noise_levels(operator, errors, steps, first, last):
     """`steps` falling noise levels, a geometric sequence, from that at which the measurement has
-    the share `first` of the network's error (`explained`) to that with the share `last`."""
+    the share `first` of the network's error (`explained_share`) to that with the share `last`."""
 
-    def level(share):
+    def sigma_of(share):
         low, high = (math.log(one) for one in LEVELS)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            if explained(operator, errors, math.exp(middle)) < share:
+            if explained_share(operator, errors, math.exp(middle)) < share:
                 low = middle
             else:
                 high = middle
         return math.exp(high)
 
-    top, end = level(first), level(last)
+    top, end = sigma_of(first), sigma_of(last)
     return [top * (end / top) ** (k / max(1, steps - 1)) for k in range(steps)]
 
 

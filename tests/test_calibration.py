@@ -362,7 +362,7 @@ def test_samples_that_are_surer_than_they_may_be_are_told():
     assert figures["inside_83"] < 0.5 and figures["apart"] / figures["error"] < 0.5
     assert figures["ranks"][0] + figures["ranks"][-1] > 0.6 * sum(
         figures["ranks"]
-    )  # the truth lies outside of all
+    )  # outside of all
 
 
 def test_values_that_are_equal_take_any_rank():

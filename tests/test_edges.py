@@ -1,4 +1,4 @@
-"""Blur kernels that are found before the restoration, and kernels that are given by name."""
+"""Blur kernels that are estimated before the restoration, and kernels that are given by name."""
 
 import numpy as np
 import pytest
@@ -55,10 +55,10 @@ def test_the_evidence_prefers_the_true_kernel():
 
 
 def test_a_defocused_lens_is_recognised():
-    found, (radius,) = find_of_family(
+    estimate, (radius,) = find_of_family(
         "disk", blurred(torch.from_numpy(disk_kernel(3)).float()), NOISE, 15
     )
-    assert radius == pytest.approx(3, abs=0.3) and found.is_trusted
+    assert radius == pytest.approx(3, abs=0.3) and estimate.is_trusted
 
 
 def test_a_sharp_picture_has_no_kernel():

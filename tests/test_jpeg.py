@@ -18,7 +18,7 @@ from guided_diffusion.kernels import area_matrix, bicubic_matrix
 from photographs.jpeg import read_jpeg
 from samplers.quantised import quantised
 from solvers.least_squares import adjoint, silent
-from solvers.quantised import QuantisedTask, explained, noise_levels, truncated_moments
+from solvers.quantised import QuantisedTask, explained_share, noise_levels, truncated_moments
 from util.files import PictureError, UserError
 
 jpeglib = pytest.importorskip("jpeglib")
@@ -30,37 +30,37 @@ def picture(height, width, grey=False, seed=0):
     """A smooth picture with some texture, (H, W, 3) uint8."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(40, 215, (7, 9, 3), np.uint8))
-    pixels = np.asarray(coarse.resize((width, height), Image.BICUBIC), float)
-    pixels += rng.normal(0, 6, (height, width, 3))
-    pixels = np.clip(pixels, 0, 255).round().astype(np.uint8)
-    return np.repeat(pixels[..., :1], 3, -1) if grey else pixels
+    values = np.asarray(coarse.resize((width, height), Image.BICUBIC), float)
+    values += rng.normal(0, 6, (height, width, 3))
+    values = np.clip(values, 0, 255).round().astype(np.uint8)
+    return np.repeat(values[..., :1], 3, -1) if grey else values
 
 
-def write(path, pixels, sampling, quality=20, **options):
-    image = Image.fromarray(pixels)
+def write(path, values, sampling, quality=20, **options):
+    image = Image.fromarray(values)
     if sampling == "grey":
         image.convert("L").save(path, quality=quality, **options)
     elif sampling == "4:4:0":  # Pillow has none
-        spatial = jpeglib.from_spatial(pixels)
+        spatial = jpeglib.from_spatial(values)
         spatial.samp_factor = sampling
         spatial.write_spatial(str(path), qt=quality, flags=["PROGRESSIVE_MODE"] if options else [])
     else:
         image.save(path, quality=quality, subsampling=SAMPLINGS[sampling], **options)
 
 
-def padded(pixels, size):
+def padded(values, size):
     """As an encoder extends a picture to whole MCUs: (1, 3, *size) in [-1, 1]."""
-    missing = [(0, whole - had) for whole, had in zip(size, pixels.shape)]
-    whole = np.pad(pixels, (*missing, (0, 0)), mode="edge")
+    missing = [(0, whole - had) for whole, had in zip(size, values.shape)]
+    whole = np.pad(values, (*missing, (0, 0)), mode="edge")
     return torch.from_numpy(whole.transpose(2, 0, 1).copy()).float()[None] / 127.5 - 1
 
 
-def outside(jpeg, pixels, shape):
+def outside(jpeg, values, shape):
     """By how much, in steps, measurements of the blocks within the picture leave their intervals:
     the largest excess. shape: (H, W), px of whole MCUs."""
     mcu = jpeg.operator.mcu
     rows, columns = (side // n for side, n in zip(shape, mcu))
-    apart = (jpeg.operator(padded(pixels, jpeg.operator.size)) - jpeg.y).abs()
+    apart = (jpeg.operator(padded(values, jpeg.operator.size)) - jpeg.y).abs()
     return (apart - HALF)[..., :rows, :columns].max().item()
 
 
@@ -68,12 +68,12 @@ def outside(jpeg, pixels, shape):
 @pytest.mark.parametrize("size", [(64, 48), (45, 61)])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
 def test_the_compressed_picture_is_within_the_files_intervals(tmp_path, sampling, size, options):
-    pixels, path = picture(*size, grey=sampling == "grey"), str(tmp_path / "a.jpg")
-    write(path, pixels, sampling, **options)
+    values, path = picture(*size, grey=sampling == "grey"), str(tmp_path / "a.jpg")
+    write(path, values, sampling, **options)
     jpeg = read_jpeg(path)
     assert jpeg.size == size and jpeg.sampling == sampling and jpeg.grey == (sampling == "grey")
     assert jpeg.quality == 20
-    assert outside(jpeg, pixels, size) < 0.1
+    assert outside(jpeg, values, size) < 0.1
     assert outside(jpeg, picture(*size, seed=1), size) > 1
 
 
@@ -200,7 +200,7 @@ def test_noise_levels_fall_with_the_quality_and_explain_what_they_should():
         sigmas = noise_levels(coloured(quality), errors, 4, 0.2, 0.01)
         assert sigmas == sorted(sigmas, reverse=True) and len(sigmas) == 4
         if quality < 90:
-            shares = [explained(coloured(quality), errors, one) for one in sigmas[::3]]
+            shares = [explained_share(coloured(quality), errors, one) for one in sigmas[::3]]
             assert shares == pytest.approx([0.2, 0.01], rel=0.01)
         tops.append(sigmas[0])
     assert tops == sorted(tops, reverse=True)
@@ -244,10 +244,10 @@ def test_from_python_it_is_nearer_to_the_truth_than_the_decoded_picture(tmp_path
 def test_restore_keeps_the_files_coefficients_and_its_rotation(
     tmp_path, script, sampling, quality, turn
 ):
-    pixels, exif = picture(45, 61, grey=sampling == "grey"), Image.Exif()
+    values, exif = picture(45, 61, grey=sampling == "grey"), Image.Exif()
     exif[274] = turn
     path = str(tmp_path / "a.jpg")
-    write(path, pixels, sampling, quality, exif=exif)
+    write(path, values, sampling, quality, exif=exif)
     command = "restore.py --jpeg --preset quick --cuda -1 --name r -l"
     run = script(command, tmp_path, path)
     assert run.code == 0, run.err
@@ -306,9 +306,9 @@ def test_the_task_simulates_jpegs(run_method):
 
 @pytest.mark.usefixtures("tiny_prior")
 def test_a_small_jpeg_is_enlarged(tmp_path, script):
-    pixels, exif = picture(45, 61), Image.Exif()
+    values, exif = picture(45, 61), Image.Exif()
     exif[274] = 6
-    write(tmp_path / "a.jpg", pixels, "4:2:0", 20, exif=exif)
+    write(tmp_path / "a.jpg", values, "4:2:0", 20, exif=exif)
     options = "restore.py --jpeg --scale 2 --filter area --cuda -1 --name r -l"
     run = script(options, tmp_path, tmp_path / "a.jpg")
     assert run.code == 0, run.err
@@ -322,8 +322,8 @@ def test_a_small_jpeg_is_enlarged(tmp_path, script):
 
 @pytest.mark.usefixtures("tiny_prior")
 def test_the_result_keeps_the_files_colour_profile(tmp_path, script):
-    pixels, profile = picture(40, 40), wide_gamut()
-    write(tmp_path / "a.jpg", pixels, "4:4:4", 40, icc_profile=profile)
+    values, profile = picture(40, 40), wide_gamut()
+    write(tmp_path / "a.jpg", values, "4:4:4", 40, icc_profile=profile)
     run = script("restore.py --jpeg --cuda -1 --name r -l", tmp_path, tmp_path / "a.jpg")
     assert run.code == 0 and "profile Swap" in run.out, run.err
     assert "copied to the result" in run.out

@@ -151,7 +151,7 @@ def is_out_of_memory(error):
 
 def git_revision():
     """The project's git revision, with a + if files were changed since; None without git, and for a
-    copy that lies in another repository."""
+    copy in another repository."""
     folder = os.path.realpath(PROJECT)
     # Variables of a hook name its own repository, and git would search the folders above, too.
     variables = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
