@@ -27,7 +27,7 @@ from report.pictures import write_strips
 from report.records import load_run
 from util.files import UserError, atomic, project, write_text
 from util.images import load_image, save_image
-from util.tables import markdown
+from util.tables import markdown, write_csv
 
 SIDE, MARGIN = 256, 8  # px: of a blurred photograph; left out of all figures
 STRIPS = 8  # rows of blind.png
@@ -202,8 +202,8 @@ def compare_blind(args, device):
             strips.append([*paths, os.path.join(folder, "truth", f"{name}.png")])
         table = [*markdown([*rows[0]], [cells(one) for one in rows]), "", *summary(rows)]
         write_text(os.path.join(args.out, "blind.md"), "\n".join(table) + "\n")
-        lines = [",".join(rows[0]), *(",".join(cells(one)) for one in rows)]
-        write_text(os.path.join(args.out, "blind.csv"), "\n".join(lines) + "\n")
+        sheet = [[*rows[0]], *([*one.values()] for one in rows)]
+        write_csv(os.path.join(args.out, "blind.csv"), sheet)
     titles = ["blurred", "l0 + TV", "blind", "known kernel", "truth"]
     write_strips(os.path.join(args.out, "blind.png"), [(titles, strips)])
     print("\n".join(table))

@@ -1,10 +1,9 @@
-"""Degradation operators and noises by name: y = A(x) + n. No other module knows single tasks.
+"""Degradation operators by name, and task files: y = A(x) + n. Noises: `guided_diffusion.noises`.
 
 An operator is built from its task file, the images' size (H, W) and the side of the prior's images.
 `draw(rng, device)` samples what is random in it, a mask or a kernel per image, and returns (A,
 operator_state): a differentiable function from (B, 3, H, W) in [-1, 1] to measurements, and
-{"mask": (B, 1, H, W)}, {"kernel": (B, k, k)} or {}. A noise is called with a measurement and the
-batch's `util.rng.BatchRandom`; its `sigma` is the standard deviation in units of [-1, 1].
+{"mask": (B, 1, H, W)}, {"kernel": (B, k, k)} or {}.
 
 Solvers only call A. One that is partly unknown implements `guided_diffusion.blind.UnknownOperator`.
 
@@ -12,7 +11,6 @@ To add a task, write a class here under @operator("name") and configs/tasks/<tas
 that name (docs/operators.md).
 """
 
-import math
 import os
 
 import numpy as np
@@ -20,8 +18,9 @@ import torch
 import torch.nn.functional as F
 
 from bkse.models.kernel_encoding.kernel_wizard import KernelWizard
+from guided_diffusion import noises  # noqa: F401  fills NOISES
 from guided_diffusion.blind import UnknownBlur, nearest_moved
-from guided_diffusion.jpeg import BLOCK, JPEG, SIGMA, Component, tables
+from guided_diffusion.jpeg import BLOCK, JPEG, Component, tables
 from guided_diffusion.kernels import (
     bicubic_matrix,
     blurring,
@@ -31,38 +30,9 @@ from guided_diffusion.kernels import (
     warping,
 )
 from guided_diffusion.physics import in_our_range, load_physics
-from util.config import Section, load_yaml
+from guided_diffusion.registry import NOISES, OPERATORS, operator
+from util.config import Section, above_0, at_least_0, load_yaml
 from util.files import UserError, project, read_state_dict, say
-
-OPERATORS, NOISES = {}, {}
-
-
-def registering(table, name):
-    """Class decorator: table[name] = cls. Raises UserError if another class has that name; the same
-    one, defined again in a notebook, replaces it."""
-
-    def path(cls):
-        return f"{cls.__module__}.{cls.__qualname__}"
-
-    def register(cls):
-        if name in table and path(table[name]) != path(cls):
-            raise UserError(
-                f"{path(cls)}: {path(table[name])} is named {name}; choose another name"
-            )
-        table[name] = cls
-        return cls
-
-    return register
-
-
-def operator(name):
-    """Class decorator; name: a task file's measurement.operator.name. Raises UserError if taken."""
-    return registering(OPERATORS, name)
-
-
-def noise(name):
-    """Class decorator; name: a task file's measurement.noise.name. Raises UserError if taken."""
-    return registering(NOISES, name)
 
 
 def load_task(path):
@@ -241,14 +211,6 @@ class SuperResolution(Operator):
 
 
 # --------------------------------------------------------------------------------- blur by a kernel
-
-
-def at_least_0(value):
-    return 0 <= value < math.inf
-
-
-def above_0(value):
-    return 0 < value < math.inf
 
 
 def kernel_fits(size):
@@ -489,57 +451,3 @@ class DeepinvPhysics(Operator):
 
     def draw(self, rng, device):
         return in_our_range(self.physics.to(device)), {}
-
-
-# -------------------------------------------------------------------------------------------- noise
-
-
-@noise("gaussian")
-class GaussianNoise:
-    """y + sigma * n, n standard normal; sigma in units of the [-1, 1] range."""
-
-    def __init__(self, options):
-        self.sigma = options.take("sigma", float, at_least_0, "a number, 0 or more")
-
-    def __call__(self, y, rng):
-        return y + self.sigma * rng.randn_like(y)
-
-
-@noise("poisson")
-class PoissonNoise:
-    """Photon counts: Poisson of mean 255 * rate * (y in [0, 1]), back to [-1, 1] and clamped."""
-
-    def __init__(self, options):
-        self.rate = options.take("rate", float, above_0, "a number above 0")
-        self.sigma = (2 / (255 * self.rate)) ** 0.5  # at y = 0
-
-    def __call__(self, y, rng):
-        expected = ((y + 1) / 2).clamp(0, 1).cpu().numpy() * 255 * self.rate
-        counts = np.stack([r.poisson(image) for r, image in zip(rng.numpy, expected)])
-        return (torch.from_numpy(counts / 255 / self.rate).to(y) * 2 - 1).clamp(-1, 1)
-
-
-@noise("clean")
-class NoNoise:
-    """y itself."""
-
-    sigma = 0.0
-
-    def __init__(self, options):
-        pass
-
-    def __call__(self, y, rng):
-        return y
-
-
-@noise("rounding")
-class Rounding:
-    """y rounded to whole numbers."""
-
-    sigma = SIGMA
-
-    def __init__(self, options):
-        pass
-
-    def __call__(self, y, rng):
-        return y.round()

@@ -8,7 +8,7 @@ import pytest
 # From the top. A room imports rooms below its own line, never others on it.
 ROOMS = [
     ["dmilo", "dmilo-pgd", "restore", "train", "benchmark", "reproduce", "reconstructor"],
-    ["bench"],
+    ["bench", "training"],
     ["photographs"],
     ["baselines", "samplers"],
     ["experiment"],

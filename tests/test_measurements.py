@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from guided_diffusion.kernels import blurring, mirrored_after
-from guided_diffusion.measurements import NOISES, OPERATORS, load_measurement, noise, operator
+from guided_diffusion.measurements import load_measurement
+from guided_diffusion.registry import NOISES, OPERATORS, noise, operator
 from motionblur.motionblur import Kernel
 from util.config import load_yaml, named_by
 from util.files import UserError
@@ -242,8 +243,8 @@ def test_a_side_of_one_pixel_is_mirrored_onto_itself():
 
 @pytest.mark.parametrize("register, table", [(operator, OPERATORS), (noise, NOISES)])
 def test_a_taken_name_is_refused_and_the_same_class_may_come_again(monkeypatch, register, table):
-    monkeypatch.setattr("guided_diffusion.measurements.OPERATORS", dict(OPERATORS))
-    monkeypatch.setattr("guided_diffusion.measurements.NOISES", dict(NOISES))
+    monkeypatch.setattr("guided_diffusion.registry.OPERATORS", dict(OPERATORS))
+    monkeypatch.setattr("guided_diffusion.registry.NOISES", dict(NOISES))
 
     def define(name):
         @register(name)
@@ -253,7 +254,7 @@ def test_a_taken_name_is_refused_and_the_same_class_may_come_again(monkeypatch, 
         return Mine
 
     taken = next(iter(table))
-    with pytest.raises(UserError, match=f"guided_diffusion.measurements.* {taken}"):
+    with pytest.raises(UserError, match=f"guided_diffusion.* {taken}"):
         define(taken)
     first, second = define("mine"), define("mine")  # a notebook's cell that is run again
     assert first is not second

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from experiment.stop import RULES, misfit, refuse_rule, stop, structure
-from guided_diffusion import measurements
+from guided_diffusion.registry import OPERATORS
 from util.files import UserError
 
 
@@ -64,7 +64,7 @@ def test_whiteness_of_what_is_no_picture_is_refused():
 
 @pytest.mark.usefixtures("tiny_prior")
 def test_a_run_whose_measurement_is_no_picture_refuses_whiteness(script, tmp_path, monkeypatch):
-    operator = measurements.OPERATORS["noise"]
+    operator = OPERATORS["noise"]
     draw = operator.draw
 
     def flat(self, rng, device):

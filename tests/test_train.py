@@ -14,19 +14,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-import train as training
+import training.data
 from guided_diffusion.ddim import linear_alphas_cumprod
 from guided_diffusion.prior import build_model, load_model_config
 from guided_diffusion.unet import create_model
-from train import (
-    Optimizer,
-    cut_patches,
-    draw_timesteps,
-    learning_rate_factor,
-    noise_prediction_loss,
-    patch_box,
-    training_batch,
-)
+from train import noise_prediction_loss
+from training.data import SIGMAS, cut_patches, draw_timesteps, patch_box, training_batch
+from training.optimizer import Muon, Optimizer, learning_rate_factor
 
 CONFIG = """
 image_size: 16
@@ -173,7 +167,7 @@ def test_timesteps_cover_small_noise_evenly_and_the_methods_chains():
 
     assert t.min() >= 0 and t.max() <= 999
     assert share((t >= 100) & (t < 350)) > 0.25 and share(t == 999) == pytest.approx(0.05, abs=0.01)
-    sigma = training.SIGMAS[t]
+    sigma = SIGMAS[t]
     for low in (0.01, 0.02, 0.04, 0.08, 0.16):  # noise of 2 to 50 of 255 is 0.016 to 0.39
         assert share((sigma >= low) & (sigma < 2 * low)) > 0.07
 
@@ -223,7 +217,7 @@ def test_patches_are_of_every_scale_and_lie_within_the_picture():
 
 def test_patches_hold_one_picture_at_a_time(pictures, monkeypatch):
     opened_images, most = [], 0
-    opened = training.open_rgb
+    opened = training.data.open_rgb
 
     def open_rgb(*arguments):
         nonlocal most
@@ -232,7 +226,7 @@ def test_patches_hold_one_picture_at_a_time(pictures, monkeypatch):
         most = max(most, sum(one() is not None for one in opened_images))
         return image
 
-    monkeypatch.setattr(training, "open_rgb", open_rgb)
+    monkeypatch.setattr(training.data, "open_rgb", open_rgb)
     cut_patches(pictures, 16, 30, 0)
     assert most <= 2  # the former one goes when its name does
 
@@ -523,7 +517,7 @@ def test_muon_in_float32_is_pytorchs():
     ours, theirs = ([nn.Parameter(w.clone()) for w in first] for _ in range(2))
     options = {"lr": 0.01, "weight_decay": 0.01}
     pair = (
-        training.Muon(ours, **options),
+        Muon(ours, **options),
         torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **options),
     )
     for _ in range(3):

@@ -1,5 +1,6 @@
 """YAML files of the published format, read by a safe loader and checked key by key."""
 
+import math
 import re
 
 import yaml
@@ -120,6 +121,14 @@ class Section:
             raise self.error(key, "is not a known key; remove it or correct its name")
         for section in self.sections.values():
             section.finish()
+
+
+def at_least_0(value):
+    return 0 <= value < math.inf
+
+
+def above_0(value):
+    return 0 < value < math.inf
 
 
 def named_by(pattern):
