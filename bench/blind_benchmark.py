@@ -31,7 +31,7 @@ from util.tables import markdown, write_csv
 
 SIDE, MARGIN = 256, 8  # px: of a blurred photograph; left out of all figures
 STRIPS = 8  # rows of blind.png
-GIVEN_BACK = 1e-6  # largest mean square difference, of [-1, 1], from the blurred photograph
+UNCHANGED = 1e-6  # largest mean square difference, of [-1, 1], from the blurred photograph
 
 
 def shake(side, seed):
@@ -154,7 +154,7 @@ def row(name, kernel, damage, folder, restored):
         "unmoved": psnr(unmoved),
         "l0 + TV": psnr(rival),
         "error ratio": moved / known,
-        "given back": int((x["blind"] - y).square().mean().item() < GIVEN_BACK),
+        "returned": int((x["blind"] - y).square().mean().item() < UNCHANGED),
         "seconds": restored["blind"][name][1],
     }
 
@@ -168,7 +168,7 @@ def summary(rows):
     }
     return [
         f"gain {statistics.mean(gains):+.2f} dB in the mean, {min(gains):+.2f} dB at least",
-        f"given back {sum(one['given back'] for one in rows)} of {count}",
+        f"returned unchanged {sum(one['returned'] for one in rows)} of {count}",
         f"error ratio at most 2 in {sum(ratio <= 2 for ratio in ratios)} of {count}, at most 3 in "
         f"{sum(ratio <= 3 for ratio in ratios)}",
         f"unmoved {mean['unmoved'] - mean['blind']:+.2f} dB from moved",

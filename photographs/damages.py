@@ -193,7 +193,7 @@ class FromEdges(Deblurring):
             remark = f"kernel {name} {' '.join(f'{number:.3g}' for number in numbers)}"
         if not estimate.is_trusted:
             reason = "explains it hardly better than none" if estimate.is_idle else "is doubtful"
-            return torch.ones(1, 1), f"given back unchanged: the best {remark} {reason}"
+            return torch.ones(1, 1), f"returned unchanged: the best {remark} {reason}"
         return estimate.kernel, remark
 
     def is_complete(self, state):

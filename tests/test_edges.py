@@ -128,7 +128,7 @@ def test_quick_takes_the_kernel_that_it_finds_and_so_does_the_next_picture(resto
 def test_a_photograph_without_blur_is_given_back(restore, tmp_path):
     write(tmp_path / "a.png", blurred(torch.ones(1, 1), scene(120)))
     result = restore(tmp_path / "a.png", "--blind", 9)
-    assert result.code == 0 and "given back unchanged" in result.out, result.err
+    assert result.code == 0 and "returned unchanged" in result.out, result.err
     assert np.array_equal(
         *(np.asarray(Image.open(p)) for p in (tmp_path / "a.png", tmp_path / "r" / "a.png"))
     )
