@@ -1,5 +1,7 @@
 """Fill the tables of README.md and docs/*.md from CSV files: python -m report.documents
 
+--plots also draws docs/quality.png, the rows of its table in RESULTS.md.
+
 A table is between two comments:
 
     <!-- table docs/results/paper.csv columns: method, nfe, psnr and best by task;
@@ -19,6 +21,7 @@ import os
 import re
 from collections import namedtuple
 
+from report import plots
 from util.cli import Parser, run_script
 from util.files import UserError, project, project_files, write_text
 from util.tables import markdown
@@ -55,6 +58,7 @@ COLUMNS = {  # titles of columns and of values after `by`; others are their own 
     "motion_deblur": Column("motion blur, 55 px"),
 }
 TABLE = re.compile(r"(<!-- table (.*?) -->\n)(.*?)(<!-- end -->|(?=<!-- table )|\Z)", re.DOTALL)
+QUALITY = "docs/results/faces_0.01.csv"
 SPEC = re.compile(r"(\S+) columns: ([^;]+?)(?:; rows: ([^;]+?))?(; bold)?")
 
 
@@ -183,6 +187,18 @@ def table(spec):
     return markdown([cell.title for cell in cells], texts)
 
 
+def draw_quality():
+    """Draw docs/quality.png: the runs of the table in RESULTS.md, one plot a task."""
+    with open(project("docs/RESULTS.md"), encoding="utf-8") as f:
+        specs = [" ".join(one[2].split()) for one in TABLE.finditer(f.read())]
+    path, _, conditions, _ = SPEC.fullmatch(next(s for s in specs if QUALITY in s)).groups()
+    groups = {}
+    for row in read(path, split(conditions)):
+        figures = {key: float(row[key]) for key in ("seconds", "psnr", "lpips")}
+        groups.setdefault(row["task"], {})[row["run"]] = figures
+    plots.quality(project("docs/quality.png"), groups)
+
+
 def filled(text, path):
     """A document's text with its tables filled. Raises UserError, with the document's path, for a
     comment that describes no table."""
@@ -204,7 +220,11 @@ def main():
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail if a table differs from its file"
     )
-    check = parser.parse_args().check
+    parser.add_argument("--plots", action="store_true", help="also draw docs/quality.png")
+    given = parser.parse_args()
+    check = given.check
+    if given.plots:
+        draw_quality()
     for path in [project("README.md"), *project_files("docs/*.md")]:
         with open(path, encoding="utf-8") as f:
             text = f.read()

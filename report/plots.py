@@ -71,6 +71,12 @@ def quality(path, groups):
 
     figure = new_figure(3.8 * len(groups), 7.2, layout="constrained")
     panels = figure.subplots(2, len(groups), squeeze=False, sharey="row")
+    names = dict.fromkeys(label for points in groups.values() for label in points)
+    styled = {
+        label: {"linestyle": "none", "marker": one["marker"], "alpha": 0.8, "color": f"C{n % 10}"}
+        for n, (label, one) in enumerate(zip(names, styles()))
+    }
+    handles = {}
     for (title, points), column in zip(groups.items(), panels.T):
         column[0].set(title=title)
         for panel, key, best in zip(column, ("psnr", "lpips"), (np.maximum, np.minimum)):
@@ -79,16 +85,16 @@ def quality(path, groups):
             panel.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,g}"))
             panel.xaxis.set_minor_formatter(ticker.NullFormatter())
             panel.grid(alpha=0.3)
-            for (label, row), style in zip(points.items(), styles()):
-                style = {"linestyle": "none", "marker": style["marker"], "alpha": 0.8}
-                panel.plot(row["seconds"], row[key], label=label, **style)
+            for label, row in points.items():
+                (handles[label],) = panel.plot(row["seconds"], row[key], **styled[label])
             seconds, values = np.array(sorted((r["seconds"], r[key]) for r in points.values())).T
             style = {"where": "post", "color": "grey", "linewidth": 1, "zorder": 0}
             panel.step(seconds, best.accumulate(values), **style)
     panels[0][0].set_ylabel("PSNR (dB) ↑")
     panels[1][0].set(ylabel="LPIPS ↓", yscale="log")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2 * len(groups))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=2 * len(groups)
+    )
     save(figure, path)
 
 
