@@ -3,33 +3,34 @@
     python benchmark.py quality --data faces/ -n 40 -bn 32 --cuda -1          # PSNR, LPIPS, seconds
     python benchmark.py calibration --data faces/ -n 48 -bn 40 --cuda -1      # spread of samples
     python benchmark.py loss --data faces/ -n 32 --cuda -1                    # error of the prior
-    python benchmark.py photographs --cuda -1                                 # other programs, too
+    python benchmark.py photographs --cuda -1                                 # and other programs
     python benchmark.py blind --cuda -1                                       # unknown blur
     python benchmark.py inner --dataset demo --batch-size 1 2 4 8 --cuda -1   # an inner step
     python benchmark.py inner --dataset celeba --precision fp32 bf16 --cuda 0
     python benchmark.py memory --dataset demo --steps 1 2 3 4 --cuda -1       # by number of steps
     python benchmark.py gpu                                                   # on a GPU, see below
 
-quality runs the methods' scripts on all images in batches and then times --timed images one at a
-time; it resumes from the results in --out. It writes quality.md, .csv and .png, with the mean over
-images of the difference from the first run and its 95 % confidence interval. A row is marked in the
-column `front` if no other row is both better in that metric and faster.
+quality runs the methods' scripts on all images in batches, then times --timed images one at a time.
+Repeat the command to resume from the results in --out. It writes quality.md, quality.csv and
+quality.png. For each run they list the mean difference from the first run over the images, with its
+95 % confidence interval. The column `front` names the metrics in which no faster run is better.
 
-calibration restores each measurement --samples times and counts how often the intervals computed
-from the samples (util/intervals.py) contain the truth: everywhere, in holes, on measured px, and on
-the tenth of the px with the steepest gradients. It writes calibration.md, .csv and .png (rank
-histograms).
+calibration restores each measurement --samples times. It counts how often the intervals computed
+from the samples (util/intervals.py) contain the truth: on all pixels, in holes, on measured pixels,
+and on the tenth of the pixels with the steepest gradients. It writes calibration.md,
+calibration.csv and calibration.png, which shows rank histograms.
 
 photographs damages photographs of scikit-image and scikit-learn and restores them with restore.py
-and with other programs (BM3D, OpenCV … if installed). It writes photographs.md and photographs.png.
+and with those of the other programs (BM3D, OpenCV, …) that are installed. It writes photographs.md
+and photographs.png.
 
-blind blurs the photographs of data/bench/blind with eight kernels and restores them without their
-kernel, with it, and by another method. It writes blind.md, blind.csv and blind.png.
+blind blurs the photographs of data/bench/blind with eight kernels. It restores them with unknown
+kernel, with the known kernel and by another method, and writes blind.md, blind.csv and blind.png.
 
-inner and memory need no checkpoint. inner compares our step with that of the published code, built
-from our modules: it computes gradients of the weights, recomputes attention in the backward pass
-and waits for every loss. The two are timed alternately; peak memory is measured in a process of its
-own.
+inner and memory need no checkpoint. inner compares our step with the published one, rebuilt from
+our modules: the published step computes gradients of the weights, recomputes attention in the
+backward pass and waits for every loss. The two steps are timed alternately; peak memory is measured
+in a separate process.
 
 gpu runs the tests that need a GPU and several of these benchmarks, and writes results/gpu.md.
 """
@@ -109,7 +110,7 @@ def add_inner(add):
     add_device(add)
     add("--batch-size", type=count, nargs="+", default=[1], help="(default 1)")
     add("--precision", choices=precisions, nargs="+", default=["fp32"], help="(default fp32)")
-    add("--compile", action="store_true", help="also with the network compiled")
+    add("--compile", action="store_true", help="also time the step with the compiled network")
     add("--repeats", type=count, default=9, help="repetitions of each step (default 9)")
 
 
@@ -132,15 +133,19 @@ def add_comparison(add, name):
     add_images(add)
     add("--tasks", nargs="+", default=TASKS, help=f"tasks (default {' '.join(TASKS)})")
     add("--runs", nargs="+", type=method_and_preset, default=runs, help=help)
-    add("--sigma", type=number(float, 0), help="of the noise (default: as in the task files)")
+    add("--sigma", type=number(float, 0), help="noise level (default: as in the task files)")
     add("--out", type=typed_path, default=OUT[name], help=f"folder (default {OUT[name]})")
 
 
 def add_quality(add):
     add_comparison(add, "quality")
-    help = "images to time one at a time (default 3); 0: a batch's seconds"
+    help = "images to time one at a time (default 3); 0: report the times of batches"
     add("--timed", type=number(int, 0), default=3, help=help)
-    add("--seed-each", action="store_true", help="another seed for each image, from its name")
+    add(
+        "--seed-each",
+        action="store_true",
+        help="give each image its own seed, computed from its name",
+    )
 
 
 def add_calibration(add):
@@ -159,7 +164,7 @@ def add_photographs(add):
     help = f"kinds of damage: {' '.join(DAMAGES)} (default {damages})"
     add("--damages", nargs="+", choices=DAMAGES, default=DAMAGED_BY, metavar="NAME", help=help)
     add("--size", type=number(int, 80), default=SIDE, help=f"side of the crops (default {SIDE})")
-    help = "restore.py's presets, method/preset or programs (default: fast, all programs)"
+    help = "presets of restore.py, method/preset or programs (default: fast and all programs)"
     add("--runs", nargs="+", type=photo_run, metavar="RUN", help=help)
     add("--out", type=typed_path, default=out, help=f"folder (default {out})")
 
@@ -168,10 +173,10 @@ def add_blind(add):
     damages, out = " ".join(BLIND_DAMAGES), "results/blind"
     add_device(add, "photo")
     add("-n", "--number", type=number(int, 1, 8), default=8, help="photographs (default 8)")
-    help = f"what follows the blur: {damages} (default all)"
+    help = f"damage added after the blur: {damages} (default all)"
     add("--damages", nargs="+", choices=BLIND_DAMAGES, default=[*BLIND_DAMAGES], help=help)
-    add("--preset", default="quick", help="of restore.py (default quick)")
-    help = "kernel n + SHIFT blurs photograph n; 0 … 7 make all 64 pairs (default 0)"
+    add("--preset", default="quick", help="preset of restore.py (default quick)")
+    help = "blur photograph n with kernel n + SHIFT; 0 … 7 cover all 64 pairs (default 0)"
     add("--shift", type=number(int, 0, 7), default=0, help=help)
     add("--out", type=typed_path, default=out, help=f"folder (default {out})")
 

@@ -1,14 +1,19 @@
 """Reproduce a table: run every method on every data set and task; unfinished runs are resumed.
 
     python reproduce.py configs/tables/demo.yaml --cuda -1
-    python reproduce.py configs/tables/celeba.yaml --dry-run     # commands and the most time
+    python reproduce.py configs/tables/celeba.yaml --dry-run     # commands and time at most
     python reproduce.py configs/tables/celeba.yaml --only inpainting dmilo/paper --nproc-per-node 4
 
-Writes to results/<table>/: table.md, .csv and .tex (mean ± standard deviation over images, best
-value in bold; `final`: the last iterate, `chosen`: the one chosen by a stopping rule without the
-truth, `best`: the one with the highest PSNR), strips.png (truth, measurement, final results),
-convergence.png (PSNR and residual over NFE) and report.html. For a table file with the key
-`memory`, it measures peak memory as `benchmark.py memory` does and writes table.* only.
+The results are written to results/<table>/:
+
+    table.md, table.csv, table.tex   mean ± standard deviation over images, best values in bold
+    strips.png                       truth, measurement and final results
+    convergence.png                  PSNR and residual against NFE
+    report.html                      comparison of the methods, with links to each run's report
+
+In the tables, `final` is the last iterate, `chosen` the iterate that a stopping rule chooses
+without the truth, and `best` the iterate with the highest PSNR. If the table file has the key
+`memory`, peak memory is measured as by `benchmark.py memory`, and only the tables are written.
 """
 
 import argparse
@@ -380,12 +385,12 @@ def parse_arguments():
         "--only",
         nargs="+",
         default=[],
-        help="restrict the data sets, tasks or method/presets to these (default: all)",
+        help="data sets, tasks and method/presets to run (default: all)",
     )
     add(
         "--dry-run",
         action="store_true",
-        help="only print the commands and the most time they need: NFE x time of an inner step",
+        help="only print the commands and the time that each needs at most (NFE x time of a step)",
     )
     count = number(int, 1)
     add("--nproc-per-node", type=count, default=1, help="processes per run (default 1)")

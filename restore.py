@@ -6,8 +6,8 @@
     python restore.py photo.jpg --jpeg                # undo a JPEG's compression
     python restore.py photos/ --preset quick          # denoise all images of a folder
 
-The results are in restored/<time>/; report.html there compares them with the originals. Masks,
-iterates and records are in its folder run/. From Python: `from restore import restore`.
+The results are in restored/<time>/; report.html there compares them with the photographs. The
+subfolder run/ contains masks, iterates and records. From Python: `from restore import restore`.
 """
 
 from functools import partial

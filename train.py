@@ -7,9 +7,10 @@
     python train.py --config … --data photos/ --out models/photo.pt --patches 40000 --grey 0.1
     torchrun --nproc-per-node 4 train.py --config … --data faces.zip --out models/demo.pt
 
-Writes OUT (the averaged weights, a state dict on the CPU) and, next to it, *_samples.png (samples
-from the prior) and *_errors.csv (the network's mean squared errors, which the samplers read). The
-state of the training is saved in OUT.training; to resume an interrupted one, repeat the command.
+Writes the averaged weights as a state dict on the CPU to OUT. The files *_samples.png, samples from
+the prior, and *_errors.csv, the network's mean squared errors, which the samplers read, are written
+next to OUT. The training state is saved in OUT.training; to resume an interrupted training, repeat
+the command.
 """
 
 import copy

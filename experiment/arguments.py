@@ -122,7 +122,7 @@ def add_slice(parser, count, default):
         "--begin_number",
         type=number(int, 0),
         default=0,
-        help="index of the first one (default 0)",
+        help="index of the first image (default 0)",
     )
     add(
         "-en",
@@ -134,8 +134,8 @@ def add_slice(parser, count, default):
     add(
         "--batch-size",
         type=number(int, 1),
-        help="images at once (default: what fits on the GPU, or helps on the CPU); changes results "
-        "by rounding only",
+        help="images restored at once (default: chosen by the memory of the GPU, or by speed on "
+        "the CPU); affects results by rounding only",
     )
 
 
@@ -157,7 +157,7 @@ def add_method(parser, row):
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="replace any value of the row, as lr_nu=0, restarts.count=1 or init=null",
+        help="replace values of the preset's row, such as lr_nu=0, restarts.count=1, init=null",
     )
     add(
         "-e",
@@ -169,35 +169,35 @@ def add_method(parser, row):
     add(
         "--sigma",
         type=number(float, 0, 1),
-        help="standard deviation of the noise in units of [-1, 1], 2/255 of which are one step of "
-        "8 bits (default: the task file's, for photographs an estimate); every method uses it",
+        help="standard deviation of the noise for images in [-1, 1], where 2/255 is one grey level "
+        "(default: as in the task file; for photographs it is estimated)",
     )
     add("--seed", type=number(int, 0, LAST_SEED), default=123, help="random seed (default 123)")
     add(
         "--seed-each",
         action="store_true",
-        help="another seed for each image, from its name: the published code degrades all images "
-        "by one mask and one draw of noise, which the mean over images does not reduce",
+        help="give each image its own seed, computed from its name; by default all images share "
+        "one mask and one noise realisation, as in the published code",
     )
     add(
         "--samples",
         type=count,
         default=1,
         metavar="K",
-        help="restore each measurement K times; also saves their mean, their spread and intervals, "
-        "which are calibrated for posterior sampling (default 1)",
+        help="restore each measurement K times and also save mean, spread and intervals of the "
+        "samples; the intervals are calibrated for posterior sampling (default 1)",
     )
     add(
         "--stop",
         choices=tuple(RULES),
         default="discrepancy",
-        help="rule that chooses an iterate without ground truth: the first whose residual is at "
-        "most 1.05 sigma (default), or the one with the whitest residual, which needs no sigma",
+        help="rule that chooses an iterate without ground truth. discrepancy, the default: the "
+        "first whose residual is at most 1.05 sigma; whiteness: the one with the whitest residual",
     )
     add(
         "--summarize",
         action="store_true",
-        help="restore nothing, only write the summary of what --name NAME has finished",
+        help="do not restore; write the summary of the images that --name NAME has finished",
     )
 
 
@@ -219,25 +219,25 @@ def add_run(parser, logdir, folder, cuda, device):
         "--name",
         "--run",
         type=folder_name,
-        help=f"the run's folder, {folder} (default: the time); give it again to resume the run",
+        help=f"the run's folder, {folder} (default: the time); repeat it to resume the run",
     )
     add(
         "--precision",
         choices=("fp32", "tf32", "bf16"),
-        help="of the network (default: on a GPU tf32, as in the published code, on the CPU fp32; "
-        "bf16 for large images on processors that support it)",
+        help="precision of the network (default: tf32 on a GPU, as in the published code, and "
+        "fp32 on the CPU); bf16 is for large images on processors that support it",
     )
     add(
         "--tile",
         type=number(int, 1),
         metavar="PX",
         help="side of the overlapping tiles in which the network processes larger images (default: "
-        "the whole image or, where memory is short, what fits)",
+        "the whole image, or the largest tile that fits into memory)",
     )
     add(
         "--compile",
         action="store_true",
-        help="compile the network: a minute or more at first, faster steps on a GPU",
+        help="compile the network: takes a minute or more, speeds up steps on a GPU",
     )
     add(
         "--cuda",
@@ -295,7 +295,7 @@ def parse_arguments(doc, method):
     parser.add_argument("--measured", nargs="*", action=Moved, help=argparse.SUPPRESS)
     parser.add_argument(
         "--preset",
-        help=f"of configs/{method}.yaml: {', '.join(presets)} (default {presets[0]})",
+        help=f"preset of configs/{method}.yaml: {', '.join(presets)} (default {presets[0]})",
     )
     add_method(parser, f"the task's row in configs/{method}.yaml")
     parser.add_argument("--fid", action="store_true", help="add FID to the summary")

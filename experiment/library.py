@@ -191,8 +191,8 @@ def restore(
     """Restore images x from y = operator(x) + noise -> (B, 3, H, W) in [-1, 1], or with samples > 1
     (samples, B, 3, H, W), sample k with seed + k.
 
-    With preset="posterior" the samples are those of the posterior: their standard deviation s is
-    the uncertainty of each value, and mean -+ t s sqrt(1 + 1 / samples) is an interval for it
+    With preset="posterior" the samples are posterior samples: their standard deviation s is the
+    uncertainty of each value, and mean -+ t s sqrt(1 + 1 / samples) is an interval for the value
     (`util.intervals.interval`).
 
     y: (B, …). operator: any differentiable function of (B, 3, H, W) in [-1, 1], or a deepinv

@@ -113,76 +113,78 @@ def add_photographs(parser):
         type=typed_path,
         metavar="PHOTO",
         nargs="+",
-        help="files or folders; without --mask, --kernel, --blind or --scale they are denoised",
+        help="files or folders; they are denoised unless an option below names other damage",
     )
     damage = group.add_mutually_exclusive_group().add_argument
     damage(
         "--mask",
         type=typed_path,
         metavar="FILE|DIR",
-        help="where it is not white, the photograph is missing (inpainting); a folder: by the "
-        "photograph's name, a.png or a_mask.png. Without it, transparent areas are missing",
+        help="mask that is white where the photograph is intact (inpainting), or a folder with the "
+        "mask of a.jpg as a.png or a_mask.png; without a mask, transparent areas are missing",
     )
     damage(
         "--kernel",
         type=typed_path,
         metavar="FILE|DIR",
-        help="image or .npy of the blur kernel, as a cross-correlation: "
-        "y[i] = sum_j k[j] x[i + j - centre] (deblurring); a folder: by the photograph's name; or "
-        '"disk RADIUS", "motion LENGTH ANGLE" or "gauss SIGMA", in px and degrees',
+        help="blur kernel (deblurring): an image or .npy file, applied as a cross-correlation, "
+        "y[i] = sum_j k[j] x[i + j - centre]; or a folder with a kernel for each photograph, named "
+        'like it; or "disk RADIUS", "motion LENGTH ANGLE" or "gauss SIGMA", in px and degrees',
     )
     damage(
         "--blind",
         type=blind_kind,
         metavar="PX|KIND",
-        help="the blur kernel is unknown, at most so many px a side (odd; an even number counts as "
-        f"the one below), or one of {', '.join(FAMILIES)}: estimated from its edges",
+        help="estimate an unknown blur kernel from the edges of the photograph: its largest side "
+        f"in px (even numbers are reduced by one), or its kind, one of {', '.join(FAMILIES)}",
     )
     damage(
         "--jpeg",
         action="store_true",
-        help="the photographs are JPEGs whose compression is undone: the result agrees with each "
-        "file's coefficients to within half a step of its tables (needs jpeglib)",
+        help="undo the compression of JPEGs: the result agrees with the coefficients in the file "
+        "to within half a quantisation step (needs jpeglib)",
     )
     add(
         "--scale",
         type=number(int, 2),
-        help="enlarge so many times (super-resolution); with --kernel: blurred, then reduced; with "
-        "--jpeg: reduced, then compressed",
+        help="enlarge by this factor (super-resolution); with --kernel the photograph was blurred "
+        "before it was reduced, with --jpeg it was compressed after it was reduced",
     )
     add(
         "--invert-mask",
         action="store_true",
         help="the mask is white where the photograph is missing, as in other programs",
     )
-    add("--grow", type=number(int, 1), metavar="PX", help="grow the mask's holes on every side")
+    add(
+        "--grow", type=number(int, 1), metavar="PX", help="enlarge the holes by PX px on every side"
+    )
     add(
         "--keep-observed",
         action="store_true",
-        help="change nothing outside the holes, noise included",
+        help="leave everything outside the holes unchanged, including noise",
     )
     add(
         "--flip-kernel",
         action="store_true",
-        help="the kernel files are for convolution: rotate them by 180 degrees",
+        help="rotate the kernels by 180 degrees, if they are meant for convolution",
     )
     add(
         "--centre-kernel",
         action="store_true",
-        help="centre the kernel's mass, so that the result is not shifted",
+        help="shift the kernel's centre of mass to its middle, so that the result is not shifted",
     )
     add(
         "--filter",
         choices=tuple(FILTERS),
-        help="how it was reduced: bicubic (MATLAB's and Pillow's, default), lanczos (Pillow's), "
-        "area (means of squares: OpenCV's INTER_AREA), cubic (without antialiasing: OpenCV's "
-        "INTER_CUBIC), nearest (each N-th px)",
+        help="filter by which the photograph was reduced: bicubic (MATLAB, Pillow; default), "
+        "lanczos (Pillow), area (means of squares, OpenCV's INTER_AREA), cubic (no antialiasing, "
+        "OpenCV's INTER_CUBIC), nearest (every N-th px)",
     )
     add(
         "--linear",
         action="store_true",
-        help="it was blurred or reduced in linear light, as by a lens and a sensor; the result is "
-        "sRGB again",
+        help="the photograph was blurred or reduced in linear light, as by a lens and a sensor; "
+        "the result is in sRGB",
     )
 
 
@@ -213,8 +215,8 @@ def parse_photographs(doc):
     add = parser.add_argument_group("how to restore them").add_argument
     add(
         "--preset",
-        help="quick, fast, sharp or posterior, see configs/restore.yaml (default fast, with "
-        "--samples posterior); with --method one of configs/<method>.yaml",
+        help="quick, fast, sharp or posterior, see configs/restore.yaml (default: fast, or "
+        "posterior with --samples); with --method, a preset of configs/<method>.yaml",
     )
     add("--method", choices=METHODS, metavar="NAME", help=f"one of {', '.join(METHODS)}")
     add(
