@@ -27,7 +27,7 @@ from report.page import write_report
 from report.pictures import write_grid
 from report.records import finished_records, read_record, record_path
 from util.cli import run_script
-from util.devices import choose_device, compile_network, first_line
+from util.devices import choose_device, compile_network, first_line, keep_memory
 from util.files import UserError, project, say, warn
 from util.rng import BatchRandom
 
@@ -306,7 +306,10 @@ def run(args, method, problems=Simulated):
     before = open_run(folder.top, lasting, adjustable, defaults)
     # The same on every rank, or an image might belong to none.
     batch_size = args.batch_size or of_rank_0(before["batch_size"])
-    tile = keep_tile(args, eps, before.get("tile"), largest(images), folder.top)
+    height, width = largest(images)
+    tile = keep_tile(args, eps, before.get("tile"), (height, width), folder.top)
+    if tile:
+        keep_memory(4 * height * width)  # what a tile needs, but not whole images
     images.refuse_others(folder)
 
     computed = {"name": name, "batch_size": batch_size, "tile": tile, "world": world}

@@ -41,16 +41,25 @@ def structure(residual, mask):
     """
     if not is_picture(residual):
         return residual.new_zeros(len(residual))
-    known = torch.ones_like(residual) if mask is None else mask.expand_as(residual)
+    known = torch.ones_like(residual[:1]) if mask is None else mask.expand_as(residual)
     share = known.flatten(1).mean(1)[:, None, None, None]
     centred = (residual - (residual * known).mean((1, 2, 3), keepdim=True) / share) * known
-    power = [torch.fft.fft2(x, s=[side + REACH for side in x.shape[-2:]]) for x in (centred, known)]
-    correlation, pairs = (torch.fft.ifft2(x.abs().square()).real.sum(1) for x in power)
-    variance = correlation[:, :1, :1] / pairs[:, :1, :1]
-    normal = correlation / pairs.clamp(min=1) / variance.clamp(min=1e-20)
-    right = normal[:, : REACH + 1, : REACH + 1].flatten(1)
-    left = normal[:, 1 : REACH + 1, -REACH:].flatten(1)
-    return torch.cat([right, left], 1).square().sum(1) - 1
+    variance = correlation(centred, 0, 0) / correlation(known, 0, 0)
+    total = 0
+    for down in range(REACH + 1):
+        for right in range(-REACH if down else 1, REACH + 1):
+            pairs = correlation(known, down, right).clamp(min=1)
+            normal = correlation(centred, down, right) / pairs / variance.clamp(min=1e-20)
+            total = total + normal.square()
+    return total
+
+
+def correlation(x, down, right):
+    """Sums over pairs of px, `right` columns and `down` rows apart, of their products, (B,)."""
+    width = x.shape[-1]
+    one = x[..., : x.shape[-2] - down, max(0, -right) : width - max(0, right)]
+    other = x[..., down:, max(0, right) : width + min(0, right)]
+    return (one * other).flatten(1).sum(1)
 
 
 def by_discrepancy(record, ends):

@@ -274,7 +274,9 @@ def read_photograph(path, linear=False, as_stored=False):
     if brightness is not None:
         values, grey = brightness, True
         remarks.append("saved in colour")
-    x = torch.from_numpy((values * 2 - 1).transpose(2, 0, 1)).float()[None].contiguous()
+    values *= 2
+    values -= 1
+    x = torch.from_numpy(values.transpose(2, 0, 1)).float()[None].contiguous()
     return Photograph(to_linear(x) if linear else x, grey, alpha, bits, tags, remarks, warnings)
 
 

@@ -16,19 +16,21 @@ from util.files import PROJECT, UserError, warn
 # glibc's mallopt (malloc.h): the size above which memory is mapped, and how much free memory is
 # kept.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-KEPT_BYTES = 2_000_000_000
+LARGEST_KEPT = 1_000_000_000  # bytes
 CACHE = "TORCHINDUCTOR_CACHE_DIR"  # the variable that names PyTorch's folder for compiled code
 
 
-def keep_memory():
-    """Make glibc keep freed memory; returning it to the system after every step and requesting it
-    again costs 40 % of a step at 256 px on a CPU. No effect without glibc."""
+def keep_memory(largest=LARGEST_KEPT):
+    """Make glibc keep freed blocks of up to `largest` bytes, and return all that it keeps now;
+    returning blocks to the system after every step and requesting them again costs 40 % of a step
+    at 256 px on a CPU. No effect without glibc."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        glibc = ctypes.CDLL(None)
+        glibc.mallopt(M_MMAP_THRESHOLD, largest)
+        glibc.mallopt(M_TRIM_THRESHOLD, 2 * largest)
+        glibc.malloc_trim(0)
     except (OSError, TypeError, AttributeError):  # no glibc
         return
-    mallopt(M_MMAP_THRESHOLD, KEPT_BYTES // 2)
-    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def make_no_cache():

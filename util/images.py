@@ -301,7 +301,8 @@ def is_grey(path):
 
 def to_pixels(x):
     """(C, H, W) -> (H, W, C) float64 in [0, 1], numpy; values outside [-1, 1] are clamped."""
-    return (x.detach().double().cpu().clamp(-1, 1).permute(1, 2, 0).numpy() + 1) / 2
+    values = x.detach().to("cpu", torch.float64, copy=True)  # the rest is done in its memory
+    return values.clamp_(-1, 1).add_(1).div_(2).permute(1, 2, 0).numpy()
 
 
 def save_image(path, x, bits=8, alpha=None, tags=None):
@@ -314,7 +315,8 @@ def save_image(path, x, bits=8, alpha=None, tags=None):
     if alpha is not None:
         alpha = np.asarray(Image.fromarray(alpha).resize(values.shape[1::-1], Image.BICUBIC))
         values = np.concatenate([values, alpha[..., None].clip(0, 1)], -1)
-    values = (values * (2**bits - 1)).round().astype(np.uint16 if bits == 16 else np.uint8)
+    values *= 2**bits - 1
+    values = values.round(out=values).astype(np.uint16 if bits == 16 else np.uint8)
     values = values[..., 0] if values.shape[-1] == 1 else values
     with atomic(path) as tmp:
         if bits == 16 and values.ndim == 3:
