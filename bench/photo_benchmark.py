@@ -26,7 +26,7 @@ from report.records import load_run
 from util.config import load_yaml
 from util.files import UserError, atomic, project, write_text
 from util.images import load_image, save_image, to_pixels
-from util.tables import markdown
+from util.tables import markdown, write_csv
 
 KERNEL = 13  # px a side
 SCRATCH, SCRATCHES = 4, 8  # px wide; how many on SIDE px
@@ -74,11 +74,18 @@ PHOTOGRAPHS = {
     "flowers": from_bench("files/flowers.png"),
     "lake": from_bench("files/lake-sherburne.png"),
     "cityscape": from_bench("files/singaporean-cityscape.png"),
+    "desert": from_bench("denoising/extreme-desert-hike.png"),
+    "fog": from_bench("denoising/fog.png"),
+    "otters": from_bench("denoising/oakland-zoo-otters.png"),
+    "mountains": from_bench("denoising/picosdeeuropa_by_Aitzol_Berasategi.png"),
+    "colosseum": from_bench("denoising/roman-colosseum.png"),
+    "seeding": from_bench("denoising/seeding_by_Clements_Engelhardt.png"),
 }
 SETS = {
     "final": ["camera", "cat", "china", "flower", "motorcycle", "rocket"],
     "tuning": ["astronaut", "hubble", "page"],
     "choosing": ["coffee", "retina", "coins"],
+    "denoising": ["desert", "fog", "otters", "mountains", "colosseum", "seeding"],
     "files": ["bridge", "picture", "wine", "flowers", "lake", "cityscape"],
 }
 
@@ -308,7 +315,8 @@ def compare_damage(args, damage, folder, rivals, runs, metrics):
 
 
 def compare_photographs(args, device):
-    """Compare --runs on --damages of the photographs; writes photographs.md and .png to --out."""
+    """Compare --runs on --damages of the photographs; writes photographs.md, .csv and
+    .png to --out."""
     every = [rival for name in args.damages for rival in RIVALS[DAMAGES[name].option]]
     chosen = args.runs or ["fast", *map(slug, every)]
     rivals = installed([rival for rival in dict.fromkeys(every) if slug(rival) in chosen])
@@ -323,5 +331,6 @@ def compare_photographs(args, device):
         rows, blocks = rows + of_damage, blocks + [block]
         table = "\n".join(markdown(header, rows))
         write_text(os.path.join(args.out, "photographs.md"), table + "\n")
+        write_csv(os.path.join(args.out, "photographs.csv"), [header, *rows])
     write_strips(os.path.join(args.out, "photographs.png"), blocks)
-    print(f"{table}\n\nwrote {args.out}/ (photographs.md, photographs.png)")
+    print(f"{table}\n\nwrote {args.out}/ (photographs.md, photographs.csv, photographs.png)")
