@@ -4,19 +4,23 @@
     python -m training.photographs DEBS FOLDER
 
 DEBS: the folder with the packages (*.deb). Writes FOLDER/photographs and FOLDER/held_out, the rows
-`train` and `held_out` of models/photographs.csv. Needs `dpkg-deb`.
+`train` and `held_out` of models/photographs.csv. Needs `dpkg-deb`. The error that lists missing
+packages gives the command that downloads them.
 """
 
 import csv
 import io
+import shutil
 import struct
 import subprocess
-import sys
 import tempfile
 import zlib
 from pathlib import Path
 
 from PIL import Image
+
+from util.cli import Parser, run_script
+from util.files import UserError
 
 ROWS = Path(__file__).parents[1] / "models" / "photographs.csv"
 DIRECTORY, COMPRESSED = 2, 1  # flags of a node of Qt's resource files
@@ -49,24 +53,36 @@ def resources(path):
     return found
 
 
-def unpacked(debs, package, version, folder):
-    """Unpack a package of `debs` into `folder`; returns its path."""
-    name = package.split("@")[0]
-    (path,) = Path(debs).glob(f"{name}_{version.replace(':', '%3a')}_*.deb")
-    subprocess.run(["dpkg-deb", "-x", path, folder], check=True)
-    return Path(folder)
+def package_files(debs, packages):
+    """{(package, version): path of its *.deb in the folder `debs`}. Raises UserError that names the
+    packages that are not there."""
+    if not shutil.which("dpkg-deb"):
+        raise UserError("dpkg-deb: is not installed; it is part of Debian and Ubuntu")
+    found, missing = {}, []
+    for package, version in packages:
+        name = package.split("@")[0]
+        paths = [*debs.glob(f"{name}_{version.replace(':', '%3a')}_*.deb")]
+        if paths:
+            found[package, version] = paths[0]
+        else:
+            missing.append(f"{name}={version}")
+    if missing:
+        raise UserError(f"{debs}: lacks packages; run there: apt-get download {' '.join(missing)}")
+    return found
 
 
 def main():
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    debs, target = sys.argv[1], Path(sys.argv[2])
+    parser = Parser(__doc__)
+    parser.add_argument("debs", type=Path, help="folder of the packages")
+    parser.add_argument("folder", type=Path, help="where the photographs are written")
+    args = parser.parse_args()
     with open(ROWS, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] in ("train", "held_out")]
-    for package, version in sorted({(row["package"], row["version"]) for row in rows}):
+    packages = sorted({(row["package"], row["version"]) for row in rows})
+    for (package, _), path in package_files(args.debs, packages).items():
         with tempfile.TemporaryDirectory() as folder:
-            root = unpacked(debs, package, version, folder)
-            inside = {}
+            root, inside = Path(folder), {}
+            subprocess.run(["dpkg-deb", "-x", path, root], check=True)
             for rcc in root.rglob("*.rcc"):
                 inside.update(resources(rcc))
             for row in (row for row in rows if row["package"] == package):
@@ -74,9 +90,10 @@ def main():
                 content = inside[name] if name in inside else (root / row["file"]).read_bytes()
                 size = tuple(map(int, row["size"].split("x")))
                 image = Image.open(io.BytesIO(content)).convert("RGB")
-                (target / row["saved_as"]).parent.mkdir(parents=True, exist_ok=True)
-                image.resize(size, Image.LANCZOS).save(target / row["saved_as"])
+                saved = args.folder / row["saved_as"]
+                saved.parent.mkdir(parents=True, exist_ok=True)
+                image.resize(size, Image.LANCZOS).save(saved)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
