@@ -1,6 +1,7 @@
 """Benchmarks of speed, memory, quality, calibration, a prior's loss and photographs.
 
     python benchmark.py quality --data faces/ -n 40 -bn 32 --cuda -1          # PSNR, LPIPS, seconds
+    python benchmark.py convergence --data faces/ -n 1 --cuda -1              # PSNR during a run
     python benchmark.py calibration --data faces/ -n 48 -bn 40 --cuda -1      # spread of samples
     python benchmark.py loss --data faces/ -n 32 --cuda -1                    # error of the prior
     python benchmark.py photographs --cuda -1                                 # and other programs
@@ -14,6 +15,10 @@ quality runs the methods' scripts on all images in batches, then times --timed i
 Repeat the command to resume from the results in --out. It writes quality.md, quality.csv and
 quality.png. For each run they list the mean difference from the first run over the images, with its
 95 % confidence interval. The column `front` names the metrics in which no faster run is better.
+
+convergence runs methods from several seeds, which also draw the measurements anew. It writes
+convergence.md, convergence.csv and convergence.png: PSNR and residual after every outer
+iteration.
 
 calibration restores each measurement --samples times. It counts how often the intervals computed
 from the samples (util/intervals.py) contain the truth: on all pixels, in holes, on measured pixels,
@@ -43,6 +48,7 @@ import torch
 
 from bench.blind_benchmark import DAMAGES as BLIND_DAMAGES
 from bench.blind_benchmark import compare_blind
+from bench.convergence import convergence
 from bench.costs import inner, memory
 from bench.jobs import method_and_preset
 from bench.photo_benchmark import DAMAGES, PHOTOGRAPHS, SETS, SIDE, compare_photographs, photo_run
@@ -61,9 +67,14 @@ RUNS = {
         "dmilo/sharp",
         "dmilo-pgd/fast",
     ],
+    "convergence": ["dmplug/tuned", "dmilo/paper", "dmilo-pgd/paper"],
     "calibration": ["posterior/tuned", "diffpir/sharp", "dps/sharp", "daps/sharp"],
 }
-OUT = {"quality": "results/benchmark", "calibration": "results/calibration"}
+OUT = {
+    "quality": "results/benchmark",
+    "convergence": "results/convergence",
+    "calibration": "results/calibration",
+}
 TASKS = ["inpainting", "super_resolution", "gaussian_deblur", "motion_deblur"]
 DAMAGED_BY = ["noise25", "scratches", "blur", "reduced"]
 
@@ -148,6 +159,11 @@ def add_quality(add):
     )
 
 
+def add_convergence(add):
+    add_comparison(add, "convergence")
+    add("--seeds", type=number(int, 1), default=4, metavar="K", help="seeds 0 … K - 1 (default 4)")
+
+
 def add_calibration(add):
     add_comparison(add, "calibration")
     help = "samples of each measurement (default 8)"
@@ -185,6 +201,7 @@ COMMANDS = {
     "inner": (inner, add_inner),
     "memory": (memory, add_memory),
     "quality": (quality, add_quality),
+    "convergence": (convergence, add_convergence),
     "calibration": (calibration, add_calibration),
     "loss": (loss, add_images),
     "photographs": (compare_photographs, add_photographs),

@@ -61,6 +61,33 @@ def convergence(path, groups):
     save(figure, path)
 
 
+def convergence_of_seeds(path, groups):
+    """PSNR (above) and residual (below) over NFE and over seconds, two columns per group, one line
+    per seed, labelled at the end of the first. groups: {title: {label: [[(NFE, seconds, PSNR, residual)]]}}."""
+    axes = ("NFE", "seconds")
+    figure = new_figure(3.6 * len(axes) * len(groups), 6, layout="constrained")
+    panels = figure.subplots(2, len(axes) * len(groups), squeeze=False, sharey="row")
+    for n, (title, curves) in enumerate(groups.items()):
+        for along, name in enumerate(axes):
+            column = panels[:, len(axes) * n + along]
+            column[0].set(title=title)
+            column[1].set(xlabel=f"{name} per image", yscale="log")
+            for colour, (label, seeds) in enumerate(curves.items()):
+                for seed, curve in enumerate(seeds):
+                    values = np.array(curve)
+                    for panel, key in zip(column, (2, 3)):
+                        style = {"color": f"C{colour}", "linewidth": 1, "marker": ".", "alpha": 0.7}
+                        panel.plot(values[:, along], values[:, key], **style)
+                        if seed == 0:
+                            text = {"color": f"C{colour}", "fontsize": 7, "ha": "right"}
+                            panel.annotate(label, values[-1, [along, key]], **text)
+            for panel in column:
+                panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("PSNR (dB)")
+    panels[1][0].set_ylabel("residual (RMS)")
+    save(figure, path)
+
+
 def quality(path, groups):
     """PSNR (above) and LPIPS (below) over seconds, one column per group and one point per method.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from guided_diffusion.ddim import TRAINING_STEPS, even_sigmas
 from solvers.annealing import annealed, best_of
+from solvers.ilo import run_chain
 from solvers.least_squares import DAMPED_STEPS, floor_sigma
 from solvers.plug_and_play import plug_and_play
 from solvers.posterior import antithetic_samples, channel_noise
@@ -35,6 +36,21 @@ class Smooth:
 
     def __call__(self, g, task, sigma, on_step):
         return task.smooth(floor_sigma(sigma) ** 2 / self.contrast)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A sample of the prior: the output of a chain of `steps` DDIM steps for standard normal noise,
+    as Algorithm 1 begins with it."""
+
+    kind: str = named("sample")
+    steps: int = 3
+    fits_operator = False
+
+    def __call__(self, g, task, sigma, on_step):
+        g.restep(self.steps)
+        z_0 = g.rng.randn(task.like.shape[1:], task.like.device)
+        return run_chain(g, z_0, [0] * len(g))[-1].clamp(-1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +181,7 @@ class AntitheticByGradient(Antithetic):
 
 
 INITS = {
+    "sample": Sample,
     "smooth": Smooth,
     "annealed": Annealed,
     "pnp": PlugAndPlay,

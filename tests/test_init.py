@@ -8,6 +8,7 @@ from experiment.methods import load_method
 from experiment.presets import load_row
 from guided_diffusion.ddim import ABAR, Chain, even_sigmas, timestep_of
 from samplers.denoiser import denoiser
+from solvers.ilo import run_chain
 from solvers.init import INITS, PlugAndPlay, Smooth
 from solvers.least_squares import LinearTask, silent
 from solvers.plug_and_play import denoised
@@ -111,6 +112,15 @@ def test_plug_and_play_fills_missing_values_and_keeps_measured_ones():
 def test_an_init_is_one_word_in_a_row(kind):
     required = {"steps": 5} if kind == "annealed" else {}
     assert INITS[kind](**required).kind == kind and INITS[kind].__doc__
+
+
+def test_a_sample_is_the_output_of_the_chain_for_noise():
+    g = Chain(network, 1, BatchRandom([3, 4]))
+    x = INITS["sample"](steps=4)(g, LinearTask(lambda x: x, normal(0), normal(1)), 0.01, silent)
+    rng = BatchRandom([3, 4])
+    chain = Chain(network, 4, rng)
+    expected = run_chain(chain, rng.randn(normal(0).shape[1:], x.device), [0] * 4)[-1]
+    assert g.nfe == 4 and torch.equal(x, expected.clamp(-1, 1))
 
 
 def test_a_smooth_init_follows_the_noise():

@@ -10,6 +10,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,6 +18,7 @@ from conftest import no_network
 from PIL import Image
 from test_resume import contents
 
+import bench.outside
 from bench import costs
 from bench.quality import fronts
 from experiment.methods import load_method
@@ -363,6 +365,41 @@ def test_benchmark_quality(script, tmp_path, commands_in_process):
     [row] = csv.DictReader(open(tmp_path / "q" / "quality.csv"))
     assert f"| {float(row['psnr']):.2f} |" in table and row["what it is"] == what
     assert Image.open(tmp_path / "q" / "quality.png").width > 100
+
+
+def test_benchmark_convergence_lists_every_outer_iteration_of_every_seed(
+    script, tmp_path, commands_in_process
+):
+    run = "dmplug/paper,outer=2,inner=1"
+    result = script(
+        "benchmark.py convergence --seeds 2 -n 1 --tasks inpainting --cuda -1 --runs", run,
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    rows = list(csv.DictReader(open(tmp_path / "convergence.csv")))
+    assert [(row["seed"], row["outer iteration"]) for row in rows] == [
+        (s, i) for s in "01" for i in "01"
+    ]
+    record = "seed1/dmplug-paper-outer=2-inner=1/demo/inpainting/table/record/astronaut.json"
+    record = json.loads((tmp_path / record).read_text())
+    assert [float(row["PSNR"]) for row in rows[2:]] == record["psnr"]
+    assert float(rows[-1]["seconds"]) == pytest.approx(record["seconds"])
+    assert Image.open(tmp_path / "convergence.png").width > 100
+
+
+def test_pictures_outside_of_the_priors_range_are_of_four_kinds(script, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.outside.photograph", lambda name: Image.new("RGB", (64, 64)))
+    for n in range(28):
+        Image.new("RGB", (70, 70), "brown").save(tmp_path / f"{n:02}.png")
+    monkeypatch.setattr("sys.argv", ["outside", str(tmp_path), str(tmp_path / "out")])
+    bench.outside.main()
+    out = tmp_path / "out"
+    assert len(list(out.iterdir())) == 24
+    for kind in ("writing0", "sticker5"):  # what is drawn covers a part of the face
+        share = (np.asarray(Image.open(out / f"{kind}.png")) != (165, 42, 42)).any(-1).mean()
+        assert 0.01 < share < 0.3
+    (tmp_path / "27.png").unlink()
+    assert script("bench.outside", tmp_path, out).code == 2
 
 
 def test_fronts():
