@@ -63,7 +63,10 @@ def convergence(path, groups):
 
 def convergence_of_seeds(path, groups):
     """PSNR (above) and residual (below) over NFE and over seconds, two columns per group, one line
-    per seed, labelled at the end of the first. groups: {title: {label: [[(NFE, seconds, PSNR, residual)]]}}."""
+    per seed, labelled at the end of the first.
+
+    groups: {title: {label: [curve of each seed]}}; a curve: [(NFE, seconds, PSNR, residual)].
+    """
     axes = ("NFE", "seconds")
     figure = new_figure(3.6 * len(axes) * len(groups), 6, layout="constrained")
     panels = figure.subplots(2, len(axes) * len(groups), squeeze=False, sharey="row")
