@@ -8,7 +8,7 @@ from guided_diffusion.blind import UnknownBlur, moved
 from guided_diffusion.jpeg import JPEG, SIGMA, Component, ReducedJPEG
 from guided_diffusion.kernels import FAMILIES, FILTERS, correlating, lit_beyond_white
 from guided_diffusion.measurements import reducing
-from photographs.jpeg import UPRIGHT, read_jpeg, stored_turn
+from photographs.jpeg import UPRIGHT, quality_of, read_jpeg, stored_turn
 from photographs.kernels import family_numbers, kernel_of_family, load_kernel, off_centre
 from photographs.masks import HALF_GONE, load_mask
 from photographs.noise import estimate_noise
@@ -18,6 +18,7 @@ from solvers.edges import find_kernel, find_of_family
 from util.files import UserError
 
 LARGEST_FAMILY = 33  # px a side of a kernel that --blind motion, disk or gauss looks for
+COARSE = 75  # quality of JPEGs from which on --jpeg is worth a trial; what many programs write
 CLIPPED = 1 - 1 / 255  # brighter values, in all channels, may have been brighter than white
 
 
@@ -37,7 +38,9 @@ class Denoising:
     def state_of(self, path, name, photo):
         """(the operator's state for one photograph, see `experiment.problem.Batch`; remarks;
         warnings)."""
-        return {}, [], []
+        quality = quality_of(path)
+        coarse = quality is not None and quality <= COARSE
+        return {}, [f"a JPEG of quality {quality}; try --jpeg"] if coarse else [], []
 
     def measured(self, photo, state):
         """y of one photograph; removes from its state what is no part of the operator's."""

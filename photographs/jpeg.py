@@ -12,6 +12,7 @@ from photographs.reading import ORIENTATION
 from util.files import PictureError, UserError
 from util.images import UNREADABLE, unreadable
 
+LUMA_SUM = 3688  # of libjpeg's luma table at quality 50
 MISSING = "--jpeg: needs the coefficients of JPEG files; pip install jpeglib"
 FORMATS = ("JPEG", "MPO")  # MPO: several JPEGs in a file, of which the first is read
 BASELINE_TO_PROGRESSIVE = (0xC0, 0xC1, 0xC2)  # frames with Huffman coding
@@ -149,6 +150,19 @@ def coefficients_of(path):
     except Exception as error:  # anything its C library reports
         raise PictureError(f"{path}: its coefficients cannot be read ({error})") from error
     return stored
+
+
+def quality_of(path):
+    """The quality, 1 to 100, at which libjpeg's luma table is about a file's; None without one."""
+    try:
+        with Image.open(path) as opened:
+            tables = getattr(opened, "quantization", None)
+    except UNREADABLE:  # by Pillow; other libraries can
+        return None
+    if not tables:
+        return None
+    scale = 100 * sum(tables[min(tables)]) / LUMA_SUM
+    return max(1, round(5000 / scale if scale > 100 else 100 - scale / 2))
 
 
 def read_jpeg(path):

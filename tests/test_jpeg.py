@@ -15,7 +15,7 @@ from experiment.library import restore
 from guided_diffusion.errors import errors_of_natural_images, idct
 from guided_diffusion.jpeg import HALF, JPEG, Component, ReducedJPEG, tables
 from guided_diffusion.kernels import area_matrix, bicubic_matrix
-from photographs.jpeg import read_jpeg
+from photographs.jpeg import quality_of, read_jpeg
 from samplers.quantised import quantised
 from solvers.least_squares import adjoint, silent
 from solvers.quantised import QuantisedTask, explained_share, noise_levels, truncated_moments
@@ -330,3 +330,20 @@ def test_the_result_keeps_the_files_colour_profile(tmp_path, script):
     result = Image.open(tmp_path / "r/a.png")
     assert result.info["icc_profile"] == profile
     assert outside(read_jpeg(tmp_path / "a.jpg"), np.asarray(result), (40, 40)) < 0.02
+
+
+def test_the_quality_is_that_of_libjpegs_table(tmp_path):
+    for quality in (20, 50, 75, 95):
+        write(tmp_path / "a.jpg", picture(16, 16), "4:2:0", quality)
+        assert abs(quality_of(tmp_path / "a.jpg") - quality) <= 1
+    Image.fromarray(picture(16, 16)).save(tmp_path / "a.png")
+    (tmp_path / "a.tif").write_bytes(b"no picture")
+    assert quality_of(tmp_path / "a.png") is None and quality_of(tmp_path / "a.tif") is None
+
+
+@pytest.mark.usefixtures("tiny_prior")
+@pytest.mark.parametrize("quality, hint", [(30, True), (90, False)])
+def test_a_coarse_jpeg_is_told_of_its_option(tmp_path, script, quality, hint):
+    write(tmp_path / "a.jpg", picture(40, 40), "4:4:4", quality)
+    run = script("restore.py --cuda -1 --name r -l", tmp_path, tmp_path / "a.jpg")
+    assert run.code == 0 and ("a JPEG of quality 30; try --jpeg" in run.out) == hint, run.err
