@@ -221,7 +221,7 @@ def main():
         add_arguments(sub.add_argument)
     args = parser.parse_args()
     if args.function is gpu and not torch.cuda.is_available():
-        raise UserError("gpu: no GPU here")
+        raise UserError("gpu: PyTorch finds no GPU on this machine")
     args.function(args, choose_device(args.cuda))
 
 

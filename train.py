@@ -142,7 +142,7 @@ def parse_arguments():
     add("--cuda", type=number(int, -1), default=0, help="GPU number; -1: the CPU (default 0)")
     args = parser.parse_args()
     if args.patch and not args.patches:
-        parser.error("argument --patch: is the side of --patches, which is missing")
+        parser.error("argument --patch: requires --patches, the number of patches")
     return args
 
 

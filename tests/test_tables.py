@@ -419,4 +419,4 @@ def test_benchmark_gpu_without_a_gpu_is_one_line(script, monkeypatch):
     monkeypatch.setattr(subprocess, "run", None)  # and nothing is started
     result = script("benchmark.py", "gpu")
     assert result.code == 2 and result.out == "" and len(result.err.splitlines()) == 1
-    assert result.err.startswith("benchmark.py: error: gpu: no GPU here")
+    assert result.err.startswith("benchmark.py: error: gpu: PyTorch finds no GPU")
