@@ -31,6 +31,7 @@ from util.tables import markdown, write_csv
 KERNEL = 13  # px a side
 SCRATCH, SCRATCHES = 4, 8  # px wide; how many on SIDE px
 FACTOR = 4  # of the reduction
+IMPULSES = 0.03  # share of the px
 SIDE = 176  # px, of a photograph's crop
 STRIPS = 3  # photographs of each damage in photographs.png
 
@@ -149,6 +150,25 @@ def compressed(quality):
     return damage
 
 
+def with_impulses(values):
+    """A share IMPULSES of the px has other values: values(rng, (C, H, W)) -> (…, H, W)."""
+
+    def damage(x, rng):
+        hit = torch.from_numpy(rng.random(x.shape[-2:]) < IMPULSES)
+        y = torch.where(hit, torch.from_numpy(values(rng, x.shape)).float(), x)
+        return x, y, {"impulses": hit.numpy()}
+
+    return damage
+
+
+def salt_and_pepper(rng, shape):
+    return rng.choice([-1.0, 1.0], shape[-2:])
+
+
+def uniform(rng, shape):
+    return rng.uniform(-1, 1, shape)
+
+
 # sigma: noise of 255, or None; option: restore.py's for this damage; make(x, rng): truth and
 # measurement, (C, H, W) in [-1, 1], and what is known about the damage.
 Damage = namedtuple("Damage", "title sigma option make")
@@ -163,6 +183,12 @@ DAMAGES["reduced"] = Damage(f"enlarging x {FACTOR}", None, "scale", reduced)
 DAMAGES.update(
     (f"jpeg{quality}", Damage(f"JPEG of quality {quality}", None, "jpeg", compressed(quality)))
     for quality in (10, 20, 40)
+)
+DAMAGES["impulses"] = Damage(
+    f"{IMPULSES:.0%} salt and pepper", None, "defects", with_impulses(salt_and_pepper)
+)
+DAMAGES["random"] = Damage(
+    f"{IMPULSES:.0%} px of random values", None, "defects", with_impulses(uniform)
 )
 
 
@@ -234,7 +260,7 @@ def by_restore(args, run, damage, folder):
     known = []
     if damage.option:
         path = os.path.join(folder, damage.option)
-        values = {"scale": [str(FACTOR)], "jpeg": []}
+        values = {"scale": [str(FACTOR)], "jpeg": [], "defects": []}
         known = [f"--{damage.option}", *values.get(damage.option, [path])]
     if damage.sigma:
         options["--sigma"] = str(damage.sigma / 127.5)
@@ -259,6 +285,7 @@ def by_rival(rival, damage, folder, known):
         given = {"hole": ~of_damage["mask"]} if "mask" in of_damage else dict(of_damage)
         if "quality" in of_damage:
             given = {"file": file}
+        given.pop("impulses", None)
         if damage.sigma:
             given["sigma"] = damage.sigma / 255
         started = time.perf_counter()
@@ -279,6 +306,21 @@ def figures(metrics, path, truth_path, mask):
         return values["psnr"], values["lpips_alex"]
     error = ((x - truth) / 2)[:, torch.from_numpy(~mask)].square().mean().item()
     return -10 * np.log10(max(error, 1e-10)), values["lpips_alex"]
+
+
+def detection(folder, name, known):
+    """(share of the impulses of a run of restore.py that it found, share of the other px that it
+    took for some), over all photographs, as texts."""
+    hits = marks = both = px = 0
+    for photo, of_damage in known.items():
+        file, hit = (
+            os.path.join(folder, name, "run", "images", photo, "mask.png"),
+            of_damage["impulses"],
+        )
+        mark = np.asarray(Image.open(file).convert("L")) == 0
+        hits, marks, px = hits + hit.sum(), marks + mark.sum(), px + hit.size
+        both += (hit & mark).sum()
+    return f"{100 * both / hits:.1f}", f"{100 * (marks - both) / (px - hits):.2f}"
 
 
 def row(metrics, title, label, restored, folder, known):
@@ -306,6 +348,9 @@ def compare_damage(args, damage, folder, rivals, runs, metrics):
         row(metrics, damage.title, label, restored, folder, known)
         for label, restored in results.items()
     ]
+    for run in runs if damage.option == "defects" else ():
+        found, false = detection(folder, run.replace("/", "-"), known)
+        print(f"{damage.title}, {run}: {found} % of them found, {false} % of the others marked")
     strips = []
     for name in names[:STRIPS]:
         y = measured_path(folder, name, known[name])

@@ -69,7 +69,7 @@ class ImageRecord:
         with atomic(os.path.join(self.pictures, "measurement.npy")) as tmp, open(tmp, "wb") as f:
             np.save(f, y.cpu().numpy())
         if "mask" in state:
-            self._save("mask", 2 * state["mask"] - 1)
+            self._save("mask", self._whole(2 * state["mask"] - 1, around=1))
         for kernel in state.keys() & {"kernel", "kernel_true"}:
             self._save_kernel(kernel, state[kernel])
 

@@ -17,15 +17,19 @@ from experiment.recommended import recommended
 from guided_diffusion.kernels import FAMILIES, FILTERS
 from photographs.problems import photograph_files
 from photographs.reading import is_transparent
+from solvers.defects import THRESHOLD, WIDEST
 from util.cli import Parser, number, typed_path
 from util.files import UserError
 
+LARGEST_MARK = 9  # px, of --widest
 PRIOR = "photo"  # the default, for photographs of any kind
 # The task of a photograph by the option given with it.
 MEASURED_TASKS = {
     "jpeg": "jpeg",
     "scale": "super_resolution",
     "mask": "inpainting",
+    "defects": "inpainting",
+    "infrared": "inpainting",
     "kernel": "motion_deblur",
     "blind": "blind_deblur",
     None: "denoising",
@@ -35,7 +39,9 @@ REQUIRES = {
     "flip_kernel": ("kernel",),
     "centre_kernel": ("kernel",),
     "invert_mask": ("mask",),
-    "grow": ("mask",),
+    "grow": ("mask", "defects", "infrared"),
+    "widest": ("defects",),
+    "threshold": ("defects",),
     "filter": ("scale",),
     "linear": ("kernel", "blind", "scale"),
 }
@@ -62,6 +68,10 @@ class Options:
     filter: str | None = None
     linear: bool = False
     jpeg: bool = False
+    defects: bool = False
+    widest: int | None = None
+    threshold: float | None = None
+    infrared: bool = False
     transparent: bool = False
     by_method: bool = False
 
@@ -82,14 +92,15 @@ class Options:
         """Raise UserError for an option that requires another one, or excludes it."""
         for option, required in REQUIRES.items():
             if getattr(self, option) and not any(
-                getattr(self, one) is not None for one in required
+                getattr(self, one) not in (None, False) for one in required
             ):
                 names = " or ".join(f"--{one}" for one in required)
                 raise UserError(f"--{option.replace('_', '-')}: requires {names}")
-        if self.keep_observed and self.mask is None and not self.transparent:
+        is_holed = MEASURED_TASKS[self.given] == "inpainting" or self.transparent
+        if self.keep_observed and not is_holed:
             raise UserError("--keep-observed: there are no holes to fill; name them with --mask")
-        for other in ("mask", "blind"):
-            if self.scale is not None and getattr(self, other) is not None:
+        for other in ("mask", "defects", "infrared", "blind"):
+            if self.scale is not None and getattr(self, other) not in (None, False):
                 raise UserError(
                     f"--scale: not with --{other}, only alone or with --kernel or --jpeg; restore "
                     "one after the other"
@@ -122,6 +133,17 @@ def add_photographs(parser):
         metavar="FILE|DIR",
         help="mask that is white where the photograph is intact (inpainting), or a folder with the "
         "mask of a.jpg as a.png or a_mask.png; without a mask, transparent areas are missing",
+    )
+    damage(
+        "--defects",
+        action="store_true",
+        help="px that no noise explains (hot pixels, salt and pepper, specks) are found and "
+        "restored as missing; see run/images/<name>/mask.png; scratches need a --mask",
+    )
+    damage(
+        "--infrared",
+        action="store_true",
+        help="scans of film, TIFFs of R, G, B and infrared: dust, dark in infrared, is missing",
     )
     damage(
         "--kernel",
@@ -157,6 +179,18 @@ def add_photographs(parser):
     )
     add(
         "--grow", type=number(int, 1), metavar="PX", help="enlarge the holes by PX px on every side"
+    )
+    add(
+        "--widest",
+        type=number(int, 1, LARGEST_MARK),
+        metavar="PX",
+        help=f"of --defects: the widest mark (default {WIDEST}); 3 for specks",
+    )
+    add(
+        "--threshold",
+        type=number(float, 1),
+        help="of --defects: how far a px must differ from its neighbours and from the network's "
+        f"picture, in units of the detail and noise there (default {THRESHOLD:g}); larger: fewer",
     )
     add(
         "--keep-observed",

@@ -4,18 +4,25 @@ import os
 
 import torch
 
+from experiment.library import network
+from experiment.runner import choose_gpu
 from guided_diffusion.blind import UnknownBlur, moved
+from guided_diffusion.ddim import Chain
 from guided_diffusion.jpeg import JPEG, SIGMA, Component, ReducedJPEG
 from guided_diffusion.kernels import FAMILIES, FILTERS, correlating, lit_beyond_white
 from guided_diffusion.measurements import reducing
+from guided_diffusion.tiles import AnySize, choose_tile
+from photographs.infrared import dust_mask, read_infrared
 from photographs.jpeg import UPRIGHT, quality_of, read_jpeg, stored_turn
 from photographs.kernels import family_numbers, kernel_of_family, load_kernel, off_centre
-from photographs.masks import HALF_GONE, load_mask
+from photographs.masks import HALF_GONE, grown, load_mask
 from photographs.noise import estimate_noise
 from photographs.pairing import file_for
-from photographs.reading import LUMA
+from photographs.reading import LUMA, UNUSED
+from solvers.defects import THRESHOLD, WIDEST, find_defects
 from solvers.edges import find_kernel, find_of_family
-from util.files import UserError
+from util.files import PictureError, UserError
+from util.rng import BatchRandom
 
 LARGEST_FAMILY = 33  # px a side of a kernel that --blind motion, disk or gauss looks for
 COARSE = 75  # quality of JPEGs from which on --jpeg is worth a trial; what many programs write
@@ -109,6 +116,57 @@ class Inpainting(Denoising):
 
     def is_complete(self, state):
         return self.masks is not None and bool(state["mask"].all())
+
+
+class Defects(Inpainting):
+    """Missing where `solvers.defects` finds px that no noise explains, which are estimated with the
+    run's network when the photograph is inspected."""
+
+    copied = "no defects found: copied"
+
+    def __init__(self, options, args):
+        self.options, self.prior, self.cuda, self.found = options, args.dataset, args.cuda, {}
+        self.sigma = args.sigma
+
+    def state_of(self, path, name, photo):
+        if name not in self.found:  # asked again when the photograph is restored
+            self.found[name] = self._find(photo)
+        mask = grown(self.found[name], self.options.grow or 0)
+        photo.alpha, visible = None, photo.visible
+        return {"mask": mask * visible}, [f"{int((mask == 0).sum())} px are defects"], []
+
+    def _find(self, photo):
+        noise = estimate_noise(photo.x, photo.visible)
+        sigma = self.sigma or max(noise.sigma if noise else 0, 1 / 255)
+        device = choose_gpu(self.cuda, tf32=True)
+        model, side = network(self.prior, device)
+        tile = choose_tile(model, photo.x.shape[-2:], side, 1, device)
+        g = Chain(AnySize(model, tile), 1, BatchRandom([0]))
+        limits = self.options.widest or WIDEST, self.options.threshold or THRESHOLD
+        return find_defects(g, photo.x.to(device), photo.visible.to(device), sigma, *limits)
+
+    def is_complete(self, state):
+        return bool(state["mask"].all())
+
+
+class Dust(Inpainting):
+    """Missing where a scan's infrared channel, to which film is transparent, shows dust."""
+
+    copied = "no dust in its infrared channel: copied"
+
+    def __init__(self, options):
+        self.grow = options.grow or 0
+
+    def state_of(self, path, name, photo):
+        infrared = read_infrared(path)
+        if infrared.shape != photo.x.shape[-2:]:
+            raise PictureError(f"{path}: its infrared channel has another size than its colours")
+        photo.remarks = [one for one in photo.remarks if one != UNUSED]
+        mask = grown(dust_mask(infrared), self.grow)
+        return {"mask": mask}, [f"dust in {(mask == 0).float().mean():.2%} of its infrared"], []
+
+    def is_complete(self, state):
+        return bool(state["mask"].all())
 
 
 class Deblurring(Denoising):
@@ -319,8 +377,12 @@ class BlurredAndReduced(Deblurring):
         return lambda x: reduce(blur(x))
 
 
-def damage_of(options):
-    """The kind of damage that a command line describes."""
+def damage_of(options, args):
+    """The kind of damage that a command line describes. args: the run's Arguments."""
+    if options.defects:
+        return Defects(options, args)
+    if options.infrared:
+        return Dust(options)
     if options.jpeg:
         return Compression(options)
     if options.kernel is not None:

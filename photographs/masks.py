@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from scipy import ndimage
 
@@ -58,6 +59,12 @@ def _shade(path, values, levels):
     return (values - bottom) / (top - bottom) if top > bottom else values, remark
 
 
+def grown(mask, px):
+    """A mask, (1, 1, H, W), 0 where px are missing, else 1, with its holes `px` larger on every
+    side."""
+    return 1 - F.max_pool2d(1 - mask, 2 * px + 1, 1, px)
+
+
 def load_mask(path, invert=False, grow=0):
     """A mask file -> ((1, 1, H, W) float32, 0 where the photograph is missing, else 1; a remark on
     how it was understood, or None).
@@ -78,15 +85,13 @@ def load_mask(path, invert=False, grow=0):
             "white and what is missing black"
         )
     there = (1 - shade if invert else shade) >= NEAR_WHITE
-    if grow and not there.all():
-        square = ndimage.generate_binary_structure(2, 2)
-        there = ~ndimage.binary_dilation(~there, square, grow)
-    if not there.any():
+    mask = grown(torch.from_numpy(there).float()[None, None], grow)
+    if not mask.any():
         raise UserError(
             f"{path}: this mask leaves nothing of the photograph; white means that it is there "
             "(--invert-mask: that it is missing)"
         )
-    return torch.from_numpy(there).float()[None, None], remark or of_transparency
+    return mask, remark or of_transparency
 
 
 def _around(boxes, height):

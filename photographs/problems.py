@@ -20,6 +20,7 @@ from photographs.pairing import file_for, without_masks
 from photographs.reading import from_linear, read_photograph
 from report.pictures import kernel_picture
 from report.records import picture
+from solvers.defects import seems_defective
 from util.files import PictureError, UserError
 from util.images import find_images, listed, load_image, say_unread
 
@@ -36,6 +37,7 @@ NOT_WHITE = {
     "hidden": "no area is flat enough to separate noise from texture; sigma is estimated for white "
     "noise, set --sigma for a JPEG or a resized image",
 }
+IMPULSES = "seems to have hot or dead px, which --defects would find and fill"
 # Settings that must not change when a run is resumed: these, and those that were given.
 LASTING = ("scale", "blind")
 LASTING_GIVEN = (
@@ -46,6 +48,10 @@ LASTING_GIVEN = (
     "linear",
     "keep_observed",
     "jpeg",
+    "defects",
+    "widest",
+    "threshold",
+    "infrared",
 )
 
 
@@ -106,7 +112,7 @@ class Photographs:
                 "for an estimate"
             )
         self.set_options(options, args)
-        self.damage, self.margin = damage_of(options), prior_size // 2
+        self.damage, self.margin = damage_of(options, args), prior_size // 2
         paths, folder, unread = photograph_files(options)
         self.paths = select(args, paths, folder, " ".join(options.photographs))
         for one, others in unread.items():
@@ -196,6 +202,7 @@ class Photographs:
             self.damage.assumed,
             f"{form}, {photo.bits} bits",
             *photo.remarks,
+            IMPULSES if self.task == "denoising" and seems_defective(photo.x) else None,
         ]
         self.report.append(f"{name}: {', '.join(filter(None, items))}")
         self.warnings += [one for one in warnings if one not in self.warnings]

@@ -34,6 +34,7 @@ KEPT_TAGS = {
     PLACE: None,
 }
 EXTRA_SAMPLES, OPACITIES = 338, (1, 2)  # the TIFF tag, and its values for opacity
+UNUSED = "its 4th channel is not used; if it is infrared, --infrared finds dust by it"
 TRANSPARENT = 0.1  # opacity below which a px's colour is meaningless
 # Largest difference of the channels of a grey photograph that was saved in colour: in units of
 # white, for a JPEG rounds its chroma, and of the photograph's own contrast.
@@ -215,7 +216,7 @@ def _values(path, opened, as_stored, remarks, warnings):
     wide = _has_16_bits(opened)  # before EXIF is read, for which Pillow may load everything
     profile, grey = opened.info.get("icc_profile"), is_grey_mode(opened.mode)
     if _is_opaque(opened):
-        remarks.append("its 4th channel, infrared perhaps, is not used")
+        remarks.append(UNUSED)
     if wide and not grey:
         values = _wide_values(path, opened, profile, remarks, warnings)
         if values:

@@ -1052,7 +1052,10 @@ def test_a_channel_that_is_no_opacity_is_left_out_and_said(look, bits, kind):
         assert "i.tif: " in look("i.tif", code=2).err
         return
     result = look("i.tif")
-    assert f"RGB, {bits} bits, its 4th channel, infrared perhaps, is not used" in result.out
+    assert (
+        f"RGB, {bits} bits, its 4th channel is not used; if it is infrared, --infrared"
+        in result.out
+    )
     assert "denoising" in result.out and result.missing == 0
     y = (result.problem.y[0].permute(1, 2, 0).double().numpy() + 1) / 2
     assert np.abs(y - wide_scene() / 65535).max() < (1e-4 if bits == 16 else 3e-3)

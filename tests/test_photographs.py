@@ -27,6 +27,7 @@ def as_file(x):
 def damaged(damage, name, size=80):
     """(truth, measurement, arguments of a rival), in [0, 1]."""
     truth, y, known = DAMAGES[damage].make(load_photograph(name, size), np.random.default_rng(0))
+    known.pop("impulses", None)
     given = {"hole": ~known["mask"]} if "mask" in known else dict(known)
     if DAMAGES[damage].sigma:
         given["sigma"] = DAMAGES[damage].sigma / 255
@@ -87,6 +88,15 @@ def test_each_rival_restores(damage, rival, name):
     nearest = y.repeat(4, 0).repeat(4, 1) if damage == "reduced" else y
     if rival.call is not rivals.real_esrgan:  # a generative model
         assert psnr(x, truth) > psnr(nearest, truth) + 0.3
+
+
+@pytest.mark.parametrize("rival", RIVALS["defects"], ids=slug)
+def test_each_rival_removes_impulses(rival):
+    """From a photograph: a median of text is worse than the impulses in it."""
+    if rival.package:
+        pytest.importorskip(rivals.IMPORTED_AS[rival.package])
+    truth, y, _ = damaged("impulses", "astronaut")
+    assert psnr(rival.call(y), truth) > psnr(y, truth) + 3
 
 
 def test_programs_that_are_not_installed_are_skipped(monkeypatch, capsys):
