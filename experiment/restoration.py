@@ -10,6 +10,7 @@ import torch
 
 from experiment.recorder import RESIDUALS, ImageRecord, with_whole, write_too_large
 from experiment.stop import misfit, refuse_rule, structure
+from experiment.whitened import Whitened
 from guided_diffusion.blind import UnknownOperator
 from guided_diffusion.ddim import Chain
 from guided_diffusion.tiles import AnySize
@@ -47,6 +48,9 @@ class Iterates:
     """
 
     def __init__(self, problem, model, rng, h, eta=0.0):
+        self.whitened = problem.noise and Whitened.of(problem, rng, twice=not h.is_sample)
+        if self.whitened:
+            problem, rng = self.whitened.problem, self.whitened.rng
         self.problem, self.h = problem, dataclasses.replace(h, sigma=problem.sigma)
         self.g = Chain(model, h.chain_steps, rng, eta, h.layers)
         self.latents = draw_latents(rng, (3, *problem.size), h, problem.y.device)
@@ -55,7 +59,10 @@ class Iterates:
         p = self.problem
         if p.complete:
             return [Iterate("copied", p.y, ends_outer=True)]
-        return search(solver, self.g, p.operator, p.y, self.latents, self.h, on_step, state)
+        iterates = search(solver, self.g, p.operator, p.y, self.latents, self.h, on_step, state)
+        if not self.whitened:
+            return iterates
+        return (one._replace(x=self.whitened.result(one.x)) for one in iterates)
 
 
 def surroundings(batch, model, i):
@@ -64,9 +71,14 @@ def surroundings(batch, model, i):
     source = batch.sources[i]
     if batch.keep or model is None or not source.windows:
         return source.whole
-    g = Chain(AnySize(model.model, TILE), 1, BatchRandom([0]))
-    x = source.whole[None].to(batch.problem.y.device)
-    return denoised(g, x, batch.problem.sigma, GREY_RUNS)[0].cpu()
+    rng, x = BatchRandom([0]), source.whole[None].to(batch.problem.y.device)
+    problem = dataclasses.replace(batch.problem, y=x)
+    whitened = problem.noise and Whitened.of(problem, rng)
+    if whitened:
+        problem, rng = whitened.problem, whitened.rng
+    g = Chain(AnySize(model.model, TILE), 1, rng)
+    x = denoised(g, problem.y, problem.sigma, GREY_RUNS)
+    return (whitened.result(x) if whitened else x)[0].cpu()
 
 
 class Separately:

@@ -72,6 +72,7 @@ class Options:
     widest: int | None = None
     threshold: float | None = None
     infrared: bool = False
+    noise: str | None = None
     transparent: bool = False
     by_method: bool = False
 
@@ -215,6 +216,13 @@ def add_photographs(parser):
         "OpenCV's INTER_CUBIC), nearest (every N-th px)",
     )
     add(
+        "--noise",
+        type=typed_path,
+        metavar="FILE",
+        help="photograph of an even surface with the same camera settings, from which the noise is "
+        "measured; dark to bright, it also shows how noise varies with brightness",
+    )
+    add(
         "--linear",
         action="store_true",
         help="the photograph was blurred or reduced in linear light, as by a lens and a sensor; "
@@ -278,6 +286,8 @@ def parse_photographs(doc):
     options.refuse()
     if options.blind is not None:
         options = dataclasses.replace(options, by_method=is_by_method(given))
+    if options.noise and (given.sigma or options.jpeg):
+        raise UserError(f"--noise: not with {'--jpeg' if options.jpeg else '--sigma'}")
     for option in ("sigma", "linear") if options.jpeg else ():
         if getattr(given, option):
             raise UserError(f"--{option}: not with --jpeg, whose tables say what was lost of sRGB")

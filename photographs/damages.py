@@ -33,11 +33,12 @@ class Denoising:
     """The photograph itself plus noise; the base class of every kind of damage.
 
     options: a `photographs.arguments.Options`. knows_mask: whether px can be left out of y;
-    assumed: a remark on the operator, or None; noise: (sigma, its source) where it is not
-    estimated, or None; copied: a remark on a photograph that is complete.
+    is_pointwise: whether px of y are px of x; assumed: a remark on the operator, or None; noise:
+    (sigma, its source) where it is not estimated, or None; copied: a remark on a photograph that is
+    complete.
     """
 
-    knows_mask, assumed, noise, copied = True, None, None, None
+    knows_mask, assumed, noise, copied, is_pointwise = True, None, None, None, True
 
     def __init__(self, options):
         pass
@@ -173,7 +174,7 @@ class Deblurring(Denoising):
     """Blurred by a known kernel. x extends half a kernel beyond y, as light from there was blurred
     into y; nothing is assumed about the border."""
 
-    factor = 1
+    factor, is_pointwise = 1, False
 
     def __init__(self, options):
         self.kernels = options.kernel
@@ -275,7 +276,7 @@ class BlindDeblurring(Denoising):
     """Blurred by an unknown kernel of at most --blind px a side, which the method estimates
     together with the picture; the border as in `Deblurring`."""
 
-    knows_mask = False  # the kernel is estimated from all of y
+    knows_mask, is_pointwise = False, False  # the kernel is estimated from all of y
 
     def __init__(self, options):
         self.largest, self.side = options.blind, (options.blind - 1) | 1  # odd
@@ -295,7 +296,7 @@ class Compression(Denoising):
     """A JPEG, whose coefficients are known to within half a step of its tables, perhaps of a
     reduced picture. x is the picture as it is stored, extended to whole MCUs."""
 
-    knows_mask = False
+    knows_mask, is_pointwise = False, False
     noise = SIGMA, "rounding, in steps of its tables"
 
     def __init__(self, options):
@@ -342,6 +343,8 @@ class Compression(Denoising):
 
 class SuperResolution(Denoising):
     """Reduced by an integer factor with one of FILTERS."""
+
+    is_pointwise = False
 
     def __init__(self, options):
         name = options.filter or "bicubic"

@@ -36,7 +36,7 @@ class Noise(NamedTuple):
     kind: str
 
 
-def _squares(x):
+def squares(x):
     """x, (1, C, H, W) -> (N, C, h, w): itself or, if it is large, squares spaced evenly over it."""
     height, width = x.shape[-2:]
     if height * width <= LARGEST:
@@ -71,7 +71,7 @@ def _fine(x):
     return F.conv2d(padded, torch.outer(taps, taps)[None, None] / 6).view_as(x)
 
 
-def _spoilt(x, observed):
+def spoilt_px(x, observed):
     """How unusable each px is, (N, C, H, W): 0; 1 in blank areas, where 5 x 5 px are equal; 100
     next to unobserved ones."""
     padded = F.pad(x, (2, 2, 2, 2), mode="reflect")
@@ -150,8 +150,8 @@ def estimate_noise(x, observed):
     """
     if (x == x[:, :1]).all():  # grey: repeated channels would be components without noise
         x = x[:, :1]
-    x, observed = _squares(x), _squares(observed)
-    spoilt, estimate = _spoilt(x, observed), 0.0
+    x, observed = squares(x), squares(observed)
+    spoilt, estimate = spoilt_px(x, observed), 0.0
     figures = {side: _figures(x, spoilt, side) for side in (8, 16)}
     for _ in range(3):  # the estimate decides which blocks are used
         small, large = (_flattest(figures[side], side, estimate) for side in (8, 16))

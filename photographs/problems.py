@@ -18,6 +18,7 @@ from photographs.masks import area, around_holes
 from photographs.noise import estimate_noise
 from photographs.pairing import file_for, without_masks
 from photographs.reading import from_linear, read_photograph
+from photographs.spectrum import coloured_noise, read_frame
 from report.pictures import kernel_picture
 from report.records import picture
 from solvers.defects import seems_defective
@@ -30,14 +31,16 @@ STEP = 1.05  # factor between distinct estimates of sigma, whose error is larger
 LITTLE = 0.5  # share of a photograph around its holes up to which only that window is restored
 MISMATCH = 2.0  # times sigma: a larger misfit means that the damage is another one
 NOT_WHITE = {
-    "coloured": "noise is spatially correlated (camera, JPEG or resized image), so denoising will "
-    "be weak; downscale the image by 2 first or set --sigma",
+    "coloured": "noise seems spatially correlated (camera, JPEG or resized image), but cannot be "
+    "told from texture; it is removed as white noise, weakly; set --sigma, or measure the noise "
+    "with --noise",
     "dithered": "neighbouring px differ by more than noise, as in dithered or black and white "
     "images; downscale it by 4 first or set --sigma",
     "hidden": "no area is flat enough to separate noise from texture; sigma is estimated for white "
     "noise, set --sigma for a JPEG or a resized image",
 }
 IMPULSES = "seems to have hot or dead px, which --defects would find and fill"
+ESTIMATED = "white", "coloured"  # kinds of noise whose spectrum or growth is estimated
 # Settings that must not change when a run is resumed: these, and those that were given.
 LASTING = ("scale", "blind")
 LASTING_GIVEN = (
@@ -52,6 +55,7 @@ LASTING_GIVEN = (
     "widest",
     "threshold",
     "infrared",
+    "noise",
 )
 
 
@@ -117,7 +121,9 @@ class Photographs:
         self.paths = select(args, paths, folder, " ".join(options.photographs))
         for one, others in unread.items():
             say_unread(one, others)
-        self.keys, self.digests, self.failed, self.report, self.warnings = {}, {}, {}, [], []
+        self.keys, self.digests, self.noises = {}, {}, {}
+        self.failed, self.report, self.warnings = {}, [], []
+        self.frame = options.noise and read_frame(options.noise, options.linear)
         for name, path in self.paths.items():
             try:
                 photo = read_photograph(path, options.linear, options.jpeg)
@@ -178,6 +184,10 @@ class Photographs:
         is_inpainting = isinstance(self.damage, Inpainting)
         complete = self.damage.is_complete(state)
         sigma, source, kind = self._estimate_sigma(path, y, mask, complete)
+        noise, remark = self._coloured(y, mask, photo.grey, kind)
+        if noise:
+            sigma, source, kind = noise.sigma, remark, None
+        self.noises[name] = noise
         warnings += [f"{path}: {NOT_WHITE[kind]}"] if kind in NOT_WHITE else []
         warnings += [f"{path}: {one}" for one in photo.warnings]
         windows = self._windows(state)
@@ -189,7 +199,9 @@ class Photographs:
         size = tuple(self.damage.size(y, state))
         widths = tuple(one.width for one in windows)
         shared = self.damage.shared(state)
-        self.keys[name] = (size, tuple(y.shape), sigma, photo.grey, complete, widths, *shared)
+        of_noise = name if noise and not self.frame else None  # a spectrum of its own
+        common = size, tuple(y.shape), sigma, photo.grey, complete, widths, of_noise
+        self.keys[name] = (*common, *shared)
         self.digests[name] = digest(y[0].numpy())
         form = "grey" if photo.grey else "RGB"
         form += " with opacity" if photo.alpha is not None else ""
@@ -226,6 +238,23 @@ class Photographs:
         source = "estimated" if mask.all() else "estimated from the observed px"
         return STEP ** round(math.log(sigma, STEP)), source, kind
 
+    def _coloured(self, y, mask, grey, kind):
+        """(the ColouredNoise of y or None for white noise, its source).
+
+        kind: that of `estimate_noise`, or None where nothing is to be estimated.
+        """
+        if self.frame:
+            return self.frame.noise_of(grey, self.damage.is_pointwise), "measured by --noise"
+        if kind not in ESTIMATED or not self.damage.knows_mask:
+            return None, None
+        x = y[:, :1] if grey else y
+        found = coloured_noise(x, mask, kind, self.damage.is_pointwise)
+        if not found:
+            return None, None
+        remarks = ["estimated"] + ["correlated"] * found.is_coloured
+        remarks += ["varies with brightness"] if found.noise.growth else []
+        return found.noise, ", ".join(remarks)
+
     def key(self, name):
         return self.keys[name]
 
@@ -235,6 +264,7 @@ class Photographs:
     def batch(self, names, rng, device):
         """rng is not used: the measurements exist."""
         size, _, sigma, grey, complete, widths, *_ = self.keys[names[0]]
+        noise = self.noises[names[0]]
         known = self.known.linear, self.known.jpeg
         photos = [read_photograph(self.paths[name], *known) for name in names]
         ys, states, *_ = zip(
@@ -255,7 +285,7 @@ class Photographs:
         if mask is not None:
             operator = masked(operator, mask)
         return Batch(
-            Problem(operator, y, sigma, size, complete),
+            Problem(operator, y, sigma, size, complete, noise),
             names,
             state,
             grey=grey,

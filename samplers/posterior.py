@@ -32,6 +32,8 @@ class PosteriorRow(Row):
     zeta: float = field(metadata=SHARE)
     data_steps: int
 
+    is_sample = True
+
 
 def posterior(g, operator, y, z_0, h, on_step, state=None):
     """Yields one Iterate, a posterior sample, (B, 3, H, W) in [-1, 1]."""

@@ -32,13 +32,15 @@ class Row:
     chain_steps: DDIM steps of the chain. sigma: the standard deviation of the measurement noise in
     units of [-1, 1]; set by the problem, not a key. The class attributes describe the method to a
     run: how many layers of the chain it uses (all), how many latents it needs, whether its result
-    is a mean of several searches, and whether it estimates a blind operator itself.
+    is a mean of several searches, whether it estimates a blind operator itself, and whether it is a
+    posterior sample, of which a mean would hide the spread.
     """
 
     sigma: float = field(default=0.0, metadata={"of_the_problem": True})
     chain_steps: int = 3
 
     layers, latents, averages, fits_operator = TRAINING_STEPS, 1, False, False
+    is_sample = False
 
     @property
     def iterations(self):

@@ -48,6 +48,8 @@ class Preset:
     data_term: DataTerm | None = field(default=None, metadata={"part": DataTerm})
     sigma: float = field(default=0.0, metadata={"of_the_problem": True})
 
+    is_sample = False
+
     def __post_init__(self):
         if self.data_term and not self.init:
             raise UserError("data_term: needs an init; add one to the row, or remove data_term")
