@@ -30,7 +30,8 @@ and with those of the other programs (BM3D, OpenCV, …) that are installed. It 
 and photographs.png.
 
 blind blurs the photographs of data/bench/blind with eight kernels. It restores them with unknown
-kernel, with the known kernel and by another method, and writes blind.md, blind.csv and blind.png.
+kernel, with the known kernel and by another method, and writes blind.md, blind.csv, summary.csv and
+blind.png: the photographs with the largest, the median and the smallest gain.
 
 inner and memory need no checkpoint. inner compares our step with the published one, rebuilt from
 our modules: the published step computes gradients of the weights, recomputes attention in the

@@ -24,6 +24,8 @@ from solvers.edges import find_kernel, find_of_family
 from util.files import PictureError, UserError
 from util.rng import BatchRandom
 
+# Standard deviation that the error of an estimated kernel adds to y, 1.5 of 255 in grey.
+KERNEL_ERROR = 4.5 / 255
 LARGEST_FAMILY = 33  # px a side of a kernel that --blind motion, disk or gauss looks for
 COARSE = 75  # quality of JPEGs from which on --jpeg is worth a trial; what many programs write
 CLIPPED = 1 - 1 / 255  # brighter values, in all channels, may have been brighter than white
@@ -35,10 +37,12 @@ class Denoising:
     options: a `photographs.arguments.Options`. knows_mask: whether px can be left out of y;
     is_pointwise: whether px of y are px of x; assumed: a remark on the operator, or None; noise:
     (sigma, its source) where it is not estimated, or None; copied: a remark on a photograph that is
-    complete.
+    complete; operator_error: standard deviation in y due to the operator's own error, in units of
+    [-1, 1].
     """
 
     knows_mask, assumed, noise, copied, is_pointwise = True, None, None, None, True
+    operator_error = 0.0
 
     def __init__(self, options):
         pass
@@ -227,6 +231,8 @@ class FromEdges(Deblurring):
     """Blurred by an unknown kernel, of at most --blind px a side or of a family, which is estimated
     before the restoration (`solvers.edges`). A photograph whose kernel cannot be trusted is
     complete; its kernel is a single px."""
+
+    operator_error = KERNEL_ERROR
 
     def __init__(self, options):
         self.blind, self.estimates = options.blind, {}

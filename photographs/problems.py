@@ -231,11 +231,13 @@ class Photographs:
             raise PictureError(
                 f"{path}: too few neighbouring px are observed to estimate the noise; set --sigma"
             )
-        if complete or noise.sigma < LEAST_SIGMA:
+        error = self.damage.operator_error
+        if complete or max(noise.sigma, error) < LEAST_SIGMA:
             return LEAST_SIGMA, "minimum of an 8-bit file", noise and noise.kind
-        sigma = min(noise.sigma, LARGEST_SIGMA)
-        kind = noise.kind if sigma == noise.sigma else "dithered"
+        sigma = min(math.hypot(noise.sigma, error), LARGEST_SIGMA)
+        kind = noise.kind if noise.sigma <= LARGEST_SIGMA else "dithered"
         source = "estimated" if mask.all() else "estimated from the observed px"
+        source += ", with the kernel's error" if error else ""
         return STEP ** round(math.log(sigma, STEP)), source, kind
 
     def _coloured(self, y, mask, grey, kind):
@@ -245,7 +247,7 @@ class Photographs:
         """
         if self.frame:
             return self.frame.noise_of(grey, self.damage.is_pointwise), "measured by --noise"
-        if kind not in ESTIMATED or not self.damage.knows_mask:
+        if kind not in ESTIMATED or not self.damage.knows_mask or self.damage.operator_error:
             return None, None
         x = y[:, :1] if grey else y
         found = coloured_noise(x, mask, kind, self.damage.is_pointwise)

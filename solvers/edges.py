@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from scipy import fft, ndimage
 
-from guided_diffusion.blind import kernel_error, most_structured, onto_simplex
+from guided_diffusion.blind import kernel_error, most_structured, nearest_moved, onto_simplex
 from guided_diffusion.kernels import FAMILIES
 
 SCALE = 2**-0.5  # of the pyramid: from one scale to the next smaller one
 COARSEST = 3  # px: side of the kernel at the smallest scale
 ROUNDS = 8  # at each scale: a sharp picture for the kernel, then a kernel for the picture
-# What a nonzero gradient of the sharp picture costs: at first, in attempts of which the best
-# one is kept; its decrease per round; at last.
+# What a nonzero gradient of the sharp picture costs: at first, in attempts whose likely kernels are
+# averaged; its decrease per round; at last.
 WEIGHTS, DECREASE, LEAST_WEIGHT = (8e-3, 2e-2, 4e-2, 8e-2), 1.1, 1e-3
 STIFFEST = 1e4  # the last of the doubling weights that tie the picture to its sparse gradients
 STRONGEST = 0.15  # share of the sharp picture's gradients that the kernel is fitted to
@@ -28,13 +28,15 @@ STEPS = 60  # of FISTA per fit of the kernel
 POWERS = 15  # of the matrix of that fit, for its largest eigenvalue
 CUT = 0.05  # of a kernel's largest value: smaller ones are noise
 EVIDENCE_ROUNDS, EVIDENCE_STEPS = 5, 6  # of `evidence_cost`, with conjugate gradients in each
-LEAST_GAIN = 0.12  # of a kernel's evidence over no blur; with less the picture is not blurred
-ALIKE = 0.05  # difference of evidence up to which two kernels are equally likely
+LEAST_SIGMA = 2 / 255  # of the evidence: no kernel, and no model of gradients, is more exact
+LEAST_GAIN = 0.08  # of a kernel's evidence over no blur; with less the picture is not blurred
+ALIKE = 0.03  # difference of evidence up to which two kernels are equally likely
+TIE = 0.01  # by which a kernel near to a family's may be likelier, as it has more numbers
 NARROWEST = 0.4  # largest value of a kernel that blurs
-LARGEST_DOUBT = 1 / 3  # of a kernel; with more the picture has too few edges
+LARGEST_DOUBT = 1 / 2  # of a kernel; with more the picture has too few edges
 CROP, FAMILY_CROP = 384, 144  # px a side: the part of a picture with the strongest gradients
 FINER, STARTS = 3, 4  # times that the grid of a family's numbers is halved; around how many
-ROUND = "disk", "gauss"  # families that are tried beside the kernel from edges
+ROUND = "disk", "gauss"  # families without a direction
 PART = 0.1  # of a kernel's sum: smaller connected components are noise
 
 
@@ -214,8 +216,8 @@ def preconditioned(apply, b, x, inverse):
 
 class FoundKernel(NamedTuple):
     """kernel: (k, k), its centre of mass in its middle px; doubt: the largest `kernel_error` of the
-    estimates with nearly the same evidence, 0 for a family; gain: by how much `evidence_cost` is
-    smaller than without blur."""
+    likely estimates to it, 0 for a family; gain: by how much its `evidence_cost` is smaller than
+    without blur."""
 
     kernel: torch.Tensor
     doubt: float
@@ -244,29 +246,64 @@ def point(y):
     return F.pad(torch.ones(1, 1).to(y), [1] * 4)
 
 
+def straight_motion(kernel):
+    """(length in px, angle in degrees) of the straight line whose longer standard deviation is that
+    of a kernel, (k, k)."""
+    along = torch.arange(len(kernel)).to(kernel) - len(kernel) // 2
+    up, right = torch.meshgrid(-along, along, indexing="ij")
+    places = torch.stack([right, up]).flatten(1)
+    places = places - (places * kernel.flatten()).sum(1, keepdim=True)
+    variances, axes = torch.linalg.eigh(places * kernel.flatten() @ places.T)
+    angle = torch.atan2(axes[1, 1], axes[0, 1]).rad2deg().item() % 180
+    return (12 * variances[1]).sqrt().item(), angle
+
+
+def padded(kernel, side):
+    """A kernel with zeros around it, (side, side) or larger."""
+    return F.pad(kernel, [max(0, side - len(kernel)) // 2] * 4)
+
+
 def find_kernel(y, side, sigma):
     """(the FoundKernel of a blurred picture y with noise sigma, its family or None, the numbers):
-    the estimate from edges, or a member of ROUND families, whose kernels are at most `side` px a
-    side, if its evidence is larger. side: odd, 3 or more."""
-    y, border = cropped(y, CROP), side // 2
+    the mean of the likely ones among estimates from edges with different WEIGHTS, or the member of
+    a family that is likelier, or as likely and near. Kernels are at most `side` px a side, odd, 3
+    or more."""
+    y, border, sigma = cropped(y, CROP), side // 2 + 1, max(sigma, LEAST_SIGMA)
     kernels = [kernel_from_edges(y, side, weight) for weight in WEIGHTS]
-    names, numbers = [None] * len(WEIGHTS), [()] * len(WEIGHTS)
-    for name in ROUND:
-        estimate, best = find_of_family(name, y, sigma, side)
-        kernels, names, numbers = [*kernels, estimate.kernel], [*names, name], [*numbers, best]
     costs = [evidence_cost(y, kernel, sigma, border) for kernel in kernels]
-    n = costs.index(min(costs))
-    gain = evidence_cost(y, point(y), sigma, border) - costs[n]
-    alike = [one for one, cost in zip(kernels[: len(WEIGHTS)], costs) if cost < costs[n] + ALIKE]
-    doubt = 0.0 if names[n] else max(kernel_error(one, kernels[n]) for one in alike)
-    return FoundKernel(kernels[n], doubt, gain), names[n], numbers[n]
+    best = kernels[costs.index(min(costs))]
+    likely = [one for one, cost in zip(kernels, costs) if cost < min(costs) + ALIKE]
+    aligned = torch.stack([nearest_moved(one, best)[0] for one in likely])
+    mean = cleaned(aligned.mean(0).clamp(min=0))
+    of_mean = cost = evidence_cost(y, mean, sigma, border)
+    chosen, doubt = (mean, None, ()), max(kernel_error(one, mean) for one in likely)
+
+    grids = {name: FAMILIES[name].grids for name in ROUND}
+    length, angle = straight_motion(mean)
+    grids["motion"] = [[v - step, v, v + step] for v, step in ((length, 2), (angle, 10))]
+    choices = {}
+    for name, grid in grids.items():
+        estimate, numbers = find_of_family(name, y, sigma, side, grid)
+        ahead = of_mean - evidence_cost(y, estimate.kernel, sigma, border)
+        kernel, edges = padded(estimate.kernel, side), padded(mean, len(estimate.kernel))
+        if ahead > ALIKE:
+            choices[ahead] = (estimate.kernel, name, numbers), 0.0
+        elif ahead > -TIE and kernel_error(kernel, edges) < LARGEST_DOUBT:
+            choices[ahead] = (estimate.kernel, name, numbers), doubt
+    if choices:
+        cost = of_mean - max(choices)
+        chosen, doubt = choices[max(choices)]
+    gain = evidence_cost(y, point(y), sigma, border) - cost
+    return FoundKernel(chosen[0], doubt, gain), *chosen[1:]
 
 
-def find_of_family(name, y, sigma, side):
+def find_of_family(name, y, sigma, side, grids=None):
     """(the FoundKernel of a blurred picture y with noise sigma, its numbers) in a family of
     `guided_diffusion.kernels.FAMILIES`, of at most `side` px a side: the one with the least
-    `evidence_cost` on a grid, then on finer ones around the best STARTS first numbers."""
+    `evidence_cost` on a grid (grids: of each number; None: the family's), then on finer ones around
+    the best STARTS first numbers."""
     y, family, border = cropped(y, FAMILY_CROP), FAMILIES[name], side // 2
+    grids, sigma = grids or family.grids, max(sigma, LEAST_SIGMA)
 
     def cost(numbers):
         if not 0 < numbers[0] * family.widest <= side:
@@ -274,11 +311,11 @@ def find_of_family(name, y, sigma, side):
         kernel = torch.from_numpy(family.kernel(*numbers)).float()
         return evidence_cost(y, kernel, sigma, border + 1)
 
-    costs, initial = {one: cost(one) for one in itertools.product(*family.grids)}, {}
+    costs, initial = {one: cost(one) for one in itertools.product(*grids)}, {}
     for numbers in sorted(costs, key=costs.get):
         initial.setdefault(numbers[0], numbers)  # the best of each first number
     for best in [*initial.values()][:STARTS]:
-        steps = [grid[1] - grid[0] for grid in family.grids]
+        steps = [grid[1] - grid[0] for grid in grids]
         for _ in range(FINER):
             steps = [step / 2 for step in steps]
             near = itertools.product(*((v - step, v, v + step) for v, step in zip(best, steps)))
