@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from scipy import fft
 from scipy.ndimage import gaussian_filter
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from guided_diffusion.coloured import SIDE, ColouredNoise, Growth
 from photographs.noise import estimate_noise, spoilt_px, squares
@@ -17,7 +17,7 @@ from util.files import UserError
 # Squared coefficients are compared at this quantile: texture, which adds to few of them, raises it
 # less than the median.
 QUANTILE = 0.3
-UNIT = chi2.ppf(QUANTILE, 1)  # that quantile of a squared standard normal
+UNIT = 2 * gammaincinv(1 / 2, QUANTILE)  # that quantile of a squared standard normal
 SMOOTHED = 2.0  # px, before gradients are compared, so that noise does not choose the blocks
 FLAT, FLATTEST = 0.3, 0.1  # shares of the blocks from which an estimate starts
 FEWEST = 60  # blocks of an estimate
@@ -158,7 +158,7 @@ def by_brightness(c, table, usable):
     energies = (c / deviation)[..., fine].square().mean(-1)[usable].flatten()
     count, found = int(fine.sum()), []
     for part in means.argsort().chunk(max(1, min(BINS, len(means) // PER_BIN))):
-        level = torch.quantile(energies[part], CALM) * count / chi2.ppf(CALM, count)
+        level = torch.quantile(energies[part], CALM) * count / (2 * gammaincinv(count / 2, CALM))
         calm = part[energies[part] <= torch.quantile(energies[part], 2 * CALM)]
         found.append(Bin(means[calm].mean().item(), level.clamp(min=1e-9).log().item()))
     return found
