@@ -52,7 +52,9 @@ from bench.blind_benchmark import compare_blind
 from bench.convergence import convergence
 from bench.costs import inner, memory
 from bench.jobs import method_and_preset
-from bench.photo_benchmark import DAMAGES, PHOTOGRAPHS, SETS, SIDE, compare_photographs, photo_run
+from bench.photo_benchmark import compare_photographs, photo_run
+from bench.photo_damages import DAMAGES, SIDE
+from bench.photo_sets import PHOTOGRAPHS, SETS
 from bench.quality import calibration, loss, quality
 from util.cli import Parser, number, run_script, typed_path
 from util.devices import choose_device

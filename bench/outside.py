@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from skimage.color import rgb2gray
 from skimage.feature import canny
 
-from bench.photo_benchmark import PHOTOGRAPHS, SETS, cut
+from bench.photo_sets import PHOTOGRAPHS, SETS, cut
 from util.cli import Parser, run_script, typed_path
 from util.files import UserError, atomic
 from util.images import list_images

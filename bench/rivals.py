@@ -75,7 +75,7 @@ def bm3d_denoising(y, sigma):
     return bm3d.bm3d(y, sigma) if y.ndim == 2 else bm3d.bm3d_rgb(y, sigma)
 
 
-def bm3d_told(y, spectrum):
+def bm3d_with_spectrum(y, spectrum):
     vars(np).setdefault("trapz", np.trapezoid)  # bm3d 4.0.3 with numpy 2
     import bm3d
 
@@ -265,7 +265,7 @@ RIVALS = {
         Rival("BM3D", "bm3d", bm3d_denoising),
         Rival("network for white noise", None, network),
     ],
-    "noise": [Rival("BM3D with the spectrum", "bm3d", bm3d_told)],
+    "noise": [Rival("BM3D with the spectrum", "bm3d", bm3d_with_spectrum)],
     "poisson": [Rival("network for white noise", None, network)],  # sigma: that of the scored half
     "scale": [
         Rival("Lanczos", None, lanczos),

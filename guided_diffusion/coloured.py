@@ -95,5 +95,5 @@ def at_frequencies(table, size):
     # Index k of n is the frequency of index k SIDE / n in the table; grid_sample takes -1 … 1.
     along = [(torch.arange(n) * (2 * SIDE / n / (SIDE - 1)) - 1).clamp(max=1) for n in size]
     down, right = torch.meshgrid(*along, indexing="ij")
-    places = torch.stack([right, down], -1)[None].to(table)
-    return F.grid_sample(table.permute(2, 0, 1)[None], places, align_corners=True)[0]
+    positions = torch.stack([right, down], -1)[None].to(table)
+    return F.grid_sample(table.permute(2, 0, 1)[None], positions, align_corners=True)[0]

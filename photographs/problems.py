@@ -32,8 +32,8 @@ LITTLE = 0.5  # share of a photograph around its holes up to which only that win
 MISMATCH = 2.0  # times sigma: a larger misfit means that the damage is another one
 NOT_WHITE = {
     "coloured": "noise seems spatially correlated (camera, JPEG or resized image), but cannot be "
-    "told from texture; it is removed as white noise, weakly; set --sigma, or measure the noise "
-    "with --noise",
+    "distinguished from texture; it is removed as white noise, weakly; set --sigma, or measure the "
+    "noise with --noise",
     "dithered": "neighbouring px differ by more than noise, as in dithered or black and white "
     "images; downscale it by 4 first or set --sigma",
     "hidden": "no area is flat enough to separate noise from texture; sigma is estimated for white "

@@ -19,7 +19,7 @@ from util.files import UserError
 QUANTILE = 0.3
 UNIT = 2 * gammaincinv(1 / 2, QUANTILE)  # that quantile of a squared standard normal
 SMOOTHED = 2.0  # px, before gradients are compared, so that noise does not choose the blocks
-FLAT, FLATTEST = 0.3, 0.1  # shares of the blocks from which an estimate starts
+FLAT, FLATTEST = 0.3, 0.1  # shares of the blocks, for the first estimate
 FEWEST = 60  # blocks of an estimate
 ROUNDS, LIMIT = 5, 2.0  # of choosing consistent blocks; standard deviations of their energy
 CLEAR = 0.05  # distance of a block's mean from black and white, where noise is clipped

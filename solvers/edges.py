@@ -251,9 +251,9 @@ def straight_motion(kernel):
     of a kernel, (k, k)."""
     along = torch.arange(len(kernel)).to(kernel) - len(kernel) // 2
     up, right = torch.meshgrid(-along, along, indexing="ij")
-    places = torch.stack([right, up]).flatten(1)
-    places = places - (places * kernel.flatten()).sum(1, keepdim=True)
-    variances, axes = torch.linalg.eigh(places * kernel.flatten() @ places.T)
+    positions = torch.stack([right, up]).flatten(1)
+    positions = positions - (positions * kernel.flatten()).sum(1, keepdim=True)
+    variances, axes = torch.linalg.eigh(positions * kernel.flatten() @ positions.T)
     angle = torch.atan2(axes[1, 1], axes[0, 1]).rad2deg().item() % 180
     return (12 * variances[1]).sqrt().item(), angle
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 import solvers.defects
-from bench.photo_benchmark import DAMAGES, detection
+from bench.photo_benchmark import detection
+from bench.photo_damages import DAMAGES
 from experiment.library import network
 from guided_diffusion.ddim import Chain
 from guided_diffusion.tiles import AnySize
@@ -99,7 +100,7 @@ def test_marks_wider_than_the_widest_are_kept_and_long_ones_are_not():
 @pytest.mark.parametrize("damage", ["impulses", "random"])
 @pytest.mark.parametrize("share", [0, 0.005])
 def test_impulses_are_suspected_without_a_network(monkeypatch, damage, share):
-    monkeypatch.setattr("bench.photo_benchmark.IMPULSES", share)
+    monkeypatch.setattr("bench.photo_damages.IMPULSES", share)
     assert seems_defective(hit(picture(), damage)[0][None]) == (share > 0)
 
 

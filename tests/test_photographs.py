@@ -10,7 +10,9 @@ from PIL import Image
 from scipy.ndimage import correlate
 
 from bench import rivals
-from bench.photo_benchmark import DAMAGES, PHOTOGRAPHS, SETS, cut, load_photograph, photo_run
+from bench.photo_benchmark import load_photograph, photo_run
+from bench.photo_damages import DAMAGES
+from bench.photo_sets import PHOTOGRAPHS, SETS, cut
 from bench.rivals import RIVALS, installed, slug
 from util.files import UserError
 
